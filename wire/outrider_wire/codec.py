@@ -1,0 +1,87 @@
+"""Messages to bytes and back. Hostile bytes raise `PeerMessageError` or `PeerVersionError`, never anything else.
+
+A message's content type decides its coding; an absent one means MessagePack (https://msgpack.org), map-encoded.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from outrider_wire.errors import PeerMessageError, PeerVersionError
+from outrider_wire.limits import MESSAGE_BYTES, SERVED_VERSIONS
+from outrider_wire.messages import Answer, Escalation, Message
+
+MSGPACK = "application/msgpack"
+JSON = "application/json"
+
+
+class _Head(msgspec.Struct):
+    v: int = 0
+
+
+class _Decoder(Protocol):
+    def decode(self, data: bytes, /) -> Any: ...
+
+
+_MSGPACK_ENCODER = msgspec.msgpack.Encoder()
+_JSON_ENCODER = msgspec.json.Encoder()
+_DECODERS: dict[str, tuple[_Decoder, _Decoder]] = {
+    MSGPACK: (msgspec.msgpack.Decoder(Message), msgspec.msgpack.Decoder(_Head)),
+    JSON: (msgspec.json.Decoder(Message), msgspec.json.Decoder(_Head)),
+}
+
+
+def encode(message: Message, content_type: str = MSGPACK) -> bytes:
+    """The bytes of a message in the given coding."""
+    encoder = _JSON_ENCODER if content_type == JSON else _MSGPACK_ENCODER
+    return encoder.encode(message)
+
+
+def decode(
+    data: bytes, content_type: str = MSGPACK, *, limit: int = MESSAGE_BYTES, served: Sequence[int] = SERVED_VERSIONS
+) -> Message:
+    """The message in ``data``.
+
+    Raises:
+        PeerVersionError: it is of a wire version not in ``served`` (judged before the rest of it is).
+        PeerMessageError: it is longer than ``limit`` bytes, of an unknown coding, or is not a message within its bounds.
+    """
+    if len(data) > limit:
+        raise PeerMessageError(
+            f"the message has {len(data)} bytes, more than the {limit} that are read", reason="too_large"
+        )
+    if (decoders := _DECODERS.get(content_type or MSGPACK)) is None:
+        raise PeerMessageError(
+            f"unknown content type {content_type[:64]!r}",
+            reason="unknown_content_type",
+            fix=f"send {MSGPACK} or {JSON}",
+        )
+    whole, head = decoders
+    try:
+        version = head.decode(data).v
+    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+        raise PeerMessageError(f"the message does not parse: {error}", reason="unparsable") from error
+    if version and version not in served:
+        raise PeerVersionError(
+            f"wire version {version} is not served here",
+            reason="unsupported_version",
+            fix=f"speak one of {', '.join(map(str, served))}",
+        )
+    try:
+        message: Message = whole.decode(data)
+    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+        raise PeerMessageError(f"the message does not parse: {error}", reason="unparsable") from error
+    _check_numbers(message)
+    return message
+
+
+def _check_numbers(message: Message) -> None:
+    """NaN passes every comparison a schema can make, so it is looked for by hand."""
+    match message:
+        case Escalation(probabilities=values) | Answer(probabilities=values):
+            if any(not math.isfinite(p) for p in values):
+                raise PeerMessageError("a probability is not a finite number", reason="unparsable")
+        case _:
+            return

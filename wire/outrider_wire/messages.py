@@ -1,0 +1,215 @@
+"""Every message that crosses the broker, as a typed and bounded struct. Knows no topics and no transport.
+
+MessagePack maps (or JSON, by content type); ids are strings, integers stay below 2**53, unknown fields are ignored, so
+that a newer peer can add one. ``v`` is the wire version of the sender.
+"""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from outrider_wire.limits import BLOB_BYTES, BLOCK_BYTES, LABELS, PARTS, WIRE_VERSION
+from outrider_wire.names import Digest, Identifier, Label, Name, Reason
+
+Version = Annotated[int, Meta(ge=1, le=1000)]
+Count = Annotated[int, Meta(ge=0, lt=2**53)]
+Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+Text = Annotated[str, Meta(max_length=2048)]
+Modality = Literal["image", "audio", "text", "series"]
+Probabilities = Annotated[list[Share], Meta(max_length=LABELS)]
+Milliseconds = dict[Annotated[str, Meta(max_length=32)], float]
+
+
+class Part(Struct, kw_only=True, frozen=True):
+    """One input part: its bytes inline, or an offer (digest and size) that the worker pulls."""
+
+    name: Name
+    modality: Modality
+    media_type: Annotated[str, Meta(max_length=128)]
+    size: Annotated[int, Meta(ge=0, le=BLOB_BYTES)]
+    sha256: Digest
+    inline: bytes | None = None
+
+
+class Escalation(Struct, kw_only=True, frozen=True, tag="escalation"):
+    """Device → workers: an input that the acceptance rule refused, an audit of one it accepted, or one a caller insisted on."""
+
+    id: Identifier
+    task: Name
+    parts: Annotated[list[Part], Meta(min_length=1, max_length=PARTS)]
+    why: Reason
+    """Why it is sent: ``low_confidence``, ``unsupported``, ``audit``, ``requested``, ``no_certificate``."""
+    model: Digest
+    """Digest of the bundle that answered on the device."""
+    label: Label
+    """The device's own answer."""
+    probabilities: Probabilities
+    """The small model's calibrated distribution over the task's labels, in the task's order."""
+    audit: Share = 0.0
+    """The known sampling probability when this is an audit, else 0."""
+    answer_within_ms: Annotated[int, Meta(ge=0, le=86_400_000)]
+    """What is left of the application's waiting time when this was offered."""
+    keep_for_s: Annotated[int, Meta(ge=0, le=31_536_000)]
+    """How long the answer is still worth having."""
+    group: Annotated[str, Meta(max_length=128)] = ""
+    """What this input is correlated with (clip, event, image): one data role a group. Empty: the input itself."""
+    offer: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
+    """How many times this input has been offered, this one included."""
+    v: Version = WIRE_VERSION
+
+
+class Receipt(Struct, kw_only=True, frozen=True, tag="receipt"):
+    """Worker → device: the escalation is stored durably; the device may forget its payload."""
+
+    id: Identifier
+    v: Version = WIRE_VERSION
+
+
+class Answer(Struct, kw_only=True, frozen=True, tag="answer"):
+    """Worker → device: the first committed answer to an input; every repeat is the same."""
+
+    id: Identifier
+    task: Name
+    label: Label
+    confidence: Share
+    probabilities: Probabilities
+    strategy: Name
+    model: Annotated[str, Meta(max_length=256)]
+    """Name and revision of the large model."""
+    ms: Milliseconds = {}
+    """Milliseconds a stage in the cloud: ``queue``, ``pull``, ``model``, ``total``."""
+    v: Version = WIRE_VERSION
+
+
+class Refusal(Struct, kw_only=True, frozen=True, tag="refusal"):
+    """Worker → device: not answered, with the reason; with ``retry_after_s``, the device keeps it and offers it again."""
+
+    id: Identifier
+    reason: Reason
+    detail: Text = ""
+    retry_after_s: Annotated[float, Meta(ge=0, le=86_400)] | None = None
+    v: Version = WIRE_VERSION
+
+
+class BlobWant(Struct, kw_only=True, frozen=True, tag="want"):
+    """Puller → holder: send ``count`` blocks of ``block`` bytes of this blob from ``offset``."""
+
+    transfer: Name
+    sha256: Digest
+    offset: Annotated[int, Meta(ge=0, le=BLOB_BYTES)]
+    count: Annotated[int, Meta(ge=1, le=256)]
+    block: Annotated[int, Meta(ge=1, le=BLOCK_BYTES)]
+    worker: Name
+    """Who pulls: names the topic that the blocks go to, ``releases`` when a device pulls."""
+    v: Version = WIRE_VERSION
+
+
+class BlobBlock(Struct, kw_only=True, frozen=True, tag="block"):
+    """Holder → puller: one block; the last one may be short."""
+
+    transfer: Name
+    offset: Annotated[int, Meta(ge=0, le=BLOB_BYTES)]
+    data: Annotated[bytes, Meta(max_length=BLOCK_BYTES)]
+    v: Version = WIRE_VERSION
+
+
+class BlobGone(Struct, kw_only=True, frozen=True, tag="gone"):
+    """Holder → puller: this blob is not here (any more)."""
+
+    transfer: Name
+    sha256: Digest
+    reason: Reason
+    v: Version = WIRE_VERSION
+
+
+class Assignment(Struct, kw_only=True, frozen=True):
+    """Which release one task's slot should hold."""
+
+    task: Name
+    release: Digest
+    """SHA-256 of the bundle's manifest; the manifest names every other file by digest."""
+    size: Annotated[int, Meta(ge=1, le=BLOB_BYTES)]
+    """Size of the manifest in bytes."""
+    counter: Count
+    """Grows with every assignment of this task to this device; a device ignores one below its own."""
+
+
+class Desired(Struct, kw_only=True, frozen=True, tag="desired"):
+    """Cloud → device, retained: a hint until the device has verified it."""
+
+    assignments: Annotated[list[Assignment], Meta(max_length=64)]
+    v: Version = WIRE_VERSION
+
+
+SlotState = Literal[
+    "idle", "offered", "fetching", "staged", "testing", "armed", "probation", "committed", "rollback", "refused"
+]
+
+
+class SlotReport(Struct, kw_only=True, frozen=True):
+    """What one task's slots really hold."""
+
+    task: Name
+    running: Digest
+    version: Annotated[str, Meta(max_length=128)]
+    slot: Literal["a", "b"]
+    state: SlotState
+    reason: Annotated[str, Meta(max_length=512)] = ""
+    offered: Annotated[str, Meta(max_length=64)] = ""
+    """The release this state is about, when it is not the running one."""
+    counter: Count = 0
+    refused: Annotated[list[Digest], Meta(max_length=64)] = []
+
+
+class Reported(Struct, kw_only=True, frozen=True, tag="reported"):
+    """Device → cloud, retained: what really runs, and why."""
+
+    slots: Annotated[list[SlotReport], Meta(max_length=64)]
+    v: Version = WIRE_VERSION
+
+
+class Presence(Struct, kw_only=True, frozen=True, tag="presence"):
+    """Device → all, retained, and its last will with ``online = false``."""
+
+    device: Name
+    online: bool
+    boot_id: Annotated[str, Meta(max_length=64)]
+    agent: Annotated[str, Meta(max_length=64)] = ""
+    wire: Annotated[list[Version], Meta(max_length=8)] = []
+    """The wire versions that the device speaks."""
+    releases: dict[Name, Digest] = {}
+    capabilities: dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=256)]] = {}
+    v: Version = WIRE_VERSION
+
+
+class Telemetry(Struct, kw_only=True, frozen=True, tag="telemetry"):
+    """Device → cloud, now and then: the account and the shape of what the device sees, one message a task."""
+
+    device: Name
+    boot_id: Annotated[str, Meta(max_length=64)]
+    task: Name
+    uptime_s: Annotated[float, Meta(ge=0)]
+    account: dict[Annotated[str, Meta(max_length=64)], Count]
+    """Terminal states and attributes, as `outrider_wire.account` names them."""
+    confidence: Annotated[list[Count], Meta(max_length=64)] = []
+    """Histogram of the small model's confidence in equal bins over [0, 1]."""
+    edge_ms: Milliseconds = {}
+    cloud_ms: Milliseconds = {}
+    v: Version = WIRE_VERSION
+
+
+UplinkMessage = Escalation | Presence | Reported | Telemetry | BlobWant | BlobBlock | BlobGone
+DownlinkMessage = Receipt | Answer | Refusal | Desired | BlobWant | BlobBlock | BlobGone
+Message = (
+    Escalation
+    | Receipt
+    | Answer
+    | Refusal
+    | BlobWant
+    | BlobBlock
+    | BlobGone
+    | Desired
+    | Reported
+    | Presence
+    | Telemetry
+)

@@ -1,0 +1,21 @@
+"""The grammar of every name that becomes part of a topic, a path or a metric label."""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,63}$"
+DIGEST_PATTERN = r"^[0-9a-f]{64}$"
+ID_PATTERN = r"^[0-9a-f-]{16,64}$"
+
+Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
+"""Device, task, worker and transfer names: 1 to 64 of ``a-z0-9-``, not starting with a dash."""
+
+Digest = Annotated[str, Meta(pattern=DIGEST_PATTERN)]
+"""SHA-256, lower-case hexadecimal."""
+
+Identifier = Annotated[str, Meta(pattern=ID_PATTERN)]
+"""An input's id: a UUIDv7 in its usual text form."""
+
+Label = Annotated[str, Meta(min_length=1, max_length=256)]
+Reason = Annotated[str, Meta(pattern=r"^[a-z0-9_]{1,64}$")]

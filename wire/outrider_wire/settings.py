@@ -1,0 +1,87 @@
+"""TOML text to a frozen value, strictly. Knows how to explain what is wrong with it; reads no file itself."""
+
+import difflib
+import re
+import tomllib
+from typing import Any, TypeVar
+
+import msgspec
+
+from outrider_wire.errors import OperatorConfigError
+
+T = TypeVar("T")
+
+
+def parse_toml(text: str, kind: type[T], source: str) -> T:
+    """``text`` as a ``kind`` (a `msgspec.Struct` that forbids unknown fields).
+
+    Raises:
+        OperatorConfigError: ``source``, the line, what is wrong there, and for an unknown key the nearest known one.
+    """
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise OperatorConfigError(
+            f"{source}: not valid TOML: {error}", reason="invalid_toml", fix="correct that line"
+        ) from error
+    return convert(data, kind, source, text)
+
+
+def convert(data: object, kind: type[T], source: str, text: str = "") -> T:
+    """Plain data (from TOML, with overrides applied) as a ``kind``; errors as `parse_toml`."""
+    try:
+        return msgspec.convert(data, kind)
+    except msgspec.ValidationError as error:
+        raise _explained(str(error), kind, source, text) from error
+
+
+def _explained(problem: str, kind: Any, source: str, text: str) -> OperatorConfigError:
+    unknown = re.search(r"unknown field `([^`]*)`", problem)
+    path = re.search(r"at `\$([^`]*)`", problem)
+    where = re.findall(r"[A-Za-z_][A-Za-z0-9_-]*", path[1]) if path else []
+    key = unknown[1] if unknown else (where[-1] if where else "")
+    line = _line_of(text, where[:-1] if not unknown else where, key)
+    place = f"{source}:{line}" if line else source
+    if unknown:
+        known = _fields_at(kind, where)
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        fix = f"did you mean {near[0]!r}?" if near else f"known keys here: {', '.join(known)}"
+        return OperatorConfigError(f"{place}: unknown key {key!r}", reason="unknown_key", fix=fix)
+    return OperatorConfigError(f"{place}: {problem}", reason="invalid_value", fix="correct the value")
+
+
+def _fields_at(kind: Any, where: list[str]) -> list[str]:
+    """Encoded field names of the struct at a path of keys, looking through lists, dicts and unions."""
+    info: Any = msgspec.inspect.type_info(kind)
+    for key in where:
+        info = _struct_in(info)
+        field = next((f for f in getattr(info, "fields", ()) if f.encode_name == key), None)
+        if field is None:
+            return []
+        info = field.type
+    return [f.encode_name for f in getattr(_struct_in(info), "fields", ())]
+
+
+def _struct_in(info: Any) -> Any:
+    for inner in ("item_type", "value_type"):
+        if hasattr(info, inner):
+            return _struct_in(getattr(info, inner))
+    for member in getattr(info, "types", ()):
+        if hasattr(found := _struct_in(member), "fields"):
+            return found
+    return info
+
+
+def _line_of(text: str, tables: list[str], key: str) -> int:
+    """The line where ``key`` is set, preferring one under the last of ``tables``; 0 when it is nowhere."""
+    under, fallback = "", 0
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*\[+\s*([^\]]+?)\s*\]", line):
+            under = header[1]
+            if key and under.split(".")[-1].strip('"') == key and not fallback:
+                fallback = number
+        elif key and re.match(rf'\s*"?{re.escape(key)}"?\s*=', line):
+            if not tables or under.split(".")[-1].strip('"') == tables[-1]:
+                return number
+            fallback = fallback or number
+    return fallback

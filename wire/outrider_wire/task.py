@@ -1,0 +1,109 @@
+"""A task: one product question, written as TOML. Knows what a valid task is, not how it is answered."""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from outrider_wire.errors import OperatorConfigError
+from outrider_wire.limits import IMAGE_PIXELS, PARTS
+from outrider_wire.messages import Modality
+from outrider_wire.names import Label, Name
+from outrider_wire.settings import parse_toml
+
+Rate = Annotated[float, Meta(ge=0.0, le=1.0)]
+OpenRate = Annotated[float, Meta(gt=0.0, lt=1.0)]
+
+
+class InputPart(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """One part that every input of the task has."""
+
+    name: Name
+    modality: Modality
+    max_bytes: Annotated[int, Meta(ge=1, le=32 * 1024 * 1024)] = 4 * 1024 * 1024
+    max_pixels: Annotated[int, Meta(ge=1, le=100_000_000)] = IMAGE_PIXELS
+    """Images only; judged from the header, before a pixel is decoded."""
+
+
+class AnswerSpace(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """What an answer can be."""
+
+    labels: Annotated[list[Label], Meta(min_length=2, max_length=4096)]
+    kind: Literal["classes"] = "classes"
+
+
+class Prompt(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """What the large model is told, when it reads language."""
+
+    text: Annotated[str, Meta(max_length=16_384)] = ""
+
+
+class Policy(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """What is promised, and what may be spent to keep the promise."""
+
+    target_risk: OpenRate = 0.05
+    """r*: the largest tolerated error rate of what is answered under a certificate."""
+    confidence: OpenRate = 0.95
+    """1 − δ: how sure the certificate is of it."""
+    answer_within_ms: Annotated[int, Meta(ge=0, le=86_400_000)] = 2_000
+    """How long the application waits for a final answer, unless it says otherwise."""
+    keep_for_s: Annotated[int, Meta(ge=1, le=31_536_000)] = 86_400
+    """How long an escalation is worth having, answered in time or not."""
+    audit_rate: Rate = 0.02
+    """ε: the share of accepted inputs that is sent to the large model as well, to watch the promise."""
+    durability: Literal["disk", "memory"] = "disk"
+    """``memory`` gives up the outbox's survival of a restart for speed."""
+    mode: Literal["live", "shadow"] = "live"
+
+
+class Privacy(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """What may leave the device."""
+
+    escalate: bool = True
+    """False: nothing is ever sent; what the rule refuses is answered locally and says so."""
+    keep_examples: bool = True
+    """False: the cloud answers and forgets; nothing is kept for learning."""
+
+
+class Task(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """One product question: its parts, its answers, its policy."""
+
+    name: Name
+    inputs: Annotated[list[InputPart], Meta(min_length=1, max_length=PARTS)]
+    answer: AnswerSpace
+    schema: Literal[1] = 1
+    description: Annotated[str, Meta(max_length=2048)] = ""
+    prompt: Prompt = Prompt()
+    policy: Policy = Policy()
+    privacy: Privacy = Privacy()
+
+    @property
+    def labels(self) -> list[str]:
+        """The answer space, in the order that every distribution uses."""
+        return self.answer.labels
+
+    @property
+    def delta(self) -> float:
+        """δ: the tolerated probability that the certificate is wrong."""
+        return round(1.0 - self.policy.confidence, 12)
+
+    def part(self, name: str) -> InputPart | None:
+        """The input part of that name."""
+        return next((part for part in self.inputs if part.name == name), None)
+
+
+def parse_task(text: str, source: str = "task.toml") -> Task:
+    """A task from TOML text.
+
+    Raises:
+        OperatorConfigError: with file, line, the offending key and the nearest known one.
+    """
+    task = parse_toml(text, Task, source)
+    for what, names in (("input", [part.name for part in task.inputs]), ("label", task.labels)):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise OperatorConfigError(
+                f"{source}: {what} {twice[0]!r} stands twice",
+                reason="duplicate_name",
+                fix="give each a name of its own",
+            )
+    return task
