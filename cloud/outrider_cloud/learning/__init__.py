@@ -1,0 +1,1 @@
+"""Learning from what was escalated: examples in, a distilled and gated candidate bundle out."""

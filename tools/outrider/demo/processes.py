@@ -1,0 +1,117 @@
+"""Starts and stops the demo's processes, as a user would: one command line each, a log file each. Knows no model."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+
+from outrider_wire.errors import OperatorSetupError, UndecidedError
+
+
+class Processes:
+    """Children that end with the demo, however it ends. Use as a context manager."""
+
+    def __init__(self, *, logs: Path) -> None:
+        self._logs = logs
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> "Processes":
+        self._logs.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in reversed(list(self._children)):
+            self.stop(name)
+
+    def start(self, name: str, command: Sequence[str]) -> None:
+        """Runs ``outrider COMMAND…``; what it prints goes to ``NAME.log``."""
+        with (self._logs / f"{name}.log").open("ab") as log:
+            self._children[name] = subprocess.Popen(
+                [sys.executable, "-m", "outrider", *command], stdout=log, stderr=log, env=_environment()
+            )
+
+    def wait_ready(self, name: str, url: str, *, within_s: float = 30.0) -> None:
+        """Returns when ``url`` answers 200.
+
+        Raises:
+            OperatorSetupError: the process ended, with the last line that it printed.
+            UndecidedError: it did not become ready in time.
+        """
+        deadline = time.monotonic() + within_s
+        while time.monotonic() < deadline:
+            self._check_alive(name)
+            if _answers(url):
+                return
+            time.sleep(0.05)
+        raise UndecidedError(
+            f"{name} was not ready within {within_s:.0f} s", reason="not_ready", fix=f"see {self._logs / name}.log"
+        )
+
+    def wait_port(self, name: str, port: int, *, within_s: float = 15.0) -> None:
+        """Returns when something listens on that loopback port; errors as `wait_ready`."""
+        deadline = time.monotonic() + within_s
+        while time.monotonic() < deadline:
+            self._check_alive(name)
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                return
+            time.sleep(0.05)
+        raise UndecidedError(
+            f"{name} does not listen on port {port}", reason="not_ready", fix=f"see {self._logs / name}.log"
+        )
+
+    def stop(self, name: str, *, within_s: float = 10.0) -> None:
+        """SIGTERM, and SIGKILL for what does not end."""
+        child = self._children.pop(name, None)
+        if child is None or child.poll() is not None:
+            return
+        child.send_signal(signal.SIGTERM)
+        try:
+            child.wait(within_s)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+    def _check_alive(self, name: str) -> None:
+        code = self._children[name].poll()
+        if code is not None:
+            lines = (self._logs / f"{name}.log").read_text(errors="replace").strip().splitlines()
+            raise OperatorSetupError(
+                f"{name} ended with exit code {code}: {lines[-1] if lines else 'it printed nothing'}",
+                reason="process_ended",
+                fix=f"see {self._logs / name}.log",
+            )
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as reply:  # noqa: S310 - a loopback address of our own
+            return bool(reply.status == 200)
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return False
+
+
+def free_port(wanted: int) -> int:
+    """``wanted``, or when something listens there the next free port above it."""
+    for port in range(wanted, wanted + 50):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise OperatorSetupError(
+        f"no free port from {wanted} to {wanted + 49}", reason="port_occupied", fix="give another --port-offset"
+    )
+
+
+def _environment() -> dict[str, str]:
+    """One OpenMP thread a process: spinning threads of five processes on two cores cost minutes."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
