@@ -11,6 +11,9 @@ BIN := $(VENV)/bin
 # A set-up is good for one pyproject.toml: the stamp carries its checksum, so that an unchanged tree needs no network.
 STAMP := $(VENV)/.ready-$(shell cksum pyproject.toml | cut -d' ' -f1)
 
+# ONNX Runtime sends usage data on Linux unless this is set before it is imported.
+export ORT_DISABLE_TELEMETRY := 1
+
 .PHONY: demo test test-all lint setup demo-bundle clean
 
 demo: $(STAMP)

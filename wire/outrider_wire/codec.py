@@ -3,7 +3,6 @@
 A message's content type decides its coding; an absent one means MessagePack (https://msgpack.org), map-encoded.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -11,7 +10,7 @@ import msgspec
 
 from outrider_wire.errors import PeerMessageError, PeerVersionError
 from outrider_wire.limits import MESSAGE_BYTES, SERVED_VERSIONS
-from outrider_wire.messages import Answer, Escalation, Message
+from outrider_wire.messages import Message
 
 MSGPACK = "application/msgpack"
 JSON = "application/json"
@@ -73,15 +72,4 @@ def decode(
         message: Message = whole.decode(data)
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         raise PeerMessageError(f"the message does not parse: {error}", reason="unparsable") from error
-    _check_numbers(message)
     return message
-
-
-def _check_numbers(message: Message) -> None:
-    """NaN passes every comparison a schema can make, so it is looked for by hand."""
-    match message:
-        case Escalation(probabilities=values) | Answer(probabilities=values):
-            if any(not math.isfinite(p) for p in values):
-                raise PeerMessageError("a probability is not a finite number", reason="unparsable")
-        case _:
-            return

@@ -12,10 +12,10 @@ from msgspec import Meta, Struct
 
 from outrider_wire.errors import BundleDamagedError, BundleUnsafeError
 from outrider_wire.limits import BUNDLE_FILES, LABELS, MANIFEST_BYTES, MODEL_BYTES, PARTS
-from outrider_wire.names import Digest, Label, Name
+from outrider_wire.names import END, Digest, Label, Name
 
 MANIFEST_FILE = "manifest.json"
-FILE_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,127}$"
+FILE_PATTERN = rf"^[a-z0-9][a-z0-9._-]{{0,127}}{END}"
 
 FileName = Annotated[str, Meta(pattern=FILE_PATTERN)]
 """A plain file name: a bundle has no folders, so that no path can lead outside it."""
@@ -201,7 +201,7 @@ def decode_manifest(data: bytes) -> Manifest:
     try:
         manifest = _DECODER.decode(data)
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
-        if "files" in str(error) and "path" in str(error) and "regex" in str(error):
+        if repr(FILE_PATTERN) in str(error):
             raise BundleUnsafeError(
                 "the manifest names a file that is not a plain name inside the bundle",
                 reason="path_outside_bundle",

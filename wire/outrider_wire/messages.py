@@ -17,7 +17,9 @@ Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 Text = Annotated[str, Meta(max_length=2048)]
 Modality = Literal["image", "audio", "text", "series"]
 Probabilities = Annotated[list[Share], Meta(max_length=LABELS)]
-Milliseconds = dict[Annotated[str, Meta(max_length=32)], float]
+Finite = Annotated[float, Meta(ge=-1e15, le=1e15)]
+"""A bound is what refuses NaN and infinity, which MessagePack carries and JSON cannot say."""
+Milliseconds = dict[Annotated[str, Meta(max_length=32)], Finite]
 
 
 class Part(Struct, kw_only=True, frozen=True):
@@ -188,7 +190,7 @@ class Telemetry(Struct, kw_only=True, frozen=True, tag="telemetry"):
     device: Name
     boot_id: Annotated[str, Meta(max_length=64)]
     task: Name
-    uptime_s: Annotated[float, Meta(ge=0)]
+    uptime_s: Annotated[float, Meta(ge=0, le=1e15)]
     account: dict[Annotated[str, Meta(max_length=64)], Count]
     """Terminal states and attributes, as `outrider_wire.account` names them."""
     confidence: Annotated[list[Count], Meta(max_length=64)] = []

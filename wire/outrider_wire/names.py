@@ -4,9 +4,12 @@ from typing import Annotated
 
 from msgspec import Meta
 
-NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,63}$"
-DIGEST_PATTERN = r"^[0-9a-f]{64}$"
-ID_PATTERN = r"^[0-9a-f-]{16,64}$"
+END = r"$(?!\n)"
+"""The end of the text: a plain ``$`` lets one newline pass."""
+NAME_GRAMMAR = r"[a-z0-9][a-z0-9-]{0,63}"
+NAME_PATTERN = rf"^{NAME_GRAMMAR}{END}"
+DIGEST_PATTERN = rf"^[0-9a-f]{{64}}{END}"
+ID_PATTERN = rf"^[0-9a-f-]{{16,64}}{END}"
 
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 """Device, task, worker and transfer names: 1 to 64 of ``a-z0-9-``, not starting with a dash."""
@@ -18,4 +21,4 @@ Identifier = Annotated[str, Meta(pattern=ID_PATTERN)]
 """An input's id: a UUIDv7 in its usual text form."""
 
 Label = Annotated[str, Meta(min_length=1, max_length=256)]
-Reason = Annotated[str, Meta(pattern=r"^[a-z0-9_]{1,64}$")]
+Reason = Annotated[str, Meta(pattern=rf"^[a-z0-9_]{{1,64}}{END}")]

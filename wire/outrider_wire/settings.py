@@ -3,6 +3,7 @@
 import difflib
 import re
 import tomllib
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -12,8 +13,8 @@ from outrider_wire.errors import OperatorConfigError
 T = TypeVar("T")
 
 
-def parse_toml(text: str, kind: type[T], source: str) -> T:
-    """``text`` as a ``kind`` (a `msgspec.Struct` that forbids unknown fields).
+def parse_toml(text: str, kind: type[T], source: str, overrides: Mapping[str, Any] | None = None) -> T:
+    """``text`` as a ``kind`` (a `msgspec.Struct` that forbids unknown fields); ``overrides``, nested like it, win.
 
     Raises:
         OperatorConfigError: ``source``, the line, what is wrong there, and for an unknown key the nearest known one.
@@ -24,7 +25,15 @@ def parse_toml(text: str, kind: type[T], source: str) -> T:
         raise OperatorConfigError(
             f"{source}: not valid TOML: {error}", reason="invalid_toml", fix="correct that line"
         ) from error
-    return convert(data, kind, source, text)
+    return convert(_merged(data, overrides or {}), kind, source, text)
+
+
+def _merged(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(data)
+    for key, value in overrides.items():
+        old = merged.get(key)
+        merged[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
 
 
 def convert(data: object, kind: type[T], source: str, text: str = "") -> T:

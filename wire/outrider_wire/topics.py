@@ -21,7 +21,7 @@ from outrider_wire.messages import (
     Reported,
     Telemetry,
 )
-from outrider_wire.names import NAME_PATTERN
+from outrider_wire.names import NAME_GRAMMAR
 
 DEFAULT_ROOT = "outrider/1"
 WORKERS = "workers"
@@ -116,13 +116,13 @@ TABLE: tuple[Topic, ...] = (
 )
 
 _BY_KIND = {topic.kind: topic for topic in TABLE}
-_NAME = NAME_PATTERN.strip("^$")
 
 
 def _matcher(pattern: str) -> re.Pattern[str]:
     return re.compile(
         "/".join(
-            f"(?P<{level[1:-1]}>{_NAME})" if level.startswith("{") else re.escape(level) for level in pattern.split("/")
+            f"(?P<{level[1:-1]}>{NAME_GRAMMAR})" if level.startswith("{") else re.escape(level)
+            for level in pattern.split("/")
         )
     )
 

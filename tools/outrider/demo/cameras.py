@@ -1,4 +1,4 @@
-"""What a camera does to a picture: cast, exposure, soft optics, noise, JPEG. Knows no model and no data set."""
+"""What the device's camera does to a picture: cast, exposure, soft optics, noise, JPEG. Knows no model and no data set."""
 
 import io
 from dataclasses import dataclass
@@ -27,9 +27,6 @@ DEVICE = Camera(
     gains=((0.95, 1.10), (0.80, 0.95), (0.45, 0.75)), exposure=(0.45, 0.85), blur=(0.6, 1.5), noise=(0.03, 0.08)
 )
 """A cheap module under warm indoor light: warm cast, low exposure, soft optics, read noise."""
-
-GENERIC = Camera(gains=((0.6, 1.15),) * 3, exposure=(0.5, 1.1), blur=(0.0, 1.5), noise=(0.0, 0.08))
-"""What the large model was trained for: a wide range around neutral that knows nothing of that device."""
 
 
 def capture(picture: NDArray[np.uint8], camera: Camera, rng: np.random.Generator, *, quality: int = 90) -> bytes:

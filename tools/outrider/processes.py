@@ -1,4 +1,7 @@
-"""Starts and stops the demo's processes, as a user would: one command line each, a log file each. Knows no model."""
+"""Starts and stops the processes of a whole system, as a user would: one command line each, a log file each.
+
+For the demo, the benchmarks and the simulations. Knows no model and no configuration.
+"""
 
 import contextlib
 import os
@@ -16,7 +19,7 @@ from outrider_wire.errors import OperatorSetupError, UndecidedError
 
 
 class Processes:
-    """Children that end with the demo, however it ends. Use as a context manager."""
+    """Children that end with their parent's block, however it ends. Use as a context manager."""
 
     def __init__(self, *, logs: Path) -> None:
         self._logs = logs
@@ -77,6 +80,16 @@ class Processes:
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
+
+    def kill(self, name: str) -> None:
+        """SIGKILL: what a power cut looks like to everybody else."""
+        child = self._children.pop(name)
+        child.kill()
+        child.wait()
+
+    def pid(self, name: str) -> int:
+        """The process id of a running child."""
+        return self._children[name].pid
 
     def _check_alive(self, name: str) -> None:
         code = self._children[name].poll()

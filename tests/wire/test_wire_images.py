@@ -1,0 +1,168 @@
+"""Hostile pictures, case by case; and the odd but honest ones, which come out right."""
+
+import io
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from outrider_wire.errors import CallerInputError
+from outrider_wire.images import decode_picture
+from outrider_wire.limits import IMAGE_PIXELS
+
+
+def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(width: int, height: int, *chunks: bytes, depth: int = 8, colour: int = 2) -> bytes:
+    """A PNG file by hand, with whatever header and chunks."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + chunk(b"IEND", b"")
+
+
+def decoded(data: bytes, max_pixels: int = IMAGE_PIXELS) -> np.ndarray:
+    return np.asarray(decode_picture(data, part="image", mode="RGB", max_pixels=max_pixels))
+
+
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
+PNG, JPEG = saved(NOISE, "PNG"), saved(NOISE, "JPEG")
+BOMB = zlib.compress(bytes(50_000_000), 9)
+
+HOSTILE: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "not_an_image"),
+    "a text": (b"hello, world" * 20, "not_an_image"),
+    "only the first bytes of a PNG": (PNG[:8], "not_an_image"),
+    "only the first bytes of a JPEG": (JPEG[:3], "not_an_image"),
+    "a truncated PNG": (PNG[: len(PNG) // 2], "damaged_image"),
+    "a truncated JPEG": (JPEG[: len(JPEG) // 2], "damaged_image"),
+    "a PNG with a damaged pixel stream": (PNG[:2000] + b"\x00" * 500 + PNG[2500:], "damaged_image"),
+    "a GIF": (saved(NOISE, "GIF"), "not_an_image"),
+    "a BMP": (saved(NOISE, "BMP"), "not_an_image"),
+    "a TIFF": (saved(NOISE, "TIFF"), "not_an_image"),
+    "a WebP": (saved(NOISE, "WEBP"), "not_an_image"),
+    "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not_an_image"),
+    "a header of 900 million pixels": (png(30_000, 30_000, chunk(b"IDAT", zlib.compress(b"\0"))), "too_many_pixels"),
+    "a header of 100 million pixels": (png(10_000, 10_000, chunk(b"IDAT", zlib.compress(b"\0"))), "too_many_pixels"),
+    "a header of 4 billion a side": (png(2**31 - 1, 2**31 - 1), "too_many_pixels"),
+    "one pixel more than is allowed": (png(2001, 2000, chunk(b"IDAT", zlib.compress(b"\0"))), "too_many_pixels"),
+    "no width": (png(0, 4), "not_an_image"),
+    "no pixels at all": (png(4, 4), "damaged_image"),
+    "a bit depth that does not exist": (png(4, 4, depth=7), "not_an_image"),
+    "a comment that unpacks to 50 MB": (png(4, 4, chunk(b"zTXt", b"c\0\0" + BOMB)), "not_an_image"),
+    "a colour profile that unpacks to 50 MB": (png(4, 4, chunk(b"iCCP", b"c\0\0" + BOMB)), "not_an_image"),
+    "a chunk that claims 2 GiB": (png(4, 4)[:33] + struct.pack(">I", 2**31 - 1) + b"IDAT", "damaged_image"),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_pictures_get_their_reason(name: str) -> None:
+    data, reason = HOSTILE[name]
+    with pytest.raises(CallerInputError) as caught:
+        decoded(data)
+    assert (caught.value.reason, caught.value.part) == (reason, "image")
+    assert caught.value.fix
+
+
+@pytest.mark.filterwarnings("error::PIL.Image.DecompressionBombWarning")
+def test_a_bomb_gets_the_same_reason_where_warnings_are_errors() -> None:
+    with pytest.raises(CallerInputError) as caught:
+        decoded(HOSTILE["a header of 100 million pixels"][0])
+    assert caught.value.reason == "too_many_pixels"
+
+
+@given(st.data(), st.sampled_from([PNG, JPEG]))
+def test_a_damaged_picture_is_decoded_or_refused_and_nothing_else(data: st.DataObject, picture: bytes) -> None:
+    damaged = bytearray(picture)
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, min(700, len(damaged) - 1)))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(damaged)))
+    try:
+        pixels = decoded(bytes(damaged[:cut]) if data.draw(st.booleans()) else bytes(damaged))
+        assert pixels.shape[2] == 3
+    except CallerInputError as error:
+        assert error.reason in {"not_an_image", "damaged_image", "too_many_pixels"}
+
+
+def test_exactly_as_many_pixels_as_allowed_are_fine() -> None:
+    assert decoded(PNG, max_pixels=64 * 64).shape == (64, 64, 3)
+
+
+CORNER = Image.new("RGB", (3, 2))
+CORNER.putpixel((0, 0), (255, 255, 255))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize(
+    ("orientation", "shape", "corner"),
+    [
+        (1, (2, 3), (0, 0)),
+        (2, (2, 3), (0, 2)),
+        (3, (2, 3), (1, 2)),
+        (4, (2, 3), (1, 0)),
+        (5, (3, 2), (0, 0)),
+        (6, (3, 2), (0, 1)),
+        (7, (3, 2), (2, 1)),
+        (8, (3, 2), (2, 0)),
+        (99, (2, 3), (0, 0)),
+    ],
+)
+def test_a_picture_is_turned_upright(
+    kind: str, orientation: int, shape: tuple[int, int], corner: tuple[int, int]
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
+    grey = decoded(saved(CORNER, kind, exif=exif, **options)).mean(axis=2)
+    assert grey.shape == shape
+    assert np.unravel_index(grey.argmax(), shape) == corner
+
+
+def test_transparency_is_dropped() -> None:
+    assert decoded(saved(Image.new("RGBA", (1, 1), (10, 20, 30, 0)), "PNG"))[0, 0].tolist() == [10, 20, 30]
+
+
+def test_a_palette_with_transparency_becomes_its_colours() -> None:
+    image = Image.new("P", (1, 1), 1)
+    image.putpalette([0, 0, 0, 10, 20, 30])
+    assert decoded(saved(image, "PNG", transparency=b"\x00\x80"))[0, 0].tolist() == [10, 20, 30]
+
+
+def test_grey_becomes_three_equal_channels() -> None:
+    assert decoded(saved(Image.new("L", (1, 1), 77), "PNG"))[0, 0].tolist() == [77] * 3
+
+
+def test_black_and_white_becomes_0_and_255() -> None:
+    assert decoded(saved(Image.new("1", (1, 1), 1), "PNG"))[0, 0].tolist() == [255] * 3
+
+
+def test_16_bit_grey_keeps_its_upper_byte() -> None:
+    image = Image.fromarray(np.full((1, 1), 0x8042, np.uint16))
+    assert decoded(saved(image, "PNG"))[0, 0].tolist() == [0x80] * 3
+
+
+def test_cmyk_becomes_rgb() -> None:
+    pixels = decoded(saved(Image.new("CMYK", (8, 8), (0, 0, 0, 0)), "JPEG"))
+    assert pixels.min() > 250
+
+
+def test_an_animation_gives_its_first_frame() -> None:
+    first, second = Image.new("RGB", (2, 2), (9, 9, 9)), Image.new("RGB", (2, 2), (200, 9, 9))
+    assert decoded(saved(first, "PNG", save_all=True, append_images=[second]))[0, 0].tolist() == [9, 9, 9]
+
+
+def test_grey_mode_gives_one_channel() -> None:
+    image = decode_picture(PNG, part="image", mode="L", max_pixels=IMAGE_PIXELS)
+    assert (image.mode, image.size) == ("L", (64, 64))

@@ -1,0 +1,80 @@
+"""The topic table: what is built parses back, and nothing outside it parses."""
+
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from outrider_wire.errors import PeerMessageError
+from outrider_wire.messages import DownlinkMessage, UplinkMessage
+from outrider_wire.names import NAME_PATTERN
+from outrider_wire.topics import TABLE, Address, Kind, Topics, row
+
+NAMES = st.from_regex(NAME_PATTERN, fullmatch=True)
+KINDS: list[Kind] = [topic.kind for topic in TABLE]
+
+
+@given(st.sampled_from(KINDS), NAMES, NAMES, NAMES, NAMES)
+def test_every_topic_that_is_built_parses_to_the_same_names(
+    kind: Kind, device: str, task: str, worker: str, transfer: str
+) -> None:
+    topics, names = Topics(), {"task": task, "worker": worker, "transfer": transfer}
+    named = {name: value for name, value in names.items() if f"{{{name}}}" in row(kind).pattern}
+    assert topics.parse(topics.of(kind, device, **names)) == Address(kind, device, **named)
+
+
+@pytest.mark.parametrize(
+    "topic",
+    [
+        "",
+        "outrider/1",
+        "outrider/1/",
+        "outrider/1/cam-7",
+        "outrider/1/cam-7/up/presence/",
+        "outrider/1/cam-7/up/presence\n",
+        "outrider/1//up/presence",
+        "outrider/1/CAM/up/presence",
+        "outrider/1/+/up/presence",
+        "outrider/1/cam-7/up/escalate/#",
+        "outrider/1/cam-7/up/escalate/a/b",
+        "outrider/1/cam-7/down/presence",
+        "outrider/1/" + "c" * 65 + "/up/presence",
+        "outrider/2/cam-7/up/presence",
+        "x/outrider/1/cam-7/up/presence",
+        "outrider/1/../up/presence",
+        "$SYS/broker/uptime",
+        "a/" * 30_000,
+    ],
+)
+def test_anything_else_is_refused(topic: str) -> None:
+    with pytest.raises(PeerMessageError) as caught:
+        Topics().parse(topic)
+    assert caught.value.reason == "unknown_topic"
+    assert len(str(caught.value)) < 300
+
+
+@given(st.text(max_size=80))
+def test_any_text_is_a_topic_of_the_table_or_refused(topic: str) -> None:
+    with pytest.raises(PeerMessageError):
+        Topics().parse(f"outrider/1/{topic}/nowhere")
+
+
+def test_the_direction_is_the_second_level_of_every_topic() -> None:
+    for topic in TABLE:
+        assert topic.pattern.split("/")[:2] == ["{device}", "up" if topic.sender == "device" else "down"]
+
+
+def test_every_message_has_a_topic_in_its_direction() -> None:
+    for sender, union in (("device", UplinkMessage), ("cloud", DownlinkMessage)):
+        said = {kind for topic in TABLE if topic.sender == sender for kind in topic.messages}
+        assert said == set(get_args(union))
+
+
+def test_only_states_are_retained() -> None:
+    assert {topic.kind for topic in TABLE if topic.retained} == {"presence", "desired", "reported"}
+
+
+def test_workers_share_one_subscription_under_any_root() -> None:
+    assert Topics("site/a").shared_escalations() == "$share/workers/site/a/+/up/escalate/+"
+    assert Topics("site/a").parse("site/a/cam-7/up/telemetry").device == "cam-7"

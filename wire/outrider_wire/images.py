@@ -1,0 +1,97 @@
+"""Picture bytes to pixels, distrustfully. Knows Pillow, and nothing of tasks, bundles or steps."""
+
+import io
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from outrider_wire.errors import CallerInputError
+
+FORMATS = ("JPEG", "PNG")
+"""The only decoders that hostile bytes ever reach."""
+
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each EXIF orientation (Exif 2.32, tag 0x0112)."""
+
+
+def decode_picture(data: bytes | str, *, part: str, mode: Literal["RGB", "L"], max_pixels: int) -> Image.Image:
+    """The picture in ``data``, upright, in ``mode``, fully decoded.
+
+    Raises:
+        CallerInputError: text instead of bytes, not a JPEG or PNG, more than ``max_pixels`` by its header (judged before a
+            pixel is decoded), or damaged.
+    """
+    if isinstance(data, str):
+        raise _refused(part, "is text, not a picture", "wrong_type", "send the bytes of a JPEG or PNG file")
+    image = _opened(data, part)
+    width, height = image.size
+    if width * height > max_pixels:
+        raise _too_large(part, f"has {width} × {height} pixels, more than the {max_pixels} of its task")
+    try:
+        image.load()
+        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+        plain = image if image.mode == mode else _converted(image, mode)
+        return plain.transpose(turn) if turn is not None else plain
+    except Exception as error:  # Pillow names no set of errors that its decoders raise on hostile bytes
+        raise _refused(part, f"is a damaged picture ({error})"[:300], "damaged_image", "send the file again") from error
+
+
+def _opened(data: bytes, part: str) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large(part, "claims more pixels than any picture has") from error
+    except Exception as error:  # as above: a header can be hostile too
+        raise _refused(
+            part, "is not a picture that can be read", "not_an_image", f"send {' or '.join(FORMATS)}"
+        ) from error
+
+
+def _converted(image: Image.Image, mode: Literal["RGB", "L"]) -> Image.Image:
+    """To ``mode``; 16-bit grey keeps its upper byte, which Pillow's own conversion would clip to white."""
+    if image.mode.startswith("I"):
+        grey = np.asarray(image).astype(np.uint32) >> 8
+        return Image.fromarray(grey.astype(np.uint8)).convert(mode)
+    image.info.pop("transparency", None)
+    return image.convert(mode)
+
+
+def _too_large(part: str, what: str) -> CallerInputError:
+    return _refused(part, what, "too_many_pixels", "send a smaller picture, or raise the task's max_pixels")
+
+
+def _refused(part: str, what: str, reason: str, fix: str) -> CallerInputError:
+    return CallerInputError(f"part {part!r} {what}", reason=reason, fix=fix, part=part)
+
+
+def area(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Each pixel the mean of what falls into it. ``size`` is (width, height)."""
+    factor_x, rest_x = divmod(image.width, size[0])
+    factor_y, rest_y = divmod(image.height, size[1])
+    if not rest_x and not rest_y:
+        return image.reduce((factor_x, factor_y))
+    return image.resize(size, Image.Resampling.BOX)
+
+
+def bilinear(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Pillow's antialiased bilinear. ``size`` is (width, height)."""
+    return image.resize(size, Image.Resampling.BILINEAR)
+
+
+def pixels_of(value: Image.Image | NDArray[np.float32]) -> NDArray[np.uint8] | NDArray[np.float32]:
+    """(height, width, channel) of an image (uint8), or the pixels as they are."""
+    if isinstance(value, np.ndarray):
+        return value
+    pixels: NDArray[np.uint8] = np.asarray(value)
+    return pixels if pixels.ndim == 3 else pixels[:, :, None]
