@@ -1,0 +1,55 @@
+"""Files that survive a power cut. Knows durability (write, fsync, rename, fsync the folder), not what is in the files."""
+
+import contextlib
+import hashlib
+import os
+import secrets
+from pathlib import Path
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Replaces ``path`` with ``data`` so that after a power cut it holds the old bytes or the new ones, never a mixture.
+
+    Raises:
+        OSError: the disk is full, the folder is missing or not writable; the old file is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    fsync_dir(path.parent)
+
+
+def move_durably(source: Path, target: Path) -> None:
+    """Renames a finished file into place: its bytes reach the disk before its new name does."""
+    fsync_file(source)
+    source.replace(target)
+    fsync_dir(target.parent)
+
+
+def fsync_file(path: Path) -> None:
+    """Waits until the bytes of ``path`` are on the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def fsync_dir(path: Path) -> None:
+    """Waits until the names in the folder ``path`` are on the disk: a rename is not durable before."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file, in lower-case hexadecimal, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
