@@ -1,0 +1,31 @@
+"""`serve`: the cloud as a process, from its configuration to the signal that ends it. Wires nothing itself."""
+
+import asyncio
+import logging
+import signal
+
+from outrider_cloud.config import CloudConfig
+from outrider_cloud.service import CloudService
+
+log = logging.getLogger(__name__)
+
+
+async def serve(config: CloudConfig) -> None:
+    """Runs the cloud until SIGTERM or SIGINT, then finishes what is in hand.
+
+    Raises:
+        OutriderError: the configuration, the machine or a bundle does not hold what it must; nothing is left running.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    for number in signals:
+        loop.add_signal_handler(number, stop.set)
+    try:
+        async with CloudService(config) as service:
+            log.info("cloud.serving", extra={"api": service.url, "broker": config.broker.url, "worker": service.name})
+            await stop.wait()
+            log.info("cloud.stopping")
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)

@@ -1,0 +1,38 @@
+"""Work that nobody awaits, supervised: what fails is logged and counted, and what runs can be waited for."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+class Background:
+    """A set of running tasks."""
+
+    def __init__(self, *, on_error: Callable[[str], None]) -> None:
+        self._on_error = on_error
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def spawn(self, work: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:
+        """Starts ``work``; ``what`` names it in the log and the metrics."""
+        task = asyncio.get_running_loop().create_task(self._guarded(work, what), name=what)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def drain(self, timeout_s: float) -> None:
+        """Waits for what runs, then cancels what is left."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout_s)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _guarded(self, work: Coroutine[Any, Any, None], what: str) -> None:
+        try:
+            await work
+        except Exception:  # supervised: one failed piece of work must not end the service
+            log.exception("background.failed", extra={"what": what})
+            self._on_error(what)

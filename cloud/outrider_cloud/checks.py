@@ -1,0 +1,54 @@
+"""Whether an escalation is one that this cloud can answer. Pure: says no with a reason, does nothing about it."""
+
+import hashlib
+from collections.abc import Mapping
+
+from outrider_wire.errors import PeerMessageError
+from outrider_wire.limits import INLINE_BYTES
+from outrider_wire.messages import Escalation, Part
+from outrider_wire.task import InputPart, Task
+
+
+def check_escalation(escalation: Escalation, task_in_topic: str, tasks: Mapping[str, Task]) -> Task:
+    """The task that the escalation is of, when it fits.
+
+    Raises:
+        PeerMessageError: unknown task, another task than the topic's, or parts, label or distribution that are not the task's.
+    """
+    if escalation.task != task_in_topic:
+        raise _refused("task_mismatch", f"it is of task {escalation.task!r} and came on the topic of {task_in_topic!r}")
+    if (task := tasks.get(escalation.task)) is None:
+        raise _refused("unknown_task", f"task {escalation.task!r} is not served here")
+    if len(escalation.probabilities) != len(task.labels) or escalation.label not in task.labels:
+        raise _refused("labels_mismatch", f"its label or distribution is not over the {len(task.labels)} labels of the task")
+    sent, wanted = [part.name for part in escalation.parts], [part.name for part in task.inputs]
+    if missing := sorted(set(wanted) - set(sent)):
+        raise _refused("missing_part", f"it lacks part {missing[0]!r}")
+    if extra := sorted(set(sent) - set(wanted)):
+        raise _refused("extra_part", f"the task has no part {extra[0]!r}")
+    if len(sent) != len(wanted):
+        raise _refused("extra_part", "it has a part twice")
+    for part in escalation.parts:
+        declared = task.part(part.name)
+        if declared is not None:
+            _check_part(part, declared)
+    return task
+
+
+def _check_part(part: Part, declared: InputPart) -> None:
+    if part.modality != declared.modality:
+        raise _refused("wrong_modality", f"part {part.name!r} is {part.modality}, and the task wants {declared.modality}")
+    if part.size > declared.max_bytes:
+        raise _refused(
+            "part_too_large", f"part {part.name!r} has {part.size} bytes, more than the {declared.max_bytes} allowed"
+        )
+    if part.inline is None:
+        return
+    if len(part.inline) > INLINE_BYTES:
+        raise _refused("part_too_large", f"part {part.name!r} is inline and longer than {INLINE_BYTES} bytes")
+    if len(part.inline) != part.size or hashlib.sha256(part.inline).hexdigest() != part.sha256:
+        raise _refused("part_damaged", f"part {part.name!r} is not what its size and digest say")
+
+
+def _refused(reason: str, what: str) -> PeerMessageError:
+    return PeerMessageError(what, reason=reason)

@@ -1,0 +1,226 @@
+"""What ``cloud.toml`` may say, checked before anything starts. Opens no socket, loads no model.
+
+Paths in the file are relative to the file's own folder.
+"""
+
+import ipaddress
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from outrider_cloud.strategies import DEFAULT_LAMBDA, MAX_LAMBDA
+from outrider_wire.errors import OperatorConfigError
+from outrider_wire.names import Name
+from outrider_wire.roles import DEFAULT_SHARES, Shares
+from outrider_wire.settings import convert
+from outrider_wire.task import Task, parse_task
+from outrider_wire.topics import DEFAULT_ROOT, WORKERS
+
+DEFAULT_PORT = 8780
+_LARGE = re.compile(r"onnx:.+|zero:(uniform|echo)")
+
+
+class BrokerSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Where the broker is, and who we are to it."""
+
+    url: str = "mqtt://127.0.0.1:1883"
+    root: Annotated[str, Meta(min_length=1, max_length=128)] = DEFAULT_ROOT
+    group: Name = WORKERS
+    """Workers of one group share the escalations between them."""
+    username: str = ""
+    password_file: str = ""
+
+
+class ApiSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """The HTTP API."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = DEFAULT_PORT
+    """0: any free port."""
+    token_file: str = ""
+    """File that holds the bearer token; needed on any host but loopback."""
+
+
+class TaskSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """One task, the large model that answers it, and how the two models are combined."""
+
+    file: str
+    large: str
+    """``onnx:DIR`` (a bundle), or ``zero:uniform`` / ``zero:echo`` (costs nothing: for benchmarks)."""
+    strategy: Literal["shunt", "soft-prune"] = "soft-prune"
+    strength: Annotated[float, Meta(ge=0.0, le=MAX_LAMBDA)] = field(name="lambda", default=DEFAULT_LAMBDA)
+    """λ of ``soft-prune``. Fit it on tuning data; the default is a cautious guess, see `outrider_cloud.strategies`."""
+    threads: Annotated[int, Meta(ge=1, le=256)] = 1
+    """Threads of the large model."""
+
+
+class BatchSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """How requests gather before the large model is asked."""
+
+    max_size: Annotated[int, Meta(ge=1, le=4096)] = 32
+    max_wait_ms: Annotated[float, Meta(ge=0, le=10_000)] = 2.0
+    """How long a batch that is not full waits for more; a lone request is not held up."""
+    queue_max: Annotated[int, Meta(ge=1, le=1_000_000)] = 1024
+    """Escalations admitted and unanswered, a task; one more is refused as busy."""
+    queue_max_bytes: Annotated[int, Meta(ge=1)] = 512 * 1024 * 1024
+    """The same bound on the bytes of their parts."""
+    retry_after_s: Annotated[float, Meta(gt=0, le=3600)] = 2.0
+    """What a busy refusal asks the device to wait."""
+
+
+class StoreSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """The durable store."""
+
+    url: str = ""
+    """``sqlite:///PATH``; empty: ``cloud.db`` in the data folder."""
+
+
+class RoleSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """How an example's group becomes its data role."""
+
+    key_file: str = ""
+    """File with the secret of the keyed hash; empty: ``roles.key`` in the data folder, made when absent."""
+    shares: Shares = DEFAULT_SHARES
+
+
+class CloudConfig(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """The whole of ``cloud.toml``."""
+
+    tasks: Annotated[list[TaskSettings], Meta(min_length=1, max_length=64)]
+    data_dir: str = "outrider-cloud"
+    worker: str = ""
+    """This process's name among those that share the store; empty: the host's name."""
+    lease_s: Annotated[float, Meta(ge=1, le=3600)] = 30.0
+    """How long a claim stands when its worker falls silent; another worker then takes the input over."""
+    broker: BrokerSettings = BrokerSettings()
+    api: ApiSettings = ApiSettings()
+    batch: BatchSettings = BatchSettings()
+    store: StoreSettings = StoreSettings()
+    roles: RoleSettings = RoleSettings()
+
+    @property
+    def folder(self) -> Path:
+        """The data folder."""
+        return Path(self.data_dir)
+
+
+def load_cloud_config(path: Path | None, overrides: Mapping[str, Any] | None = None) -> CloudConfig:
+    """Reads and checks a configuration; ``overrides`` (nested like the file) win over the file.
+
+    Raises:
+        OperatorConfigError: the file is missing or does not hold what it must; the sentence says where and what instead.
+    """
+    source, text = (str(path), _read(path)) if path else ("command line", "")
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise OperatorConfigError(
+            f"{source}: not valid TOML: {error}", reason="invalid_toml", fix="correct that line"
+        ) from error
+    config = convert(_merged(data, overrides or {}), CloudConfig, source, text)
+    config = _anchored(config, path.resolve().parent if path else Path.cwd())
+    check(config, source)
+    return config
+
+
+def check(config: CloudConfig, source: str = "cloud.toml") -> None:
+    """What the types cannot say.
+
+    Raises:
+        OperatorConfigError: an open host without a token, an unknown kind of large model, a store that is not SQLite.
+    """
+    if not is_loopback(config.api.host) and not config.api.token_file:
+        raise OperatorConfigError(
+            f"{source}: api.host {config.api.host!r} can be reached from other machines and no token guards it",
+            reason="open_without_token",
+            fix="set api.token_file, or api.host to 127.0.0.1",
+        )
+    for entry in config.tasks:
+        if not _LARGE.fullmatch(entry.large):
+            raise OperatorConfigError(
+                f"{source}: large = {entry.large!r} names no large model",
+                reason="unknown_large_model",
+                fix='write large = "onnx:DIR" with the folder of an expert bundle',
+            )
+    if config.store.url and not config.store.url.startswith("sqlite:///"):
+        raise OperatorConfigError(
+            f"{source}: store.url {config.store.url!r} is not an SQLite address",
+            reason="unknown_store",
+            fix='write "sqlite:///PATH", or leave it out',
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach ``host``; a name other than localhost is taken for open."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def read_task(file: str) -> Task:
+    """The task that a file describes.
+
+    Raises:
+        OperatorConfigError: the file is missing or is not a task.
+    """
+    return parse_task(_read(Path(file)), file)
+
+
+def read_secret(file: str, what: str) -> str:
+    """The one line that a secret's file holds.
+
+    Raises:
+        OperatorConfigError: the file is missing or empty.
+    """
+    if secret := _read(Path(file)).strip():
+        return secret
+    raise OperatorConfigError(f"{file} is empty", reason="empty_secret", fix=f"put the {what} in it")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        what = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise OperatorConfigError(
+            f"{path} cannot be read: {what}", reason="unreadable_file", fix="name an existing text file"
+        ) from error
+
+
+def _merged(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(data)
+    for key, value in overrides.items():
+        old = merged.get(key)
+        merged[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _anchored(config: CloudConfig, folder: Path) -> CloudConfig:
+    """The same with every path absolute."""
+
+    def anchor(path: str) -> str:
+        return str(folder / path) if path else ""
+
+    def large(name: str) -> str:
+        kind, _, rest = name.partition(":")
+        return f"onnx:{anchor(rest)}" if kind == "onnx" and rest else name
+
+    replace = msgspec.structs.replace
+    store = config.store.url.removeprefix("sqlite:///")
+    return replace(
+        config,
+        data_dir=anchor(config.data_dir),
+        tasks=[replace(entry, file=anchor(entry.file), large=large(entry.large)) for entry in config.tasks],
+        broker=replace(config.broker, password_file=anchor(config.broker.password_file)),
+        api=replace(config.api, token_file=anchor(config.api.token_file)),
+        store=replace(config.store, url=f"sqlite:///{anchor(store)}")
+        if config.store.url.startswith("sqlite:///")
+        else config.store,
+        roles=replace(config.roles, key_file=anchor(config.roles.key_file)),
+    )

@@ -1,0 +1,91 @@
+"""The fleet as the devices describe themselves: presence, reported slots, telemetry. Believes a device only about itself."""
+
+from functools import partial
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
+
+from outrider_cloud.clock import now_ms
+from outrider_cloud.schema import assignments, devices
+from outrider_cloud.store import Store
+from outrider_wire.errors import PeerMessageError
+from outrider_wire.messages import Presence, Reported, Telemetry
+
+_NEW: dict[str, Any] = {
+    "online": False,
+    "boot_id": "",
+    "agent": "",
+    "wire": [],
+    "capabilities": {},
+    "slots": {},
+    "telemetry": {},
+}
+
+
+class Fleet:
+    """Writes what devices say, reads it back for people."""
+
+    def __init__(self, *, store: Store) -> None:
+        self._store = store
+
+    async def on_presence(self, device: str, said: Presence) -> None:
+        """Online or not, and what the agent is.
+
+        Raises:
+            PeerMessageError: it speaks for another device.
+        """
+        _check_speaker(device, said.device)
+        values: dict[str, Any] = {"online": said.online, "boot_id": said.boot_id}
+        if said.online:  # a last will knows nothing but that
+            values |= {"agent": said.agent, "wire": said.wire, "capabilities": said.capabilities}
+        await self._store.write(partial(note, device=device, values=values, seen_ms=now_ms()))
+
+    async def on_reported(self, device: str, said: Reported) -> None:
+        """What the device's slots really hold."""
+        slots = {slot.task: msgspec.to_builtins(slot) for slot in said.slots}
+        await self._store.write(partial(note, device=device, values={"slots": slots}, seen_ms=now_ms()))
+
+    async def on_telemetry(self, device: str, said: Telemetry) -> None:
+        """The last telemetry of each task.
+
+        Raises:
+            PeerMessageError: it speaks for another device.
+        """
+        _check_speaker(device, said.device)
+        await self._store.write(partial(note_telemetry, device=device, said=said, seen_ms=now_ms()))
+
+    async def devices(self) -> list[dict[str, Any]]:
+        """Every device that was ever heard of, with what is assigned to it."""
+        return await self._store.read(view)
+
+
+def note(connection: sa.Connection, *, device: str, values: dict[str, Any], seen_ms: int) -> None:
+    """Stores what a device said of itself; unknown devices are added."""
+    connection.execute(
+        insert(devices)
+        .values(**(_NEW | values), device=device, first_seen_ms=seen_ms, seen_ms=seen_ms)
+        .on_conflict_do_update(index_elements=["device"], set_=values | {"seen_ms": seen_ms})
+    )
+
+
+def note_telemetry(connection: sa.Connection, *, device: str, said: Telemetry, seen_ms: int) -> None:
+    """Replaces the telemetry of one task."""
+    old = connection.execute(sa.select(devices.c.telemetry).where(devices.c.device == device)).scalar_one_or_none()
+    values = {"telemetry": (old or {}) | {said.task: msgspec.to_builtins(said)}}
+    note(connection, device=device, values=values, seen_ms=seen_ms)
+
+
+def view(connection: sa.Connection) -> list[dict[str, Any]]:
+    """The devices by name, each with its assignments by task."""
+    assigned: dict[str, dict[str, Any]] = {}
+    for row in connection.execute(sa.select(assignments)).mappings():
+        assigned.setdefault(row["device"], {})[row["task"]] = {"release": row["release"], "counter": row["counter"]}
+    rows = connection.execute(sa.select(devices).order_by(devices.c.device)).mappings()
+    return [{**row, "assigned": assigned.get(row["device"], {})} for row in rows]
+
+
+def _check_speaker(device: str, said: str) -> None:
+    if said != device:
+        raise PeerMessageError(f"{device!r} speaks for {said!r}", reason="wrong_device")

@@ -1,0 +1,52 @@
+"""What the cloud counts of itself, for Prometheus. Knows names and labels; decides nothing."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Metrics:
+    """One registry a process part, so that two services in one process do not mix."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.offers = Counter(
+            "outrider_offers",
+            "Escalations as they arrived, repeats included",
+            ["task", "outcome"],
+            registry=self.registry,
+        )
+        self.settled = Counter(
+            "outrider_inputs_settled", "Inputs by terminal state", ["task", "state"], registry=self.registry
+        )
+        self.dead_letters = Counter(
+            "outrider_dead_letters", "Messages that could not be taken", ["reason"], registry=self.registry
+        )
+        self.errors = Counter(
+            "outrider_errors", "Failures of our own, caught where the work is supervised", ["where"], registry=self.registry
+        )
+        self.replies_unsent = Counter(
+            "outrider_replies_unsent", "Replies the broker did not take; the device asks again", registry=self.registry
+        )
+        self.waiting = Gauge("outrider_waiting", "Inputs admitted and unanswered", ["task"], registry=self.registry)
+        self.batch_size = Histogram(
+            "outrider_batch_size", "Inputs a call of the large model", ["task"], buckets=_SIZES, registry=self.registry
+        )
+        self.model_seconds = Histogram(
+            "outrider_model_seconds", "Time of a call of the large model", ["task"], buckets=_SECONDS, registry=self.registry
+        )
+        self.answer_seconds = Histogram(
+            "outrider_answer_seconds", "Arrival to committed answer", ["task"], buckets=_SECONDS, registry=self.registry
+        )
+        self.tokens = Counter("outrider_tokens", "Tokens the large model billed", ["task"], registry=self.registry)
+        self.money = Counter("outrider_money", "What the large model billed", ["task"], registry=self.registry)
+        self.ready = Gauge("outrider_ready", "1 when escalations are being taken", registry=self.registry)
+
+    def error(self, where: str) -> None:
+        """One more failure of our own."""
+        self.errors.labels(where).inc()
+
+    def text(self) -> bytes:
+        """The exposition format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,258 @@
+"""Releases: bundles whose every file is here, offered to devices as a retained wish and pulled by them block by block.
+
+The cloud says what a device should hold; the device verifies and decides. Nothing here is signed yet, and there is no rollout.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
+
+from outrider_cloud.background import Background
+from outrider_cloud.blobstore import BlobStore
+from outrider_cloud.clock import now_ms
+from outrider_cloud.replies import Publish
+from outrider_cloud.schema import assignments, devices, release_files, releases
+from outrider_cloud.store import Store
+from outrider_engine.walk import walk
+from outrider_link.blobs import BlobHolder
+from outrider_link.envelope import Outgoing
+from outrider_link.files import sha256_file
+from outrider_wire.codec import encode
+from outrider_wire.errors import (
+    BundleDamagedError,
+    BundleMismatchError,
+    CallerInputError,
+    CallerUnknownError,
+    OutriderError,
+    PeerError,
+    UnreachableError,
+)
+from outrider_wire.manifest import Manifest, decode_manifest
+from outrider_wire.messages import Assignment, BlobWant, Desired
+from outrider_wire.task import Task
+from outrider_wire.topics import Topics
+
+log = logging.getLogger(__name__)
+
+WANTS_AT_ONCE = 4
+"""Wants of one device that are served at the same time; it asks again for what is left out."""
+
+
+class Releases:
+    """Takes, assigns and serves releases."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        blobs: BlobStore,
+        tasks: Mapping[str, Task],
+        publish: Publish,
+        topics: Topics,
+        background: Background,
+    ) -> None:
+        self._store = store
+        self._blobs = blobs
+        self._tasks = tasks
+        self._publish = publish
+        self._topics = topics
+        self._background = background
+        self._holder = BlobHolder(publish=publish, open_blob=self._open)
+        self._open_to_devices: set[str] = set()
+        self._serving: Counter[str] = Counter()
+
+    async def add(self, digest: str) -> dict[str, Any]:
+        """Makes a release of the manifest blob ``digest``, if every file it names is here and sound.
+
+        Raises:
+            CallerUnknownError: the manifest was not put here.
+            BundleError: a file is absent or damaged, a model is unsafe, or it is not for a task of this cloud.
+        """
+        path = self._blobs.find(digest)
+        if path is None:
+            raise CallerUnknownError(
+                f"there is no blob {digest}", reason="unknown_blob", fix="PUT the manifest and its files first"
+            )
+        manifest = decode_manifest(path.read_bytes())
+        check_task(manifest, self._tasks)
+        await self._store.read(lambda _: check_files(manifest, self._blobs))  # hashes: not on the event loop
+        row = {
+            "digest": digest,
+            "task": manifest.task,
+            "version": manifest.version,
+            "size": path.stat().st_size,
+            "parent": manifest.parent,
+            "certificate": manifest.certificate.id if manifest.certificate else "",
+            "created_ms": now_ms(),
+        }
+        files = {digest: path.stat().st_size} | {entry.sha256: entry.size for entry in manifest.files}
+        await self._store.write(partial(insert_release, row=row, files=files))
+        log.info("release.added", extra={"release": digest, "task": manifest.task, "version": manifest.version})
+        return row
+
+    async def assign(self, digest: str, to: Sequence[str] | None) -> dict[str, int]:
+        """Assigns a release to devices (None: to all that are known), and offers it to them; the counter of each.
+
+        Raises:
+            CallerUnknownError: no such release, or no such device.
+        """
+        counters = await self._store.write(partial(assign, digest=digest, to=to, stamp_ms=now_ms()))
+        log.info("release.assigned", extra={"release": digest, "devices": len(counters)})
+        for device in counters:
+            await self.offer(device)
+        return counters
+
+    async def offer(self, device: str) -> None:
+        """Publishes what a device should hold, retained. What the broker does not take is offered when it next connects."""
+        wished = await self._store.read(partial(assigned_to, device=device))
+        if not wished:
+            return
+        outgoing = Outgoing(
+            topic=self._topics.of("desired", device), payload=encode(Desired(assignments=wished)), retain=True
+        )
+        try:
+            await self._publish(outgoing)
+        except (UnreachableError, PeerError) as error:
+            log.warning("release.not_offered", extra={"device": device, "reason": error.reason})
+
+    async def list(self) -> list[dict[str, Any]]:
+        """All releases, newest first, each with the number of devices that it is assigned to."""
+        return await self._store.read(list_releases)
+
+    async def on_want(self, device: str, want: BlobWant) -> None:
+        """Serves blocks of a release's file; of nothing else, whoever knows its digest."""
+        if self._serving[device] >= WANTS_AT_ONCE:
+            return
+        if want.sha256 not in self._open_to_devices and await self._store.read(partial(is_released, sha256=want.sha256)):
+            self._open_to_devices.add(want.sha256)
+        self._serving[device] += 1
+        self._background.spawn(self._serve(device, want), "serve")
+
+    async def _serve(self, device: str, want: BlobWant) -> None:
+        try:
+            await self._holder.on_want(want, self._topics.of("blob-down", device, transfer=want.transfer))
+        except (UnreachableError, PeerError) as error:
+            log.warning("release.cut", extra={"device": device, "blob": want.sha256, "reason": error.reason})
+        finally:
+            self._serving[device] -= 1
+            if not self._serving[device]:
+                del self._serving[device]
+
+    def _open(self, sha256: str) -> Path | None:
+        return self._blobs.find(sha256) if sha256 in self._open_to_devices else None
+
+
+def check_task(manifest: Manifest, tasks: Mapping[str, Task]) -> None:
+    """Whether the bundle answers a task of this cloud.
+
+    Raises:
+        BundleMismatchError: unknown task, other labels, or other parts.
+    """
+    task = tasks.get(manifest.task)
+    if task is None:
+        raise BundleMismatchError(
+            f"task {manifest.task!r} is not served here",
+            reason="unknown_task",
+            fix=f"this cloud serves {', '.join(sorted(tasks))}",
+        )
+    if manifest.labels != task.labels:
+        raise BundleMismatchError(
+            f"the bundle's labels are not those of task {task.name!r}",
+            reason="labels_mismatch",
+            fix="build it with the task file that this cloud serves",
+        )
+    if {entry.part for entry in manifest.inputs} - {part.name for part in task.inputs}:
+        raise BundleMismatchError(
+            f"the bundle reads a part that task {task.name!r} does not have",
+            reason="parts_mismatch",
+            fix="build it with the task file that this cloud serves",
+        )
+
+
+def check_files(manifest: Manifest, blobs: BlobStore) -> None:
+    """Whether every file of the manifest is here, byte for byte, and every model is one that a device may load.
+
+    Raises:
+        BundleDamagedError: a file is absent, or not what the manifest says.
+        BundleUnsafeError: a model asks for something no bundle may do.
+    """
+    models = {variant.file for variant in manifest.variants}
+    for entry in manifest.files:
+        path = blobs.find(entry.sha256)
+        if path is None:
+            raise BundleDamagedError(
+                f"{entry.path} is not here", reason="file_missing", fix=f"PUT /v1/blobs/{entry.sha256} first"
+            )
+        if path.stat().st_size != entry.size or sha256_file(path) != entry.sha256:
+            raise BundleDamagedError(
+                f"{entry.path} is not what the manifest says", reason="file_damaged", fix="put it again"
+            )
+        if entry.path in models:
+            walk(path.read_bytes())
+
+
+def insert_release(connection: sa.Connection, *, row: dict[str, Any], files: Mapping[str, int]) -> None:
+    """Stores a release and its files; one that is there stays as it is."""
+    connection.execute(insert(releases).values(row).on_conflict_do_nothing())
+    rows = [{"release": row["digest"], "sha256": sha256, "size": size} for sha256, size in files.items()]
+    connection.execute(insert(release_files).on_conflict_do_nothing(), rows)
+
+
+def assign(connection: sa.Connection, *, digest: str, to: Sequence[str] | None, stamp_ms: int) -> dict[str, int]:
+    """Stores the assignment of a release to devices; the counter of each has grown by one."""
+    task = connection.execute(sa.select(releases.c.task).where(releases.c.digest == digest)).scalar_one_or_none()
+    if task is None:
+        raise CallerUnknownError(f"there is no release {digest}", reason="unknown_release", fix="add it first")
+    known = set(connection.execute(sa.select(devices.c.device)).scalars())
+    wanted = sorted(known) if to is None else list(dict.fromkeys(to))
+    if strangers := [device for device in wanted if device not in known]:
+        raise CallerUnknownError(
+            f"no device {strangers[0]!r} was ever heard of", reason="unknown_device", fix="start its agent first"
+        )
+    counters: dict[str, int] = {}
+    for device in wanted:
+        row = {"device": device, "task": task, "release": digest, "counter": 1, "assigned_ms": stamp_ms}
+        counters[device] = connection.execute(
+            insert(assignments)
+            .values(row)
+            .on_conflict_do_update(
+                index_elements=["device", "task"],
+                set_={"release": digest, "counter": assignments.c.counter + 1, "assigned_ms": stamp_ms},
+            )
+            .returning(assignments.c.counter)
+        ).scalar_one()
+    return counters
+
+
+def assigned_to(connection: sa.Connection, *, device: str) -> list[Assignment]:
+    """What one device should hold."""
+    rows = connection.execute(
+        sa.select(assignments.c.task, assignments.c.release, releases.c.size, assignments.c.counter)
+        .join(releases, releases.c.digest == assignments.c.release)
+        .where(assignments.c.device == device)
+        .order_by(assignments.c.task)
+    )
+    return [Assignment(task=row.task, release=row.release, size=row.size, counter=row.counter) for row in rows]
+
+
+def list_releases(connection: sa.Connection) -> list[dict[str, Any]]:
+    """All releases, newest first."""
+    assigned = dict(
+        connection.execute(
+            sa.select(assignments.c.release, sa.func.count()).group_by(assignments.c.release)
+        ).tuples().all()
+    )
+    rows = connection.execute(sa.select(releases).order_by(releases.c.created_ms.desc())).mappings()
+    return [{**row, "devices": assigned.get(row["digest"], 0)} for row in rows]
+
+
+def is_released(connection: sa.Connection, *, sha256: str) -> bool:
+    """Whether any release holds this blob."""
+    found = connection.execute(sa.select(release_files.c.release).where(release_files.c.sha256 == sha256).limit(1))
+    return found.first() is not None

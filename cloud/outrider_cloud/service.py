@@ -1,0 +1,283 @@
+"""Wires the cloud together, and takes it apart in the reverse order. The only module that makes the real things.
+
+What a stop leaves unanswered stands claimed in the store with its lease given up: the next start, or another worker, takes it.
+"""
+
+import asyncio
+import logging
+import secrets
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+from aiohttp import web
+
+from outrider_cloud import inputs
+from outrider_cloud.api import Api
+from outrider_cloud.background import Background
+from outrider_cloud.blobstore import BlobStore
+from outrider_cloud.clock import now_ms
+from outrider_cloud.config import BrokerSettings, CloudConfig, TaskSettings, check, read_secret, read_task
+from outrider_cloud.fleet import Fleet
+from outrider_cloud.hub import Hub
+from outrider_cloud.intake import Intake
+from outrider_cloud.large.table import load_large
+from outrider_cloud.metrics import Metrics
+from outrider_cloud.pulls import Pulls
+from outrider_cloud.releases import Releases
+from outrider_cloud.replies import Replies
+from outrider_cloud.store import Store
+from outrider_cloud.worker import Worker
+from outrider_cloud.worker_name import default_name, held
+from outrider_link.envelope import Outgoing, Tls
+from outrider_link.files import write_durably
+from outrider_link.session import MqttSession
+from outrider_wire.errors import OperatorConfigError, OperatorSetupError, UnreachableError
+from outrider_wire.task import Task
+from outrider_wire.topics import Topics
+
+log = logging.getLogger(__name__)
+
+_DRAIN_S = 10.0
+_FORGET_EVERY_S = 3600.0
+_FORGET_AFTER_MS = 86_400_000
+
+
+class CloudService:
+    """``async with CloudService(config) as service``: everything runs inside the block."""
+
+    def __init__(self, config: CloudConfig) -> None:
+        self.name = config.worker or default_name()
+        self.url = ""
+        """Address of the HTTP API, once it runs."""
+        self._config = config
+        self._stack = AsyncExitStack()
+        self._topics = Topics(config.broker.root)
+        self._metrics = Metrics()
+        self._background = Background(on_error=self._metrics.error)
+        self._session: MqttSession | None = None
+        self._intake: Intake | None = None
+
+    async def __aenter__(self) -> Self:
+        """Starts; returns when the models are loaded, whether or not the broker answers yet.
+
+        Raises:
+            OutriderError: something is not as it must be; what was started is stopped again.
+        """
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Finishes the batches in hand, commits, and lets everything go."""
+        await self._stack.aclose()
+
+    def waiting_for(self) -> list[str]:
+        """What must still come before escalations are taken; empty when ready."""
+        waiting = [] if self._intake else ["large model"]
+        if self._session is None or not self._session.connected:
+            refused = self._session.refused if self._session else ""
+            waiting.append(f"broker (it refuses {refused})" if refused else "broker")
+        return waiting
+
+    def offers(self) -> dict[str, int]:
+        """Offers since the start: ``received``, and how many had each outcome."""
+        return {"received": self._intake.received, **self._intake.outcomes} if self._intake else {"received": 0}
+
+    # --- starting, from the ground up; the stack takes apart in reverse
+
+    async def _start(self) -> None:
+        config = self._config
+        check(config)
+        tasks = read_tasks(config)
+        folder = _made(config.folder)
+        self._stack.enter_context(held(self.name, folder))
+        store = await self._open_store(folder)
+        blobs = BlobStore(root=_made(folder / "blobs"))
+        served = {name: task for name, (_, task) in tasks.items()}
+        releases = Releases(
+            store=store,
+            blobs=blobs,
+            tasks=served,
+            publish=self._publish,
+            topics=self._topics,
+            background=self._background,
+        )
+        fleet = Fleet(store=store)
+        await self._serve_api(store, blobs, releases, fleet, list(served))
+        intake, pulls = await self._make_intake(store, blobs, tasks, folder)
+        hub = Hub(name=self.name, topics=self._topics, intake=intake, fleet=fleet, releases=releases, pulls=pulls)
+        await intake.take_over(own=True)
+        self._session = _session(config.broker, self.name, hub)
+        await self._stack.enter_async_context(self._session)
+        self._stack.push_async_callback(self._drain, store, intake)
+        self._intake = intake
+        for worker in intake.workers:
+            self._background.spawn(worker.run(), "worker")
+        housekeeper = asyncio.create_task(self._keep_house(store, intake))
+        self._stack.callback(housekeeper.cancel)
+
+    async def _open_store(self, folder: Path) -> Store:
+        store = Store(url=self._config.store.url or f"sqlite:///{folder / 'cloud.db'}")
+        self._stack.callback(store.close)
+        await asyncio.to_thread(store.open)
+        return store
+
+    async def _serve_api(
+        self, store: Store, blobs: BlobStore, releases: Releases, fleet: Fleet, tasks: list[str]
+    ) -> None:
+        settings = self._config.api
+        api = Api(
+            health=self,
+            store=store,
+            blobs=blobs,
+            releases=releases,
+            fleet=fleet,
+            tasks=tasks,
+            metrics=self._metrics,
+            token=read_secret(settings.token_file, "bearer token") if settings.token_file else "",
+        )
+        runner = web.AppRunner(api.application(), access_log=None, shutdown_timeout=2.0)
+        await runner.setup()
+        self._stack.push_async_callback(runner.cleanup)
+        try:
+            await web.TCPSite(runner, settings.host, settings.port).start()
+        except OSError as error:
+            raise OperatorSetupError(
+                f"the API cannot listen on {settings.host}:{settings.port}: {error.strerror or error}",
+                reason="port_occupied",
+                fix="stop what listens there, or set api.port to another one",
+            ) from error
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        self.url = f"http://{host}:{runner.addresses[0][1]}"
+
+    async def _make_intake(
+        self, store: Store, blobs: BlobStore, tasks: dict[str, tuple[TaskSettings, Task]], folder: Path
+    ) -> tuple[Intake, Pulls]:
+        config = self._config
+        replies = Replies(publish=self._publish, topics=self._topics, metrics=self._metrics)
+        roles_key = _roles_key(config, folder)
+        workers: dict[str, Worker] = {}
+        for name, (settings, task) in tasks.items():
+            large = await asyncio.to_thread(load_large, settings, task)
+            self._stack.push_async_callback(large.close)
+            workers[name] = Worker(
+                name=self.name,
+                task=task,
+                settings=settings,
+                batch=config.batch,
+                large=large,
+                store=store,
+                parts=blobs,
+                replies=replies,
+                roles_key=roles_key,
+                shares=config.roles.shares,
+                lease_s=config.lease_s,
+                background=self._background,
+                metrics=self._metrics,
+            )
+        pulls = Pulls(publish=self._publish, topics=self._topics, worker=self.name, blobs=blobs, link=self._packet_limit)
+        intake = Intake(
+            name=self.name,
+            workers=workers,
+            store=store,
+            pulls=pulls,
+            replies=replies,
+            lease_s=config.lease_s,
+            retry_after_s=config.batch.retry_after_s,
+            background=self._background,
+            metrics=self._metrics,
+        )
+        return intake, pulls
+
+    # --- running
+
+    async def _publish(self, message: Outgoing) -> bool:
+        if self._session is None:
+            raise UnreachableError("not connected to the broker yet", reason="broker_unreachable", fix="wait a moment")
+        return await self._session.publish(message)
+
+    def _packet_limit(self) -> int:
+        return self._session.packet_limit if self._session else 0
+
+    async def _keep_house(self, store: Store, intake: Intake) -> None:
+        """Renews our leases, takes over those of workers that fell silent, forgets what no device will ask for."""
+        lease_s, forgotten_at = self._config.lease_s, 0.0
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(lease_s / 3)
+            try:
+                until = now_ms() + round(lease_s * 1000)
+                await store.write(partial(inputs.renew, worker=self.name, lease_until_ms=until))
+                await intake.take_over(own=False)
+                if loop.time() - forgotten_at > _FORGET_EVERY_S:
+                    await store.write(partial(inputs.forget, before_ms=now_ms() - _FORGET_AFTER_MS))
+                    forgotten_at = loop.time()
+            except Exception:  # supervised: a full disk now is no reason never to tidy again
+                log.exception("housekeeping.failed")
+                self._metrics.error("housekeeping")
+
+    async def _drain(self, store: Store, intake: Intake) -> None:
+        """Takes nothing more, finishes the batches in hand, and gives up the leases on the rest."""
+        intake.drain()
+        for worker in intake.workers:
+            worker.stop()
+        await self._background.drain(_DRAIN_S)
+        await store.write(partial(inputs.renew, worker=self.name, lease_until_ms=0))
+
+
+def read_tasks(config: CloudConfig) -> dict[str, tuple[TaskSettings, Task]]:
+    """The tasks of a configuration by name.
+
+    Raises:
+        OperatorConfigError: a task file is not one, or two are of the same name.
+    """
+    tasks: dict[str, tuple[TaskSettings, Task]] = {}
+    for settings in config.tasks:
+        task = read_task(settings.file)
+        if task.name in tasks:
+            raise OperatorConfigError(
+                f"two of the tasks are named {task.name!r}", reason="duplicate_task", fix="give each a name of its own"
+            )
+        tasks[task.name] = (settings, task)
+    return tasks
+
+
+def _session(broker: BrokerSettings, name: str, hub: Hub) -> MqttSession:
+    files = {key: Path(value) if value else None for key, value in broker.tls_files.items()}
+    return MqttSession(
+        url=broker.url,
+        client_id=f"outrider-cloud-{name}",
+        subscriptions=hub.subscriptions(broker.group),
+        on_message=hub.on_message,
+        username=broker.username or None,
+        password=read_secret(broker.password_file, "broker password") if broker.password_file else None,
+        tls=Tls(**files),
+    )
+
+
+def _roles_key(config: CloudConfig, folder: Path) -> str:
+    """The secret of the data roles; made once, for a change would move every group to another role."""
+    if config.roles.key_file:
+        return read_secret(config.roles.key_file, "key of the data roles")
+    path = folder / "roles.key"
+    if not path.exists():
+        write_durably(path, f"{secrets.token_hex(32)}\n".encode())
+        path.chmod(0o600)
+    return read_secret(str(path), "key of the data roles")
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OperatorSetupError(
+            f"the data folder {folder} cannot be made: {error.strerror}",
+            reason="folder_unusable",
+            fix="set data_dir to a folder that this user may write",
+        ) from error
+    return folder

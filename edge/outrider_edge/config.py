@@ -1,0 +1,213 @@
+"""What ``edge.toml`` may say, checked before anything starts. Opens no socket, loads no model.
+
+Paths in the file are relative to the file's own folder.
+"""
+
+import ipaddress
+import re
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+from msgspec.structs import replace
+
+from outrider_wire.errors import OperatorConfigError
+from outrider_wire.names import NAME_PATTERN
+from outrider_wire.settings import parse_toml
+from outrider_wire.task import Task, parse_task
+from outrider_wire.topics import DEFAULT_ROOT
+
+DEFAULT_PORT = 8713
+
+
+class BrokerSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Where the broker is, and who we are to it."""
+
+    url: str = ""
+    """``mqtt://host:port`` or ``mqtts://host:port``; empty: this device is alone and answers everything itself."""
+    root: Annotated[str, Meta(min_length=1, max_length=128)] = DEFAULT_ROOT
+    username: str = ""
+    password_file: str = ""
+    ca_file: str = ""
+    """PEM of who signs the broker's certificate; empty: the system's list. For ``mqtts`` only, like the next two."""
+    certificate_file: str = ""
+    key_file: str = ""
+
+
+class ApiSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """The local API: whoever reaches it may ask, so that only this machine can."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = DEFAULT_PORT
+    """0: any free port."""
+    socket: str = ""
+    """Path of a Unix socket to serve as well."""
+
+
+class TaskSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """One task, and the bundle that answers it until an update brings another."""
+
+    file: str
+    bundle: str
+    mode: Literal["live", "shadow"] | None = None
+    """Wins over the task's own ``policy.mode``."""
+
+
+class RuntimeSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """How models run."""
+
+    threads: Annotated[int, Meta(ge=1, le=256)] = 1
+    """Threads within one operator."""
+    providers: list[str] = []
+    """ONNX Runtime's execution providers in order of preference; empty: the one that the bundle names."""
+
+
+class OutboxSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """How much may wait for the cloud, and how patiently."""
+
+    max_bytes: Annotated[int, Meta(ge=1)] = 256 * 1024 * 1024
+    max_count: Annotated[int, Meta(ge=1)] = 10_000
+    receipt_timer_s: Annotated[float, Meta(gt=0, le=3600)] = 5.0
+    """An escalation without a receipt is offered again after this long."""
+    keep_ended: Annotated[int, Meta(ge=0)] = 10_000
+    """Ended escalations that can still be looked up by id."""
+
+
+class UpdateSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """How long a new model is watched before the old one is let go."""
+
+    probation_answers: Annotated[int, Meta(ge=1)] = 20
+    probation_s: Annotated[float, Meta(gt=0)] = 60.0
+    """Whichever comes first ends the probation."""
+
+
+class TelemetrySettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """How often the device tells how it fares."""
+
+    every_s: Annotated[float, Meta(ge=1, le=86_400)] = 30.0
+
+
+class EdgeConfig(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """The whole of ``edge.toml``."""
+
+    tasks: Annotated[list[TaskSettings], Meta(min_length=1, max_length=64)]
+    device: str = ""
+    """This device's name on the broker; empty: the host's name."""
+    data_dir: str = "outrider-edge"
+    audit_key_file: str = ""
+    """File with the secret that chooses the audits; empty: ``audit.key`` in the data folder, made when absent."""
+    broker: BrokerSettings = BrokerSettings()
+    api: ApiSettings = ApiSettings()
+    runtime: RuntimeSettings = RuntimeSettings()
+    outbox: OutboxSettings = OutboxSettings()
+    updates: UpdateSettings = UpdateSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+
+    @property
+    def folder(self) -> Path:
+        """The data folder."""
+        return Path(self.data_dir)
+
+
+def load_edge_config(path: Path | None, overrides: Mapping[str, Any] | None = None) -> EdgeConfig:
+    """Reads and checks a configuration; ``overrides`` (nested like the file) win over the file.
+
+    Raises:
+        OperatorConfigError: the file is missing or does not hold what it must; the sentence says where and what instead.
+    """
+    source, text = (str(path), read_text(path)) if path else ("command line", "")
+    config = parse_toml(text, EdgeConfig, source, overrides)
+    config = _anchored(config, path.resolve().parent if path else Path.cwd())
+    if not config.device:
+        config = replace(config, device=_host_name())
+    check(config, source)
+    return config
+
+
+def check(config: EdgeConfig, source: str = "edge.toml") -> None:
+    """What the types cannot say.
+
+    Raises:
+        OperatorConfigError: a device name that fits no topic, an API open to other machines, an unknown broker address.
+    """
+    if not re.fullmatch(NAME_PATTERN, config.device):
+        raise OperatorConfigError(
+            f"{source}: device {config.device!r} cannot stand in a topic",
+            reason="invalid_device",
+            fix="use 1 to 64 of a-z, 0-9 and -, not starting with -",
+        )
+    if not _is_loopback(config.api.host):
+        raise OperatorConfigError(
+            f"{source}: api.host {config.api.host!r} can be reached from other machines, and no token guards it",
+            reason="open_api",
+            fix="set api.host to 127.0.0.1, or serve api.socket",
+        )
+    if config.broker.url and not re.fullmatch(r"mqtts?://[^\s/]+", config.broker.url):
+        raise OperatorConfigError(
+            f"{source}: broker.url {config.broker.url!r} is no broker's address",
+            reason="invalid_broker_url",
+            fix="write mqtt://host:1883 or mqtts://host:8883",
+        )
+
+
+def read_task(settings: TaskSettings) -> Task:
+    """The task that a file describes, in the mode that the configuration asks for.
+
+    Raises:
+        OperatorConfigError: the file is missing or is not a task.
+    """
+    task = parse_task(read_text(Path(settings.file)), settings.file)
+    return replace(task, policy=replace(task.policy, mode=settings.mode)) if settings.mode else task
+
+
+def read_text(path: Path) -> str:
+    """The text of a file that the operator named.
+
+    Raises:
+        OperatorConfigError: it is missing, unreadable or not UTF-8.
+    """
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        what = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise OperatorConfigError(
+            f"{path} cannot be read: {what}", reason="unreadable_file", fix="name an existing text file"
+        ) from error
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether only this machine can reach ``host``; a name other than localhost is taken for open."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _host_name() -> str:
+    name = re.sub(r"[^a-z0-9-]+", "-", socket.gethostname().lower()).strip("-")
+    return name[:64] or "device"
+
+
+def _anchored(config: EdgeConfig, folder: Path) -> EdgeConfig:
+    """The same with every path absolute."""
+
+    def anchor(path: str) -> str:
+        return str(folder / path) if path else ""
+
+    broker = config.broker
+    return replace(
+        config,
+        data_dir=anchor(config.data_dir),
+        audit_key_file=anchor(config.audit_key_file),
+        tasks=[replace(entry, file=anchor(entry.file), bundle=anchor(entry.bundle)) for entry in config.tasks],
+        api=replace(config.api, socket=anchor(config.api.socket)),
+        broker=replace(
+            broker,
+            password_file=anchor(broker.password_file),
+            ca_file=anchor(broker.ca_file),
+            certificate_file=anchor(broker.certificate_file),
+            key_file=anchor(broker.key_file),
+        ),
+    )

@@ -1,0 +1,66 @@
+"""From an outbox entry to the escalation on the wire, and what of it travels inline. Pure."""
+
+import hashlib
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from outrider_edge.ports import OutboxEntry
+from outrider_wire.limits import INLINE_BYTES, MESSAGE_BYTES
+from outrider_wire.messages import Escalation, Part
+
+ENVELOPE_BYTES = 4096
+"""Room for topic, properties and everything but the parts' bytes and the distribution."""
+
+
+def envelope_of(entry: OutboxEntry) -> Escalation:
+    """The escalation without the bytes of its parts: every part offered by digest."""
+    return Escalation(
+        id=entry.id,
+        task=entry.task,
+        parts=[
+            Part(
+                name=part.name,
+                modality=part.modality,
+                media_type=part.media_type,
+                size=len(part.data),
+                sha256=hashlib.sha256(part.data).hexdigest(),
+            )
+            for part in entry.parts
+        ],
+        why=entry.why,
+        model=entry.model,
+        label=entry.label,
+        probabilities=entry.probabilities,
+        audit=entry.audit,
+        answer_within_ms=entry.answer_within_ms,
+        keep_for_s=entry.keep_for_s,
+        group=entry.group,
+    )
+
+
+def offer_of(
+    envelope: Escalation, data: Sequence[bytes | None], *, age_s: float, offer: int, packet_limit: int
+) -> Escalation:
+    """What to publish now: times reduced by the age, and every part inline that is small enough and fits the packet.
+
+    Args:
+        envelope: without the parts' bytes.
+        data: the parts' bytes where they are at hand, in the envelope's order.
+        age_s: run time since the input was accepted.
+        offer: which offer this is, from 1.
+        packet_limit: the broker's maximum packet size in bytes.
+    """
+    room = min(packet_limit, MESSAGE_BYTES) - ENVELOPE_BYTES - 9 * len(envelope.probabilities)
+    parts: list[Part] = []
+    for part, held in zip(envelope.parts, data, strict=True):
+        fits = held is not None and len(held) <= min(INLINE_BYTES, room)
+        room -= part.size if fits else 0
+        parts.append(replace(part, inline=held) if fits else part)
+    return replace(
+        envelope,
+        parts=parts,
+        answer_within_ms=max(0, envelope.answer_within_ms - int(age_s * 1000)),
+        keep_for_s=max(0, int(envelope.keep_for_s - age_s)),
+        offer=min(offer, 1_000_000),
+    )

@@ -1,0 +1,120 @@
+"""When to offer what: the questions that are open, and the moment at which each is next put on the wire. Pure; time is an argument.
+
+What has no receipt is offered again after `receipt_timer_s`, then after twice as long, up to `MAX_TIMER_S`; what has one is asked
+after every `ask_again_s`, because its answer may have been lost. A new connection, and the first sign of life after a silence,
+make everything due at once.
+"""
+
+import heapq
+from dataclasses import dataclass
+
+MAX_TIMER_S = 30.0
+
+
+@dataclass(kw_only=True)
+class Question:
+    """One open question, as the book keeps it. Times are run time in seconds."""
+
+    id: str
+    expires_at: float
+    due_at: float
+    received: bool = False
+    offers: int = 0
+    in_flight: bool = False
+    """An offer is being published now."""
+
+
+class OfferBook:
+    """The open questions of a device, by id and by when they are due."""
+
+    def __init__(self, *, receipt_timer_s: float = 5.0, ask_again_s: float = 60.0) -> None:
+        self._receipt_timer_s = receipt_timer_s
+        self._ask_again_s = ask_again_s
+        self._open: dict[str, Question] = {}
+        self._by_due: list[tuple[float, str]] = []
+        self._by_expiry: list[tuple[float, str]] = []
+        self._heard_at = float("-inf")
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __contains__(self, id_: str) -> bool:
+        return id_ in self._open
+
+    def add(self, question: Question) -> None:
+        """Takes up an open question."""
+        self._open[question.id] = question
+        heapq.heappush(self._by_expiry, (question.expires_at, question.id))
+        heapq.heappush(self._by_due, (question.due_at, question.id))
+
+    def remove(self, id_: str) -> None:
+        """It is answered, expired or refused."""
+        self._open.pop(id_, None)
+
+    def take_due(self, now: float, limit: int) -> list[Question]:
+        """At most ``limit`` questions to offer now, longest due first; each is in flight until `offered`."""
+        taken: list[Question] = []
+        while self._by_due and self._by_due[0][0] <= now and len(taken) < limit:
+            due_at, id_ = heapq.heappop(self._by_due)
+            question = self._open.get(id_)
+            if question is not None and question.due_at == due_at and not question.in_flight:
+                question.in_flight = True
+                taken.append(question)
+        return taken
+
+    def take_expired(self, now: float) -> list[str]:
+        """The questions that are not worth asking any more; they leave the book."""
+        expired: list[str] = []
+        while self._by_expiry and self._by_expiry[0][0] <= now:
+            _, id_ = heapq.heappop(self._by_expiry)
+            if self._open.pop(id_, None) is not None:
+                expired.append(id_)
+        return expired
+
+    def next_at(self, *, offering: bool) -> float:
+        """When something expires or (``offering``) is due, at the earliest; infinity: nothing will."""
+        heaps = (self._by_due, self._by_expiry) if offering else (self._by_expiry,)
+        return min((heap[0][0] for heap in heaps if heap), default=float("inf"))
+
+    def offered(self, id_: str, now: float, *, sent: bool) -> None:
+        """An offer has been published (``sent``), or could not be."""
+        if (question := self._open.get(id_)) is None:
+            return
+        question.in_flight = False
+        question.offers += int(sent)
+        if question.due_at > now:  # the cloud's reply was faster than the broker's acknowledgement
+            self._due(question, question.due_at)
+        elif question.received:
+            self._due(question, now + self._ask_again_s)
+        else:
+            times = min(max(question.offers - 1, 0), 16)
+            self._due(question, now + min(max(MAX_TIMER_S, self._receipt_timer_s), self._receipt_timer_s * 2.0**times))
+
+    def received(self, id_: str, now: float) -> None:
+        """The cloud has stored it."""
+        if (question := self._open.get(id_)) is not None:
+            question.received = True
+            self._due(question, now + self._ask_again_s)
+
+    def busy(self, id_: str, now: float, retry_after_s: float) -> None:
+        """The cloud asks to be offered it again after that time."""
+        if (question := self._open.get(id_)) is not None:
+            self._due(question, now + retry_after_s)
+
+    def connected(self, now: float) -> None:
+        """A new connection: the broker may have forgotten what it held for either side."""
+        for question in self._open.values():
+            question.in_flight = False
+            self._due(question, now)
+
+    def heard(self, now: float) -> None:
+        """A worker has spoken. After a silence, what waits for a receipt need not wait for its timer."""
+        silence_s, self._heard_at = now - self._heard_at, now
+        if silence_s > 2 * self._receipt_timer_s:
+            for question in self._open.values():
+                if not question.received and not question.in_flight and question.offers > 1:
+                    self._due(question, now)
+
+    def _due(self, question: Question, at: float) -> None:
+        question.due_at = at
+        heapq.heappush(self._by_due, (at, question.id))

@@ -1,0 +1,82 @@
+"""Payload above the inline limit, by digest: files that outlive a power cut, or memory. Knows no rows and counts no inputs."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+from outrider_link.files import write_durably
+
+
+class Payloads(Protocol):
+    """Where large payload lies. `hold` and `release` bracket the commit of the rows that refer to it."""
+
+    def hold(self, sha256: str, data: bytes) -> None:
+        """Keeps the bytes, as durably as this place does; `drop` spares them until `release`."""
+
+    def release(self, sha256: str) -> None:
+        """The rows are committed (or never will be)."""
+
+    def drop(self, sha256: str) -> None:
+        """No row refers to it any more."""
+
+    def open(self, sha256: str) -> bytes | Path | None:
+        """The bytes, or the file that holds them; None when they are not here."""
+
+
+class PayloadFiles:
+    """One file a digest in one folder. Safe to use from several threads."""
+
+    def __init__(self, *, folder: Path) -> None:
+        self._folder = folder
+        self._held: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def hold(self, sha256: str, data: bytes) -> None:
+        with self._lock:
+            self._held[sha256] += 1
+        path = self._folder / sha256
+        if not path.exists():
+            write_durably(path, data)
+
+    def release(self, sha256: str) -> None:
+        with self._lock:
+            self._held[sha256] -= 1
+            if self._held[sha256] <= 0:
+                del self._held[sha256]
+
+    def drop(self, sha256: str) -> None:
+        with self._lock:
+            if sha256 not in self._held:
+                (self._folder / sha256).unlink(missing_ok=True)
+
+    def open(self, sha256: str) -> Path | None:
+        path = self._folder / sha256
+        return path if path.is_file() else None
+
+    def sweep(self, wanted: Iterable[str]) -> None:
+        """At start: removes what no row refers to, half-written files included."""
+        known = set(wanted)
+        for path in self._folder.iterdir():
+            if path.name not in known:
+                path.unlink(missing_ok=True)
+
+
+class PayloadMemory:
+    """The same for entries that need not survive a restart."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, bytes] = {}
+
+    def hold(self, sha256: str, data: bytes) -> None:
+        self._held[sha256] = data
+
+    def release(self, sha256: str) -> None:
+        return
+
+    def drop(self, sha256: str) -> None:
+        self._held.pop(sha256, None)
+
+    def open(self, sha256: str) -> bytes | None:
+        return self._held.get(sha256)

@@ -1,0 +1,158 @@
+"""One task's model in use: parts in, the device's own answer and the rule's verdict out. Knows no gate, outbox or account.
+
+Where it computes is measured, not configured: a hop to a thread costs about 0.1 ms, so that an input cheaper than
+`LOOP_MS` is answered on the event loop, and any other in the task's own thread. A model that has not been timed yet hops.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from outrider_engine.model import Model
+from outrider_wire.acceptance import Verdict, judge
+from outrider_wire.errors import BundleMismatchError, CallerInputError, OutriderError
+from outrider_wire.task import Task
+
+LOOP_MS = 1.0
+"""Inputs that cost more than this never hold up the event loop."""
+LOOP_BYTES = 256 * 1024
+"""Nor does an input of more bytes: decoding it takes longer than the ones before it did."""
+_MEMORY = 0.8
+"""How much of the running mean of the cost is kept at each input."""
+_WARM_RUNS = 3
+
+Parts = Mapping[str, bytes | str]
+
+
+class LocalAnswer(NamedTuple):
+    """What the device itself says of one input."""
+
+    model: Model
+    """That answered; by now another one may be in use."""
+    label: str
+    probabilities: list[float]
+    """Calibrated, in the order of the task's labels."""
+    verdict: Verdict
+    prepare_ms: float
+    model_ms: float
+    """Inference and verdict."""
+
+
+class TaskRuntime:
+    """One task's model, swapped without a pause.
+
+    Args:
+        task: what the model answers.
+        model: loaded, and prepared for the bounds of the task's parts.
+    """
+
+    def __init__(self, *, task: Task, model: Model) -> None:
+        self.task = task
+        self.model = model
+        self.served = 0
+        """Inputs answered since the last swap."""
+        self.failed = 0
+        """Inputs on which the model itself failed since the last swap."""
+        self.swaps = 0
+        self._cost_ms = LOOP_MS * 2
+        self._hopped = 0
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"model-{task.name}")
+
+    def warm(self) -> float:
+        """Times the model on zeros, so that the first input already knows where to run. Milliseconds, the best of a few."""
+        self._cost_ms = min(_timed(self.model) for _ in range(_WARM_RUNS))
+        return self._cost_ms
+
+    def swap(self, model: Model) -> None:
+        """The next input gets ``model``, which is loaded and warm; inputs under way finish on the one they began with.
+
+        Raises:
+            BundleMismatchError: it answers another question; nothing has changed.
+        """
+        check_fit(self.task, model)
+        self.model = model
+        self.served = self.failed = 0
+        self.swaps += 1
+        self._cost_ms = LOOP_MS * 2
+
+    def answers_in_loop(self, size: int) -> bool:
+        """Whether an input of that many bytes is answered on the event loop: the model serves one thread at a time."""
+        return self._cost_ms <= LOOP_MS and size <= LOOP_BYTES and not self._hopped
+
+    async def ask(self, parts: Parts) -> LocalAnswer:
+        """`answer`, on the event loop or in the task's thread, whichever costs less."""
+        if self.answers_in_loop(sum(map(len, parts.values()))):
+            return self.answer(parts)
+        self._hopped += 1
+        hop = asyncio.get_running_loop().run_in_executor(self._thread, self.answer, parts)
+        hop.add_done_callback(self._landed)
+        return await asyncio.shield(hop)  # a caller who goes away does not free the thread
+
+    def answer(self, parts: Parts) -> LocalAnswer:
+        """The device's own answer, computed here and now.
+
+        Raises:
+            CallerInputError: the input is not one of the task's.
+            BundleMismatchError: the model failed.
+        """
+        model, started = self.model, time.perf_counter()
+        try:
+            tensors = model.prepare(parts)
+            prepared = time.perf_counter()
+            [inference] = model.infer([tensors])
+        except CallerInputError:
+            raise
+        except OutriderError:
+            self.failed += model is self.model
+            raise
+        verdict = judge(model.manifest.acceptance, inference.probabilities, inference.support)
+        probabilities: list[float] = inference.probabilities.tolist()
+        done = time.perf_counter()
+        self._cost_ms = _MEMORY * self._cost_ms + (1 - _MEMORY) * 1e3 * (done - started)
+        self.served += model is self.model
+        return LocalAnswer(
+            model=model,
+            label=model.labels[max(range(len(probabilities)), key=probabilities.__getitem__)],
+            probabilities=probabilities,
+            verdict=verdict,
+            prepare_ms=1e3 * (prepared - started),
+            model_ms=1e3 * (done - prepared),
+        )
+
+    def close(self) -> None:
+        """Ends the task's thread when the inputs under way are answered."""
+        self._thread.shutdown(wait=True)
+
+    def _landed(self, hop: "asyncio.Future[LocalAnswer]") -> None:
+        self._hopped -= 1
+        if not hop.cancelled():
+            hop.exception()  # seen, should its caller have gone
+
+
+def check_fit(task: Task, model: Model) -> None:
+    """Whether the model answers this task, in the order of its labels.
+
+    Raises:
+        BundleMismatchError: it does not.
+    """
+    manifest = model.manifest
+    if manifest.task != task.name:
+        raise BundleMismatchError(
+            f"the bundle is for task {manifest.task!r}, not for {task.name!r}",
+            reason="other_task",
+            fix="name the bundle that was built for this task",
+        )
+    if list(manifest.labels) != list(task.labels):
+        raise BundleMismatchError(
+            f"the bundle answers {len(manifest.labels)} labels that are not those of task {task.name!r}, or not in its order",
+            reason="other_labels",
+            fix="build the bundle again from this task file",
+        )
+
+
+def _timed(model: Model) -> float:
+    started = time.perf_counter()
+    model.dry_run()
+    return 1e3 * (time.perf_counter() - started)

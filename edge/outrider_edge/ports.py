@@ -1,0 +1,164 @@
+"""The seams of the agent: what its halves say to each other. Types only; knows no SQLite, MQTT or HTTP.
+
+One input's way through them::
+
+    Agent ── ledger.arrived ── runtime.answer ── gate ──┬── answered here: ledger.count_local
+                                                        └── escalated: uplink.escalate(entry)   durable, pending (or an audit)
+    Uplink ── answer, last refusal, expiry ── settled durably (terminal state, set once) ── on_final(report) ── Agent
+
+The account is kept by the ledger alone: ``received`` and ``pending`` rise together in `LedgerPort.arrived`; each of
+`LedgerPort.count_local`, an audit's `UplinkPort.escalate` and the settling of an escalation moves one input out of
+``pending``. ``uncertified`` is counted with a terminal state whose answer is the device's own and not ``certified``.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Literal, Protocol
+
+from msgspec import Struct
+
+from outrider_engine.model import Model
+from outrider_wire.messages import Milliseconds, Modality
+from outrider_wire.report import Account, AnswerReport
+from outrider_wire.task import Task
+
+
+class OutboxPart(Struct, kw_only=True, frozen=True):
+    """One part of an input on its way out. Whether its bytes travel inline or are pulled is the uplink's choice."""
+
+    name: str
+    modality: Modality
+    media_type: str
+    data: bytes
+    """Text is UTF-8."""
+
+
+class OutboxEntry(Struct, kw_only=True, frozen=True):
+    """One escalation, as the agent hands it over: what goes to the cloud, and what the device must still know of it."""
+
+    id: str
+    task: str
+    parts: list[OutboxPart]
+    why: str
+    """``low_confidence``, ``unsupported``, ``no_certificate``, ``requested`` or ``audit``."""
+    model: str
+    """Digest of the bundle that answered."""
+    label: str
+    probabilities: list[float]
+    audit: float = 0.0
+    """The sampling probability of an audit; 0: no audit."""
+    answer_within_ms: int
+    """Counted from now; an offer carries what is left of it."""
+    keep_for_s: int
+    """Counted from now, over restarts and reboots; an offer carries what is left of it."""
+    group: str = ""
+    state: Literal["pending", "edge"]
+    """``edge``: an audit. Its answer is given and its terminal state set; what the cloud says will not change either."""
+    report: AnswerReport
+    """So far, its ``probabilities`` in the task's order: what a look-up by id gives until it is settled."""
+    durability: Literal["disk", "memory"] = "disk"
+
+
+OnFinal = Callable[[AnswerReport], Awaitable[None]]
+"""Told by the uplink when an input that was pending has its terminal state, after that is durable. Never told of audits:
+their answers are given. Must not raise."""
+
+
+class UplinkPort(Protocol):
+    """The way to the cloud. Real: `outrider_edge.uplink.Uplink`; without a broker: `outrider_edge.uplink.AloneUplink`."""
+
+    @property
+    def enabled(self) -> bool:
+        """Whether a broker is configured at all. Without one nothing is ever escalated."""
+        ...
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker can be reached now."""
+        ...
+
+    async def escalate(self, entry: OutboxEntry) -> None:
+        """Returns when the entry is durable (as its durability asks); offers it as soon as it can.
+
+        `LedgerPort.arrived` has counted it; its commit counts the rest: it stays ``pending``, or, an audit, becomes
+        ``edge`` and ``audited``.
+
+        Raises:
+            OutriderError: it cannot be kept (reason ``outbox_full``, or the disk fails); nothing is kept or counted.
+        """
+        ...
+
+    def listen(self, on_final: OnFinal) -> None:
+        """Names whom to tell of outcomes; called once, before the uplink is started."""
+        ...
+
+
+class LedgerPort(Protocol):
+    """The account and the escalated inputs. Real: `outrider_edge.outbox.Outbox`.
+
+    The three counting methods are plain and cheap: they change numbers in memory, and a flush makes what is complete
+    durable within a second, so that the account on disk adds up after a kill too (an input in flight is in neither sum).
+    """
+
+    def arrived(self, task: str) -> None:
+        """An input is here: ``received`` and ``pending`` rise."""
+        ...
+
+    def count_local(self, task: str, state: Literal["edge", "memory", "refused"], *, uncertified: bool = False) -> None:
+        """An input that was never escalated ends: ``pending`` falls, ``state`` rises, and ``uncertified`` when it is so."""
+        ...
+
+    def account(self, task: str = "") -> Account:
+        """The account of one task, or of all."""
+        ...
+
+    async def find(self, input_id: str) -> AnswerReport | None:
+        """The report of an escalated input, as it stands; None: unknown, never escalated, or forgotten after its retention."""
+        ...
+
+
+class TaskFigures(Struct, kw_only=True, frozen=True):
+    """What a device tells of one task besides its account: the body of a `outrider_wire.messages.Telemetry`."""
+
+    task: str
+    confidence: list[int]
+    """Histogram of the small model's confidence in equal bins over [0, 1], since the start."""
+    edge_ms: Milliseconds
+    """``p50``, ``p95`` of the recent answers given here."""
+    cloud_ms: Milliseconds
+    """``p50``, ``p95`` of the recent round trips."""
+
+
+class FiguresPort(Protocol):
+    """Where telemetry comes from. Real: `outrider_edge.metrics.Metrics`."""
+
+    def figures(self) -> list[TaskFigures]:
+        """One entry a task."""
+        ...
+
+
+class RuntimePort(Protocol):
+    """One task's model in use, as the updater sees it. Real: `outrider_edge.pipeline.TaskRuntime`."""
+
+    @property
+    def task(self) -> Task:
+        """The task that it answers."""
+        ...
+
+    @property
+    def model(self) -> Model:
+        """The model that the next input gets."""
+        ...
+
+    @property
+    def served(self) -> int:
+        """Inputs answered since the last swap."""
+        ...
+
+    @property
+    def failed(self) -> int:
+        """Inputs on which the model itself failed since the last swap; a caller's bad input is none."""
+        ...
+
+    def swap(self, model: Model) -> None:
+        """The next input gets ``model``, which is loaded and warm; inputs under way finish on the one they began with."""
+        ...

@@ -1,0 +1,161 @@
+"""The shipped students' networks: a small convolutional net, alone or fused with hashed words. Knows no task and no training.
+
+Any module may stand in for them: ``forward(*tensors) -> logits``, tensors in the order of its inputs. Optional:
+``pooled(*tensors)`` gives the features that the support distance is taken on, and ``encode(first)`` with
+``fuse(features, *rest)`` lets many questions about one image share its encoding.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+
+@runtime_checkable
+class Splits(Protocol):
+    """A module whose first input is encoded once, however many rows share it."""
+
+    def encode(self, first: Tensor) -> Tensor:
+        """Features (n, width) of the first input."""
+        ...
+
+    def fuse(self, features: Tensor, *rest: Tensor) -> Tensor:
+        """Logits (n, labels) from those features and the other inputs."""
+        ...
+
+
+@runtime_checkable
+class Pools(Protocol):
+    """A module that says what its support distance is taken on."""
+
+    def pooled(self, *tensors: Tensor) -> Tensor:
+        """Features (n, d)."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """The sizes of a student."""
+
+    image: int
+    """Height and width of the image, in pixels."""
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    width: int
+    """Features of the image, and of the question."""
+    words: int = 0
+    """Buckets of hashed words; 0 for a student without text."""
+    bigrams: bool = False
+    word_layers: int = 1
+    head: int = 64
+
+
+class ImageEncoder(nn.Module):
+    """Convolutions, then one dense layer: (n, 3, image, image) → (n, width)."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        sizes = (3, *shape.channels)
+        self.convolutions = nn.Sequential(
+            *(_convolution(a, b, stride) for a, b, stride in zip(sizes, shape.channels, shape.strides, strict=False))
+        )
+        side = shape.image
+        for stride in shape.strides:
+            side = -(-side // stride)
+        self.dense = nn.Sequential(
+            nn.Flatten(), nn.Dropout(0.2), nn.Linear(shape.channels[-1] * side * side, shape.width), nn.ReLU()
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Features (n, width)."""
+        features: Tensor = self.dense(self.convolutions(image))
+        return features
+
+    def pooled(self, image: Tensor) -> Tensor:
+        """Mean and log-variance of each map of the first and of the last convolution: (n, 2 × (first + last))."""
+        first = self.convolutions[0](image)
+        last = self.convolutions[1:](first)
+        return torch.cat([*_moments(first), *_moments(last)], 1)
+
+
+class ImageNet(nn.Module):
+    """One image → logits (n, labels)."""
+
+    def __init__(self, shape: Shape, labels: int) -> None:
+        super().__init__()
+        self.encoder = ImageEncoder(shape)
+        self.head = _dense(shape.width, shape.head, labels)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits."""
+        return self.fuse(self.encode(image))
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Features (n, width)."""
+        features: Tensor = self.encoder(image)
+        return features
+
+    def fuse(self, features: Tensor) -> Tensor:
+        """Logits from features."""
+        logits: Tensor = self.head(features)
+        return logits
+
+    def pooled(self, image: Tensor) -> Tensor:
+        """Features of the support distance."""
+        return self.encoder.pooled(image)
+
+
+class ImageTextNet(nn.Module):
+    """One image and one text as hashed words → logits (n, labels). The question gates the image's features."""
+
+    def __init__(self, shape: Shape, labels: int) -> None:
+        super().__init__()
+        self.encoder = ImageEncoder(shape)
+        self.question = _dense(shape.words, *[shape.width] * shape.word_layers)
+        self.head = _dense(2 * shape.width, shape.head, labels)
+
+    def forward(self, image: Tensor, text: Tensor) -> Tensor:
+        """Logits."""
+        return self.fuse(self.encode(image), text)
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Features (n, width) of the image."""
+        features: Tensor = self.encoder(image)
+        return features
+
+    def fuse(self, features: Tensor, text: Tensor) -> Tensor:
+        """Logits from an image's features and a question's words."""
+        question = self.question(text)
+        logits: Tensor = self.head(torch.cat([features * question, question], 1))
+        return logits
+
+    def pooled(self, image: Tensor, text: Tensor) -> Tensor:
+        """Features of the support distance: the image's alone."""
+        del text
+        return self.encoder.pooled(image)
+
+
+def _moments(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Per map, (n, channels) each. The floor keeps the logarithm of a flat map, and the noise of INT8 in it, bounded."""
+    mean = maps.mean((2, 3), keepdim=True)
+    away = maps - mean
+    return mean.flatten(1), torch.log((away * away).mean((2, 3)) + 1e-3)
+
+
+def _convolution(channels_in: int, channels_out: int, stride: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False), nn.BatchNorm2d(channels_out), nn.ReLU()
+    )
+
+
+def _dense(*sizes: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for a, b in zip(sizes, sizes[1:], strict=False):
+        layers += [nn.Linear(a, b), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def parameters(module: nn.Module) -> int:
+    """How many numbers a module learns."""
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,158 @@
+"""The table of students that ship by name, and the way to one's own. Knows what each reads; trains nothing."""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from outrider_export.augment import Capture, Jitter
+from outrider_export.networks import ImageNet, ImageTextNet, Shape
+from outrider_export.training import TrainingPlan
+from outrider_wire.errors import OperatorConfigError
+from outrider_wire.manifest import ModelInput, Step
+from outrider_wire.task import InputPart, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """A model by name: what it reads of a task, how it is made, how it is trained."""
+
+    inputs: Callable[[Task], list[ModelInput]]
+    build: Callable[[Task], nn.Module]
+    plan: TrainingPlan
+    name: str = ""
+
+
+def image_input(part: InputPart, side: int) -> ModelInput:
+    """An image as (3, side, side) in 0..1."""
+    steps = [
+        Step(op="decode_image", args={"mode": "RGB"}),
+        Step(op="resize", args={"height": side, "width": side, "method": "area"}),
+        Step(op="scale", args={"by": 1 / 255}),
+        Step(op="channels_first"),
+    ]
+    return ModelInput(part=part.name, tensor=part.name, steps=steps, shape=[3, side, side])
+
+
+def text_input(part: InputPart, buckets: int, *, bigrams: bool) -> ModelInput:
+    """A text as counts of hashed words (buckets,)."""
+    steps = [Step(op="hashed_words", args={"buckets": buckets, "bigrams": bigrams})]
+    return ModelInput(part=part.name, tensor=part.name, steps=steps, shape=[buckets])
+
+
+def inputs_for(task: Task, shape: Shape) -> list[ModelInput]:
+    """What a student of that shape reads: the task's image, and its text when the student has words.
+
+    Raises:
+        OperatorConfigError: the task has other parts.
+    """
+    wanted = ["image", "text"] if shape.words else ["image"]
+    if sorted(part.modality for part in task.inputs) != wanted:
+        raise OperatorConfigError(
+            f"this student reads one part each of {' and '.join(wanted)}, and task {task.name} has "
+            f"{', '.join(part.modality for part in task.inputs)}",
+            reason="wrong_parts",
+            fix=f"choose another of {', '.join(ARCHITECTURES)}, or name your own as module:attribute",
+        )
+    by_modality = {part.modality: part for part in task.inputs}
+    inputs = [image_input(by_modality["image"], shape.image)]
+    if shape.words:
+        inputs.append(text_input(by_modality["text"], shape.words, bigrams=shape.bigrams))
+    return inputs
+
+
+def student(name: str, shape: Shape, plan: TrainingPlan) -> Architecture:
+    """An architecture of one of the shipped networks at these sizes."""
+    network = ImageTextNet if shape.words else ImageNet
+    return Architecture(
+        name=name,
+        inputs=lambda task: inputs_for(task, shape),
+        build=lambda task: network(shape, len(task.labels)),
+        plan=plan,
+    )
+
+
+SMALL = Shape(image=32, channels=(16, 24, 32), strides=(2, 2, 2), width=48)
+LARGE = Shape(image=64, channels=(24, 32, 48, 64), strides=(2, 2, 2, 1), width=192, head=192)
+SMALL_PLAN = TrainingPlan(
+    epochs=120, subjects=32, learning_rate=4e-3, weight_decay=1e-2, jitter=Jitter(translate=3, gain=0.1, noise=0.03)
+)
+LARGE_PLAN = TrainingPlan(
+    epochs=20, subjects=64, rows_per_subject=8, learning_rate=3e-3, weight_decay=1e-3, capture=Capture()
+)
+ARCHITECTURES = {
+    each.name: each
+    for each in (
+        student("image-small", SMALL, SMALL_PLAN),
+        student("image-large", LARGE, LARGE_PLAN),
+        student("image-text-small", replace(SMALL, words=96), SMALL_PLAN),
+        student("image-text-large", replace(LARGE, words=512, bigrams=True, word_layers=2), LARGE_PLAN),
+    )
+}
+"""Name → architecture."""
+
+
+def find_architecture(name: str) -> Architecture:
+    """An architecture of the table, or one's own as ``module:attribute``.
+
+    The attribute is an `Architecture`, or a class or function that makes a module from a `Task` (it then reads what the
+    shipped students read, and is trained as `image-large` is).
+
+    Raises:
+        OperatorConfigError: no such name, module or attribute, or it is neither of these.
+    """
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name]
+    module, _, attribute = name.partition(":")
+    if not attribute:
+        raise OperatorConfigError(
+            f"there is no student {name!r}",
+            reason="unknown_student",
+            fix=f"choose {', '.join(ARCHITECTURES)}, or name your own as module:attribute",
+        )
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise OperatorConfigError(
+            f"student {name!r} cannot be imported: {error}",
+            reason="unknown_student",
+            fix="put its folder on PYTHONPATH and name it as module:attribute",
+        ) from error
+    if isinstance(found, Architecture):
+        return replace(found, name=name)
+    if not callable(found):
+        raise OperatorConfigError(
+            f"{name} is a {type(found).__name__}",
+            reason="unknown_student",
+            fix="name an Architecture, or a class or function that makes a torch module from a Task",
+        )
+    return Architecture(name=name, inputs=default_inputs, build=found, plan=LARGE_PLAN)
+
+
+def default_inputs(task: Task) -> list[ModelInput]:
+    """What an own module reads unless it says otherwise: images as 64 × 64, texts as 512 hashed words, in the task's order.
+
+    Raises:
+        OperatorConfigError: the task has a part of another modality.
+    """
+    makers: dict[str, Callable[[InputPart], ModelInput]] = {
+        "image": lambda part: image_input(part, LARGE.image),
+        "text": lambda part: text_input(part, 512, bigrams=True),
+    }
+    strange = sorted({part.modality for part in task.inputs} - makers.keys())
+    if strange:
+        raise OperatorConfigError(
+            f"there are no default steps for {strange[0]} parts",
+            reason="wrong_parts",
+            fix="name an Architecture whose inputs(task) says how each part becomes a tensor",
+        )
+    return [makers[part.modality](part) for part in task.inputs]
+
+
+def new_module(architecture: Architecture, task: Task, *, seed: int) -> nn.Module:
+    """An untrained module; the same seed gives the same weights, and the caller's random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return architecture.build(task)

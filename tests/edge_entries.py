@@ -1,0 +1,83 @@
+"""Outbox entries and a clock that tests turn by hand."""
+
+import hashlib
+import itertools
+from typing import Any
+
+from outrider_edge.ports import OutboxEntry, OutboxPart
+from outrider_edge.runtime_clock import RunClock
+from outrider_wire.messages import Answer
+from outrider_wire.report import AnswerReport
+
+MODEL = hashlib.sha256(b"a bundle").hexdigest()
+LABELS = ("red", "green", "blue")
+_NUMBERS = itertools.count(1)
+
+
+def new_id() -> str:
+    """A fresh id of the right shape."""
+    return f"01990000-0000-7000-8000-{next(_NUMBERS):012x}"
+
+
+def make_entry(
+    *parts: bytes, id_: str = "", task: str = "colours", audit: bool = False, certified: bool = False, **fields: Any
+) -> OutboxEntry:
+    """An escalation (or audit) with one image part for each of ``parts``."""
+    id_ = id_ or new_id()
+    report = AnswerReport(
+        id=id_,
+        task=task,
+        state="edge" if audit else "pending",
+        label="red",
+        confidence=0.5,
+        threshold=0.8,
+        answered_by="edge",
+        final=audit,
+        certified=audit or certified,
+        audited=audit,
+        why="accepted" if audit else "low_confidence",
+        model="1",
+        model_digest=MODEL,
+        probabilities=dict(zip(LABELS, (0.5, 0.3, 0.2), strict=True)),
+        ms={"total": 1.0},
+    )
+    values: dict[str, Any] = {
+        "why": "audit" if audit else "low_confidence",
+        "audit": 0.02 if audit else 0.0,
+        "answer_within_ms": 2_000,
+        "keep_for_s": 3_600,
+        "state": report.state,
+        **fields,
+    }
+    return OutboxEntry(
+        id=id_,
+        task=task,
+        parts=[
+            OutboxPart(name=f"image-{place}", modality="image", media_type="image/png", data=data)
+            for place, data in enumerate(parts or (b"pixels",))
+        ],
+        model=MODEL,
+        label="red",
+        probabilities=[0.5, 0.3, 0.2],
+        report=report,
+        **values,
+    )
+
+
+def make_answer(id_: str, label: str = "blue", **fields: Any) -> Answer:
+    """What a large model would say."""
+    values = {"confidence": 0.9, "probabilities": [0.05, 0.05, 0.9], "strategy": "shunt", "model": "large-1", **fields}
+    return Answer(id=id_, task=values.pop("task", "colours"), label=label, **values)
+
+
+class HandClock:
+    """Run time that passes when a test says so."""
+
+    def __init__(self, now: float = 1_000.0, boot_id: str = "boot-1") -> None:
+        self.now = now
+        self.boot_id = boot_id
+
+    @property
+    def clock(self) -> RunClock:
+        """What the code under test is given."""
+        return RunClock(boot_id=self.boot_id, now=lambda: self.now)

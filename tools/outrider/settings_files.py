@@ -1,0 +1,151 @@
+"""The three kinds of file that a person writes: edge.toml, cloud.toml and a task. Knows which is which, and where a value came from."""
+
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from outrider.environment import overrides_from, settings_of
+from outrider_wire.errors import OperatorConfigError
+from outrider_wire.task import Task, parse_task
+
+FileKind = Literal["edge", "cloud", "task"]
+KINDS: tuple[FileKind, ...] = ("edge", "cloud", "task")
+Origin = Literal["default", "file", "environment"]
+
+
+class Setting(NamedTuple):
+    """One value in force."""
+
+    name: str
+    value: Any
+    origin: Origin
+
+
+def prefix(kind: FileKind) -> str:
+    """What the variables of that kind begin with."""
+    return f"OUTRIDER_{kind.upper()}"
+
+
+def struct_of(kind: FileKind) -> type[msgspec.Struct]:
+    """The type that a file of that kind must fit."""
+    if kind == "edge":
+        from outrider_edge.config import EdgeConfig
+
+        return EdgeConfig
+    if kind == "cloud":
+        from outrider_cloud.config import CloudConfig
+
+        return CloudConfig
+    return Task
+
+
+def environment_of(kind: FileKind) -> dict[str, Any]:
+    """Overrides that the environment holds for that kind; a task takes none."""
+    return {} if kind == "task" else overrides_from(struct_of(kind), prefix(kind), os.environ)
+
+
+def load(kind: FileKind, path: Path) -> msgspec.Struct:
+    """The checked value of a file, the environment applied.
+
+    Raises:
+        OperatorConfigError: with file, line, what is wrong there and what to do.
+    """
+    if kind == "edge":
+        from outrider_edge.config import load_edge_config
+
+        return load_edge_config(path, environment_of(kind))
+    if kind == "cloud":
+        from outrider_cloud.config import load_cloud_config
+
+        return load_cloud_config(path, environment_of(kind))
+    return read_task(path)
+
+
+def read_task(path: Path) -> Task:
+    """The task in a file.
+
+    Raises:
+        OperatorConfigError: it cannot be read, or is no task.
+    """
+    return parse_task(read_text(path), str(path))
+
+
+def read_text(path: Path) -> str:
+    """The text of a file that the operator named.
+
+    Raises:
+        OperatorConfigError: it is missing, unreadable or not UTF-8.
+    """
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        what = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise OperatorConfigError(
+            f"{path} cannot be read: {what}", reason="unreadable_file", fix="name an existing text file"
+        ) from error
+
+
+def kind_of(path: Path) -> FileKind:
+    """Which kind a file is, by its name, else by the keys that it sets.
+
+    Raises:
+        OperatorConfigError: neither tells.
+    """
+    for kind in KINDS:
+        if kind in path.stem.lower():
+            return kind
+    keys = set(raw(path))
+    fitting = {kind: len(keys & _fields(kind)) for kind in KINDS}
+    best = max(fitting, key=lambda kind: fitting[kind])
+    if not fitting[best] or list(fitting.values()).count(fitting[best]) > 1:
+        raise OperatorConfigError(
+            f"{path} could be any kind of file", reason="unknown_kind", fix=f"add --kind {'|'.join(KINDS)}"
+        )
+    return best
+
+
+def raw(path: Path) -> dict[str, Any]:
+    """The keys of a TOML file; none where it is not TOML, which `load` explains."""
+    try:
+        return tomllib.loads(read_text(path))
+    except tomllib.TOMLDecodeError:
+        return {}
+
+
+def origins(kind: FileKind, path: Path) -> Iterator[Setting]:
+    """Every value in force, and where it came from."""
+    values = msgspec.to_builtins(load(kind, path))
+    file, environment = raw(path), environment_of(kind)
+    for keys in _leaves(struct_of(kind), values):
+        origin: Origin = "environment" if _has(environment, keys) else "file" if _has(file, keys) else "default"
+        yield Setting(".".join(keys), _at(values, keys), origin)
+
+
+def _leaves(kind: type[msgspec.Struct], values: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Scalars by their path, then what repeats by its top key."""
+    scalars = [keys for keys, _ in settings_of(kind)]
+    yield from scalars
+    tops = {keys[0] for keys in scalars}
+    yield from ((key,) for key in values if key not in tops)
+
+
+def _fields(kind: FileKind) -> set[str]:
+    return {field.encode_name for field in msgspec.structs.fields(struct_of(kind))}
+
+
+def _has(table: Mapping[str, Any], keys: tuple[str, ...]) -> bool:
+    for key in keys:
+        if not isinstance(table, Mapping) or key not in table:
+            return False
+        table = table[key]
+    return True
+
+
+def _at(table: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
+    for key in keys:
+        table = table[key]
+    return table

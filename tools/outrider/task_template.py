@@ -1,0 +1,100 @@
+"""A starting task file, with every setting explained beside it. Writes text; knows no model and no file."""
+
+import json
+from collections.abc import Sequence
+from typing import Literal
+
+from outrider_wire.task import Task, parse_task
+
+Kind = Literal["image", "image-text", "text"]
+
+_PARTS: dict[str, str] = {
+    "image": """\
+[[inputs]]
+name = "image"
+modality = "image"         # PNG or JPEG; also: text, audio, series
+max_bytes = 4194304        # larger ones are refused before they are decoded
+max_pixels = 4000000       # judged from the header
+""",
+    "text": """\
+[[inputs]]
+name = "question"
+modality = "text"
+max_bytes = 4096
+""",
+}
+_KINDS: dict[str, tuple[str, ...]] = {"image": ("image",), "image-text": ("image", "text"), "text": ("text",)}
+
+_HEAD = """\
+# A task: one product question, what an answer can be, and what is promised of it.
+# Check it with: outrider task check {source}
+
+schema = 1
+name = {name}              # a-z, 0-9 and -: it becomes part of MQTT topics and paths
+description = ""
+"""
+
+_REST = """\
+
+[answer]
+kind = "classes"
+labels = [                  # in this order everywhere; a model is made for exactly these
+{labels}
+]
+
+[prompt]
+text = ""                   # what a large model that reads language is told
+
+[policy]
+target_risk = 0.05          # r*: at most this share of what the device keeps may be wrong …
+confidence = 0.95           # … and the certificate is this sure of it
+answer_within_ms = 2000     # how long the application waits for a final answer, unless it says otherwise
+keep_for_s = 86400          # how long an escalation is worth having, late or not
+audit_rate = 0.02           # share of kept inputs that is sent as well, to watch the promise
+durability = "disk"         # memory: faster, and escalations do not survive a restart
+mode = "live"               # shadow: answer locally, and record what would be escalated
+
+[privacy]
+escalate = true             # false: nothing leaves the device; what it is unsure of says so
+keep_examples = true        # false: the cloud answers and forgets
+"""
+
+
+def task_text(*, name: str, labels: Sequence[str], kind: Kind = "image", source: str = "task.toml") -> str:
+    """The TOML of a starting task: valid, commented, with default policy.
+
+    Raises:
+        OperatorConfigError: the name or a label is not one.
+    """
+    inputs = "\n".join(["", *(_PARTS[part] for part in _KINDS[kind])])
+    listed = "\n".join(f"  {_quoted(label)}," for label in labels)
+    text = _HEAD.format(source=source, name=_quoted(name)) + inputs + _REST.format(labels=listed)
+    parse_task(text, source)
+    return text
+
+
+def summary(task: Task) -> list[tuple[str, str]]:
+    """What a task says, as (name, value), with what its promise costs in labelled rows."""
+    from outrider_wire.certificate import items_needed
+
+    policy, risk = task.policy, task.policy.target_risk
+    needed = [items_needed(risk, task.delta, errors) for errors in (0, 5)]
+    leaves = "nothing" if not task.privacy.escalate else "inputs that the device does not keep, and audits of those it keeps"
+    return [
+        ("inputs", ", ".join(f"{part.name} ({part.modality}, ≤ {part.max_bytes} B)" for part in task.inputs)),
+        ("labels", f"{len(task.labels)}: {', '.join(task.labels[:12])}{' …' if len(task.labels) > 12 else ''}"),
+        ("promise", f"at most {risk:.1%} of what is kept is wrong, with confidence {policy.confidence:.0%}"),
+        (
+            "rows to certify that",
+            f"at least {needed[0]} kept certification rows without an error, {needed[1]} with 5",
+        ),
+        ("final answer within", f"{policy.answer_within_ms} ms"),
+        ("audits", f"{policy.audit_rate:.1%} of what is kept"),
+        ("mode", f"{policy.mode}, durable in {'memory only' if policy.durability == 'memory' else 'the outbox on disk'}"),
+        ("leaves the device", leaves),
+    ]
+
+
+def _quoted(text: str) -> str:
+    """A TOML basic string: JSON's escapes are a subset of TOML's, except DEL, which JSON leaves as it is."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
