@@ -1,7 +1,9 @@
-"""Outbox entries and a clock that tests turn by hand."""
+"""Outbox entries, a clock that tests turn by hand, and patience."""
 
+import asyncio
 import hashlib
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 from outrider_edge.ports import OutboxEntry, OutboxPart
@@ -81,3 +83,10 @@ class HandClock:
     def clock(self) -> RunClock:
         """What the code under test is given."""
         return RunClock(boot_id=self.boot_id, now=lambda: self.now)
+
+
+async def until(fact: Callable[[], object], timeout_s: float = 20.0) -> None:
+    """Waits for it."""
+    async with asyncio.timeout(timeout_s):
+        while not fact():  # noqa: ASYNC110 - what is waited for lies in code that rings no bell for tests
+            await asyncio.sleep(0.005)

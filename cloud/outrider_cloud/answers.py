@@ -1,7 +1,9 @@
 """The large model's reply and the small model's distribution become the answer that is sent. Pure."""
 
+import math
 from collections.abc import Mapping, Sequence
 
+from outrider_cloud.large.base import LargeRefusal, LargeReply
 from outrider_cloud.strategies import STRATEGIES
 from outrider_wire.messages import Answer
 from outrider_wire.task import Task
@@ -39,3 +41,20 @@ def make_answer(
         model=model,
         ms={stage: round(value, 3) for stage, value in ms.items()},
     )
+
+
+def check_replies(replies: Sequence[LargeReply | LargeRefusal], asked: int, labels: int) -> None:
+    """Whether a backend has kept to its protocol.
+
+    Raises:
+        ValueError: it has not: a reply is missing, or a distribution is not one over the labels.
+    """
+    if len(replies) != asked:
+        raise ValueError(f"{asked} requests, {len(replies)} replies")
+    for reply in replies:
+        if isinstance(reply, LargeReply) and not (
+            len(reply.probabilities) == labels
+            and all(math.isfinite(p) and p >= 0.0 for p in reply.probabilities)
+            and math.isclose(sum(reply.probabilities), 1.0, abs_tol=1e-3)
+        ):
+            raise ValueError(f"not a distribution over {labels} labels")

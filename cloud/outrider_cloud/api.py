@@ -235,7 +235,7 @@ class Api:
         wanted = await _body(request, _AssignRequest)
         if isinstance(wanted.devices, str) and wanted.devices != "all":
             raise CallerInputError(
-                "devices is neither a list of names nor \"all\"", reason="invalid_body", fix="send one of the two"
+                'devices is neither a list of names nor "all"', reason="invalid_body", fix="send one of the two"
             )
         to = None if isinstance(wanted.devices, str) else wanted.devices
         return _json({"release": digest, "counters": await self._releases.assign(digest, to)})
@@ -274,7 +274,9 @@ def _converted(value: str, kind: Any, what: str) -> str:
     try:
         return str(msgspec.convert(value, kind))
     except msgspec.ValidationError as error:
-        raise CallerInputError(f"{value[:80]!r} is no {what}", reason=f"invalid_{what}", fix="64 hexadecimal digits") from error
+        raise CallerInputError(
+            f"{value[:80]!r} is no {what}", reason=f"invalid_{what}", fix="64 hexadecimal digits"
+        ) from error
 
 
 def _json(value: Any, status: int = 200) -> web.Response:

@@ -5,12 +5,13 @@ import logging
 import signal
 
 from outrider_cloud.config import CloudConfig
-from outrider_cloud.service import CloudService
+from outrider_cloud.large.table import load_large
+from outrider_cloud.service import CloudService, LoadLarge
 
 log = logging.getLogger(__name__)
 
 
-async def serve(config: CloudConfig) -> None:
+async def serve(config: CloudConfig, *, load: LoadLarge = load_large) -> None:
     """Runs the cloud until SIGTERM or SIGINT, then finishes what is in hand.
 
     Raises:
@@ -22,7 +23,7 @@ async def serve(config: CloudConfig) -> None:
     for number in signals:
         loop.add_signal_handler(number, stop.set)
     try:
-        async with CloudService(config) as service:
+        async with CloudService(config, load=load) as service:
             log.info("cloud.serving", extra={"api": service.url, "broker": config.broker.url, "worker": service.name})
             await stop.wait()
             log.info("cloud.stopping")

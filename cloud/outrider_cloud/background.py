@@ -23,9 +23,11 @@ class Background:
         return task
 
     async def drain(self, timeout_s: float) -> None:
-        """Waits for what runs, then cancels what is left."""
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=timeout_s)
+        """Waits for what runs and for what that starts, then cancels what is left."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout_s
+        while self._tasks and (left_s := until - loop.time()) > 0:
+            await asyncio.wait(self._tasks, timeout=left_s)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -3,13 +3,14 @@
 A file appears under its name only when it is whole, right and on the disk. Knows nothing of who may read it.
 """
 
+import asyncio
 import hashlib
-import os
 import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import BinaryIO
 
-from outrider_link.files import fsync_dir, write_durably
+from outrider_link.files import fsync_dir, move_durably, write_durably
 from outrider_wire.errors import CallerInputError
 from outrider_wire.limits import BLOB_BYTES
 
@@ -38,6 +39,10 @@ class BlobStore:
         path = self.find(sha256)
         return path.read_bytes() if path else None
 
+    async def load(self, sha256: str) -> bytes | None:
+        """The same beside the event loop."""
+        return await asyncio.to_thread(self.read, sha256)
+
     def put(self, data: bytes) -> str:
         """Stores bytes; their SHA-256."""
         sha256 = hashlib.sha256(data).hexdigest()
@@ -62,18 +67,19 @@ class BlobStore:
                         raise CallerInputError(
                             f"the blob has more than {limit} bytes", reason="too_large", fix="send a smaller file"
                         )
-                    digest.update(chunk)
-                    file.write(chunk)
-                file.flush()
-                os.fsync(file.fileno())
+                    await asyncio.to_thread(_take_in, chunk, digest, file)
             if digest.hexdigest() != sha256:
                 raise CallerInputError(
                     f"the bytes sent have the digest {digest.hexdigest()}, not {sha256}",
                     reason="digest_mismatch",
                     fix="send the file that the digest was taken of",
                 )
-            temporary.replace(path)
-            fsync_dir(path.parent)
+            await asyncio.to_thread(move_durably, temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
         return size
+
+
+def _take_in(chunk: bytes, digest: "hashlib._Hash", file: BinaryIO) -> None:
+    digest.update(chunk)
+    file.write(chunk)

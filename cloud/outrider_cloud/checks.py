@@ -20,7 +20,9 @@ def check_escalation(escalation: Escalation, task_in_topic: str, tasks: Mapping[
     if (task := tasks.get(escalation.task)) is None:
         raise _refused("unknown_task", f"task {escalation.task!r} is not served here")
     if len(escalation.probabilities) != len(task.labels) or escalation.label not in task.labels:
-        raise _refused("labels_mismatch", f"its label or distribution is not over the {len(task.labels)} labels of the task")
+        raise _refused(
+            "labels_mismatch", f"its label or distribution is not over the {len(task.labels)} labels of the task"
+        )
     sent, wanted = [part.name for part in escalation.parts], [part.name for part in task.inputs]
     if missing := sorted(set(wanted) - set(sent)):
         raise _refused("missing_part", f"it lacks part {missing[0]!r}")
@@ -37,7 +39,9 @@ def check_escalation(escalation: Escalation, task_in_topic: str, tasks: Mapping[
 
 def _check_part(part: Part, declared: InputPart) -> None:
     if part.modality != declared.modality:
-        raise _refused("wrong_modality", f"part {part.name!r} is {part.modality}, and the task wants {declared.modality}")
+        raise _refused(
+            "wrong_modality", f"part {part.name!r} is {part.modality}, and the task wants {declared.modality}"
+        )
     if part.size > declared.max_bytes:
         raise _refused(
             "part_too_large", f"part {part.name!r} has {part.size} bytes, more than the {declared.max_bytes} allowed"

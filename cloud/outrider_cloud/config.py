@@ -15,11 +15,11 @@ from msgspec import Meta, Struct, field
 
 from outrider_cloud.strategies import DEFAULT_LAMBDA, MAX_LAMBDA
 from outrider_wire.errors import OperatorConfigError
-from outrider_wire.names import Name
+from outrider_wire.names import NAME_PATTERN, Name
 from outrider_wire.roles import DEFAULT_SHARES, Shares
 from outrider_wire.settings import convert
 from outrider_wire.task import Task, parse_task
-from outrider_wire.topics import DEFAULT_ROOT, WORKERS
+from outrider_wire.topics import DEFAULT_ROOT, RELEASES, WORKERS
 
 DEFAULT_PORT = 8780
 _LARGE = re.compile(r"onnx:.+|zero:(uniform|echo)")
@@ -34,6 +34,10 @@ class BrokerSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
     """Workers of one group share the escalations between them."""
     username: str = ""
     password_file: str = ""
+    ca_file: str = ""
+    """PEM of who signs the broker's certificate; empty: the system's list. For ``mqtts`` only, like the next two."""
+    certificate_file: str = ""
+    key_file: str = ""
 
 
 class ApiSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -140,6 +144,12 @@ def check(config: CloudConfig, source: str = "cloud.toml") -> None:
             reason="open_without_token",
             fix="set api.token_file, or api.host to 127.0.0.1",
         )
+    if config.worker and (config.worker == RELEASES or not re.fullmatch(NAME_PATTERN, config.worker)):
+        raise OperatorConfigError(
+            f"{source}: worker {config.worker!r} cannot be a worker's name",
+            reason="invalid_value",
+            fix=f"use 1 to 64 of a-z 0-9 -, and not {RELEASES!r}",
+        )
     for entry in config.tasks:
         if not _LARGE.fullmatch(entry.large):
             raise OperatorConfigError(
@@ -217,7 +227,13 @@ def _anchored(config: CloudConfig, folder: Path) -> CloudConfig:
         config,
         data_dir=anchor(config.data_dir),
         tasks=[replace(entry, file=anchor(entry.file), large=large(entry.large)) for entry in config.tasks],
-        broker=replace(config.broker, password_file=anchor(config.broker.password_file)),
+        broker=replace(
+            config.broker,
+            password_file=anchor(config.broker.password_file),
+            ca_file=anchor(config.broker.ca_file),
+            certificate_file=anchor(config.broker.certificate_file),
+            key_file=anchor(config.broker.key_file),
+        ),
         api=replace(config.api, token_file=anchor(config.api.token_file)),
         store=replace(config.store, url=f"sqlite:///{anchor(store)}")
         if config.store.url.startswith("sqlite:///")

@@ -26,12 +26,12 @@ class DeadLetter(Struct, kw_only=True, frozen=True):
     head: bytes
 
 
-def park(connection: sa.Connection, letter: DeadLetter) -> None:
+def park(connection: sa.Connection, letter: DeadLetter, *, kept: int = KEPT) -> None:
     """Stores one, and lets the oldest go when there are too many."""
     row = {field: getattr(letter, field) for field in letter.__struct_fields__}
     newest = connection.execute(sa.insert(dead_letters).values(row)).inserted_primary_key
     if newest is not None:
-        connection.execute(sa.delete(dead_letters).where(dead_letters.c.id <= newest[0] - KEPT))
+        connection.execute(sa.delete(dead_letters).where(dead_letters.c.id <= newest[0] - kept))
 
 
 def latest(connection: sa.Connection, limit: int) -> list[dict[str, Any]]:

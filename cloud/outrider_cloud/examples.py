@@ -14,6 +14,10 @@ from sqlalchemy.dialects.sqlite import insert
 from outrider_cloud.schema import examples, payloads
 from outrider_wire.roles import Role
 
+_ADD = insert(examples).on_conflict_do_nothing()
+_ADD_PAYLOADS = insert(payloads).on_conflict_do_nothing()
+_PAYLOAD = sa.select(payloads.c.data).where(payloads.c.sha256 == sa.bindparam("of"))
+
 
 class NewExample(Struct, kw_only=True, frozen=True):
     """One row to add; fields as in `outrider_cloud.schema.examples`."""
@@ -49,18 +53,16 @@ def add_all(connection: sa.Connection, new: Sequence[NewExample]) -> None:
     data = {sha256: payload for one in new for sha256, payload in one.payloads.items()}
     if data:
         rows = [{"sha256": sha256, "data": payload} for sha256, payload in data.items()]
-        connection.execute(insert(payloads).on_conflict_do_nothing(), rows)
+        connection.execute(_ADD_PAYLOADS, rows)
     if new:
         fields = [field for field in NewExample.__struct_fields__ if field != "payloads"]
         values = [{field: getattr(one, field) for field in fields} for one in new]
-        connection.execute(insert(examples).on_conflict_do_nothing(), values)
+        connection.execute(_ADD, values)
 
 
 def payload(connection: sa.Connection, sha256: str) -> bytes | None:
     """The bytes of a part that lives in the database."""
-    data: bytes | None = connection.execute(
-        sa.select(payloads.c.data).where(payloads.c.sha256 == sha256)
-    ).scalar_one_or_none()
+    data: bytes | None = connection.execute(_PAYLOAD, {"of": sha256}).scalar_one_or_none()
     return data
 
 
@@ -73,9 +75,9 @@ def stats(connection: sa.Connection, task: str) -> Mapping[str, Any]:
         return {str(value): n for value, n in rows}
 
     total, groups, labelled = connection.execute(
-        sa.select(
-            sa.func.count(), sa.func.count(sa.distinct(examples.c.group)), sa.func.count(examples.c.label)
-        ).where(here)
+        sa.select(sa.func.count(), sa.func.count(sa.distinct(examples.c.group)), sa.func.count(examples.c.label)).where(
+            here
+        )
     ).one()
     return {
         "task": task,

@@ -29,7 +29,7 @@ class Hub:
         wants = self._topics.of("blob-up", "+", worker=RELEASES, transfer="+")
         return [
             self._topics.shared_escalations(group),
-            f"$share/{group}/{wants}",
+            f"$share/{group}-{RELEASES}/{wants}",  # a group of its own: rumqttd knows one filter a group
             self._topics.of("presence", "+"),
             self._topics.of("reported", "+"),
             self._topics.of("telemetry", "+"),

@@ -22,6 +22,34 @@ MAX_CLAIMS = 5
 _ACCOUNT_NAMES = {"answered": "cloud", "refused": "refused", "expired": "expired", "received": "received"}
 
 
+_IS_IT = sa.and_(inputs.c.device == sa.bindparam("of_device"), inputs.c.id == sa.bindparam("of_id"))
+# Made once: to build and compile a statement anew costs more than to run it.
+_START = insert(inputs).on_conflict_do_nothing()
+_STANDING = sa.select(inputs.c.state, inputs.c.reply).where(_IS_IT)
+_TAKE = (
+    sa.update(inputs)
+    .where(_IS_IT, inputs.c.lease_until_ms < sa.bindparam("now_ms"))
+    .values(worker=sa.bindparam("by"), lease_until_ms=sa.bindparam("until_ms"), claims=inputs.c.claims + 1)
+)
+_SETTLE = (
+    sa.update(inputs)
+    .where(_IS_IT, inputs.c.state == "claimed")
+    .values(
+        state=sa.bindparam("as"),
+        reply=sa.bindparam("with"),
+        settled_ms=sa.bindparam("at_ms"),
+        sent=sa.bindparam("was_sent"),
+        request=None,
+    )
+)
+_MARK_SENT = sa.update(inputs).where(_IS_IT).values(sent=True)
+_COUNT = (
+    insert(counts)
+    .values(task=sa.bindparam("task"), name=sa.bindparam("name"), n=1)
+    .on_conflict_do_update(index_elements=["task", "name"], set_={"n": counts.c.n + 1})
+)
+
+
 class Claim(Struct, kw_only=True, frozen=True):
     """What is stored of an escalation while it waits for its answer. Times are UTC milliseconds."""
 
@@ -49,19 +77,15 @@ class Found(NamedTuple):
 def start(connection: sa.Connection, wanted: Claim) -> Found:
     """Claims an input, unless it is settled or another worker's lease on it still runs."""
     row = {field: getattr(wanted, field) for field in wanted.__struct_fields__}
-    fresh = connection.execute(insert(inputs).values(**row, state="claimed", claims=1).on_conflict_do_nothing())
-    if fresh.rowcount == 1:
+    if connection.execute(_START, row | {"state": "claimed", "claims": 1, "sent": False}).rowcount == 1:
         count(connection, wanted.task, "received")
         return Found("claimed")
-    old = connection.execute(sa.select(inputs.c.state, inputs.c.reply).where(_is(wanted.device, wanted.id))).one()
-    if old.state != "claimed":
-        return Found("settled", old.reply)
-    taken = connection.execute(
-        sa.update(inputs)
-        .where(_is(wanted.device, wanted.id), inputs.c.lease_until_ms < wanted.received_ms)
-        .values(worker=wanted.worker, lease_until_ms=wanted.lease_until_ms, claims=inputs.c.claims + 1)
-    )
-    return Found("claimed" if taken.rowcount == 1 else "held")
+    it = {"of_device": wanted.device, "of_id": wanted.id}
+    standing = connection.execute(_STANDING, it).one()
+    if standing.state != "claimed":
+        return Found("settled", standing.reply)
+    lease = {"by": wanted.worker, "until_ms": wanted.lease_until_ms, "now_ms": wanted.received_ms}
+    return Found("claimed" if connection.execute(_TAKE, it | lease).rowcount == 1 else "held")
 
 
 class Settlement(Struct, kw_only=True, frozen=True):
@@ -73,22 +97,21 @@ class Settlement(Struct, kw_only=True, frozen=True):
     state: Settled
     reply: bytes
     settled_ms: int
+    sent: bool = False
+    """Whether the broker has taken the reply already."""
     example: examples.NewExample | None = None
 
 
 def settle(connection: sa.Connection, end: Settlement) -> bytes:
     """Sets the terminal state and the reply, unless there is one; returns the reply that stands."""
-    done = connection.execute(
-        sa.update(inputs)
-        .where(_is(end.device, end.id), inputs.c.state == "claimed")
-        .values(state=end.state, reply=end.reply, settled_ms=end.settled_ms, request=None)
-    )
-    if done.rowcount == 1:
+    it = {"of_device": end.device, "of_id": end.id}
+    values = {"as": end.state, "with": end.reply, "at_ms": end.settled_ms, "was_sent": end.sent}
+    if connection.execute(_SETTLE, it | values).rowcount == 1:
         count(connection, end.task, end.state)
         if end.example is not None:
             examples.add(connection, end.example)
         return end.reply
-    standing = connection.execute(sa.select(inputs.c.reply).where(_is(end.device, end.id))).scalar_one_or_none()
+    standing = reply_to(connection, device=end.device, input_id=end.id)
     return standing or end.reply
 
 
@@ -100,10 +123,27 @@ def record(connection: sa.Connection, *, claim: Claim, end: Settlement) -> bytes
 
 def reply_to(connection: sa.Connection, *, device: str, input_id: str) -> bytes | None:
     """The reply that stands; None while there is none."""
-    reply: bytes | None = connection.execute(
-        sa.select(inputs.c.reply).where(_is(device, input_id))
-    ).scalar_one_or_none()
-    return reply
+    standing = connection.execute(_STANDING, {"of_device": device, "of_id": input_id}).one_or_none()
+    return standing.reply if standing else None
+
+
+def mark_sent(connection: sa.Connection, *, keys: Sequence[tuple[str, str]]) -> None:
+    """Notes that the broker has taken the replies to these (device, id)."""
+    if keys:
+        connection.execute(_MARK_SENT, [{"of_device": device, "of_id": input_id} for device, input_id in keys])
+
+
+def unsent(connection: sa.Connection, *, worker: str, now_ms: int) -> list[dict[str, Any]]:
+    """What ``worker`` has settled, is still wanted, and is not known to have reached the broker."""
+    rows = connection.execute(
+        sa.select(inputs).where(
+            inputs.c.state != "claimed",
+            sa.not_(inputs.c.sent),
+            inputs.c.worker == worker,
+            inputs.c.keep_until_ms > now_ms,
+        )
+    )
+    return [dict(row) for row in rows.mappings()]
 
 
 def take_over(
@@ -113,7 +153,9 @@ def take_over(
     free = inputs.c.lease_until_ms < now_ms
     rows = connection.execute(
         sa.update(inputs)
-        .where(inputs.c.state == "claimed", inputs.c.task.in_(tasks), (free | (inputs.c.worker == worker)) if own else free)
+        .where(
+            inputs.c.state == "claimed", inputs.c.task.in_(tasks), (free | (inputs.c.worker == worker)) if own else free
+        )
         .values(worker=worker, lease_until_ms=lease_until_ms, claims=inputs.c.claims + 1)
         .returning(inputs)
     )
@@ -154,12 +196,4 @@ def total(accounts: Mapping[str, Account]) -> Account:
 
 def count(connection: sa.Connection, task: str, name: str) -> None:
     """One more of ``name`` in the account of ``task``."""
-    connection.execute(
-        insert(counts)
-        .values(task=task, name=name, n=1)
-        .on_conflict_do_update(index_elements=["task", "name"], set_={"n": counts.c.n + 1})
-    )
-
-
-def _is(device: str, input_id: str) -> sa.ColumnElement[bool]:
-    return sa.and_(inputs.c.device == device, inputs.c.id == input_id)
+    connection.execute(_COUNT, {"task": task, "name": name})

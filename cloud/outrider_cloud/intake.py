@@ -12,20 +12,22 @@ from functools import partial
 from typing import Literal
 
 import msgspec
+from sqlalchemy.exc import SQLAlchemyError
 
 from outrider_cloud import dead_letters, inputs
 from outrider_cloud.background import Background
 from outrider_cloud.checks import check_escalation
 from outrider_cloud.clock import now_ms
+from outrider_cloud.deliveries import Deliveries
 from outrider_cloud.jobs import Job, job_from_row, new_job, with_inline
 from outrider_cloud.metrics import Metrics
 from outrider_cloud.pulls import Pulls
-from outrider_cloud.replies import Replies
+from outrider_cloud.settler import Settler
 from outrider_cloud.store import Store
 from outrider_cloud.worker import Worker
 from outrider_link.envelope import Incoming
 from outrider_wire.codec import JSON, MSGPACK, decode
-from outrider_wire.errors import OutriderError, PeerError, PeerMessageError, UnreachableError
+from outrider_wire.errors import BundleDamagedError, OutriderError, PeerError, PeerMessageError
 from outrider_wire.limits import BLOB_BYTES
 from outrider_wire.messages import Answer, Escalation, Receipt, Refusal
 from outrider_wire.names import Identifier
@@ -33,7 +35,7 @@ from outrider_wire.topics import Address
 
 log = logging.getLogger(__name__)
 
-Outcome = Literal["claimed", "repeated", "busy", "dead_letter", "unfetched"]
+Outcome = Literal["claimed", "repeated", "busy", "dead_letter", "unfetched", "failed"]
 
 
 class Intake:
@@ -46,7 +48,8 @@ class Intake:
         workers: Mapping[str, Worker],
         store: Store,
         pulls: Pulls,
-        replies: Replies,
+        settler: Settler,
+        deliveries: Deliveries,
         lease_s: float,
         retry_after_s: float,
         background: Background,
@@ -54,18 +57,24 @@ class Intake:
     ) -> None:
         self.received = 0
         """Offers since the start."""
-        self.outcomes: Counter[Outcome] = Counter()
+        self.outcomes: Counter[str] = Counter()
         self._name = name
         self._workers = workers
         self._tasks = {name: worker.task for name, worker in workers.items()}
         self._store = store
         self._pulls = pulls
-        self._replies = replies
+        self._settler = settler
+        self._deliveries = deliveries
         self._lease_s = lease_s
         self._retry_after_s = retry_after_s
         self._background = background
         self._metrics = metrics
         self._draining = False
+
+    @property
+    def workers(self) -> list[Worker]:
+        """One for each task."""
+        return list(self._workers.values())
 
     def drain(self) -> None:
         """From now on every offer is put off: the process is about to end."""
@@ -95,7 +104,7 @@ class Intake:
         if (known := worker.find(job.key)) is not None:
             self._count(job, "repeated")
             if known.claimed:
-                await self._send(job, Receipt(id=escalation.id))
+                await self._settler.send(job, Receipt(id=escalation.id))
         elif self._draining or worker.full:
             await self._put_off(job)
         else:
@@ -116,7 +125,7 @@ class Intake:
             if input_id:
                 refusal = Refusal(id=input_id, reason=error.reason, detail=str(error)[:2048])
                 coding = JSON if message.content_type == JSON else MSGPACK
-                await self._replies.send(device, refusal, content_type=coding, correlation=message.correlation)
+                await self._deliveries.send(device, refusal, content_type=coding, correlation=message.correlation)
         self._metrics.dead_letters.labels(error.reason).inc()
         log.warning("message.dead", extra={"topic": message.topic[:256], "reason": error.reason, "input": input_id})
         letter = dead_letters.DeadLetter(
@@ -153,7 +162,7 @@ class Intake:
             worker.admit(job)
             taken += 1
             if row["claims"] > inputs.MAX_CLAIMS:
-                self._background.spawn(worker.give_up(job), "settle")
+                worker.refuse(job, "gave_up", "workers ended while they held it, again and again")
             else:
                 worker.enqueue(job)
         if taken:
@@ -167,14 +176,22 @@ class Intake:
         try:
             offered = [part for part in job.escalation.parts if part.inline is None]
             fetched = {part.name: await self._pulls.fetch(job.device, part, keep=keep) for part in offered}
-        except (PeerError, UnreachableError, OutriderError) as error:
+        except (OutriderError, OSError) as error:
             worker.drop(job)
-            self._count(job, "unfetched")
-            log.warning("payload.unfetched", extra={"device": job.device, "input": job.escalation.id, "reason": error.reason})
+            await self._not_fetched(job, error)
             return
         with_inline(job, {name: data for name, data in fetched.items() if data is not None})
         job.ms["pull"] = (loop.time() - started) * 1000
         await self._claim(worker, job)
+
+    async def _not_fetched(self, job: Job, error: OutriderError | OSError) -> None:
+        """Without a receipt the device offers again; where that cannot help, it is told so."""
+        reason = error.reason if isinstance(error, OutriderError) else "disk"
+        self._count(job, "unfetched")
+        log.warning("payload.unfetched", extra={"device": job.device, "input": job.escalation.id, "reason": reason})
+        if isinstance(error, PeerError | BundleDamagedError):
+            refusal = Refusal(id=job.escalation.id, reason="payload_unavailable", detail=str(error)[:2048])
+            await self._settler.send(job, refusal)
 
     async def _claim(self, worker: Worker, job: Job) -> None:
         if job.in_memory:
@@ -182,9 +199,12 @@ class Intake:
             worker.enqueue(job)
             return
         try:
-            found = await self._store.write(partial(inputs.start, wanted=job.claim(worker=self._name, lease_s=self._lease_s)))
-        except Exception:
+            found = await self._store.write(
+                partial(inputs.start, wanted=job.claim(worker=self._name, lease_s=self._lease_s))
+            )
+        except SQLAlchemyError:
             worker.drop(job)
+            self._count(job, "failed")  # no receipt, so the device offers it again
             raise
         if found.outcome == "claimed":
             job.claimed = True
@@ -203,15 +223,12 @@ class Intake:
             await self._repeat(job, reply)
             return
         self._count(job, "busy")
-        await self._send(job, Refusal(id=job.escalation.id, reason="busy", retry_after_s=self._retry_after_s))
+        await self._settler.send(job, Refusal(id=job.escalation.id, reason="busy", retry_after_s=self._retry_after_s))
 
     async def _repeat(self, job: Job, reply: bytes) -> None:
         standing = decode(reply, limit=BLOB_BYTES) if reply else Receipt(id=job.escalation.id)
         if isinstance(standing, Answer | Refusal | Receipt):
-            await self._send(job, standing)
-
-    async def _send(self, job: Job, reply: Answer | Refusal | Receipt) -> None:
-        await self._replies.send(job.device, reply, content_type=job.content_type, correlation=job.correlation)
+            await self._settler.send(job, standing, committed=bool(reply))
 
     def _count(self, job: Job, outcome: Outcome) -> None:
         self.outcomes[outcome] += 1
@@ -225,7 +242,8 @@ class _Id(msgspec.Struct):
 def read_id(message: Incoming) -> str:
     """The input's id in a message that may be broken otherwise; '' when none can be read."""
     try:
-        module = msgspec.json if message.content_type == JSON else msgspec.msgpack
-        return module.decode(message.payload, type=_Id).id
+        if message.content_type == JSON:
+            return msgspec.json.decode(message.payload, type=_Id).id
+        return msgspec.msgpack.decode(message.payload, type=_Id).id
     except (msgspec.MsgspecError, RecursionError, ValueError):
         return ""

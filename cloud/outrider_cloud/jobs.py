@@ -64,7 +64,7 @@ class Job:
             request=encode(self.escalation),
         )
 
-    def example(self, reply: LargeReply, *, key: str, shares: Shares) -> NewExample | None:
+    def example(self, reply: LargeReply, *, model: str, key: str, shares: Shares) -> NewExample | None:
         """What learning keeps of it, with the large model's own distribution; None when the task keeps nothing."""
         if not self.task.privacy.keep_examples:
             return None
@@ -83,6 +83,7 @@ class Job:
             payloads={part.sha256: part.inline for part in sent.parts if part.inline is not None},
             teacher_label=self.task.labels[teacher.index(max(teacher))],
             teacher_probabilities=teacher,
+            teacher_model=model,
             small_label=sent.label,
             small_probabilities=sent.probabilities,
             small_model=sent.model,

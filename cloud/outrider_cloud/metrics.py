@@ -24,7 +24,10 @@ class Metrics:
             "outrider_dead_letters", "Messages that could not be taken", ["reason"], registry=self.registry
         )
         self.errors = Counter(
-            "outrider_errors", "Failures of our own, caught where the work is supervised", ["where"], registry=self.registry
+            "outrider_errors",
+            "Failures of our own, caught where the work is supervised",
+            ["where"],
+            registry=self.registry,
         )
         self.replies_unsent = Counter(
             "outrider_replies_unsent", "Replies the broker did not take; the device asks again", registry=self.registry
@@ -34,7 +37,11 @@ class Metrics:
             "outrider_batch_size", "Inputs a call of the large model", ["task"], buckets=_SIZES, registry=self.registry
         )
         self.model_seconds = Histogram(
-            "outrider_model_seconds", "Time of a call of the large model", ["task"], buckets=_SECONDS, registry=self.registry
+            "outrider_model_seconds",
+            "Time of a call of the large model",
+            ["task"],
+            buckets=_SECONDS,
+            registry=self.registry,
         )
         self.answer_seconds = Histogram(
             "outrider_answer_seconds", "Arrival to committed answer", ["task"], buckets=_SECONDS, registry=self.registry

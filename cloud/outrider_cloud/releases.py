@@ -10,14 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
-
+from outrider_cloud import release_rows
 from outrider_cloud.background import Background
 from outrider_cloud.blobstore import BlobStore
 from outrider_cloud.clock import now_ms
 from outrider_cloud.replies import Publish
-from outrider_cloud.schema import assignments, devices, release_files, releases
 from outrider_cloud.store import Store
 from outrider_engine.walk import walk
 from outrider_link.blobs import BlobHolder
@@ -27,14 +24,12 @@ from outrider_wire.codec import encode
 from outrider_wire.errors import (
     BundleDamagedError,
     BundleMismatchError,
-    CallerInputError,
     CallerUnknownError,
-    OutriderError,
     PeerError,
     UnreachableError,
 )
 from outrider_wire.manifest import Manifest, decode_manifest
-from outrider_wire.messages import Assignment, BlobWant, Desired
+from outrider_wire.messages import BlobWant, Desired
 from outrider_wire.task import Task
 from outrider_wire.topics import Topics
 
@@ -92,7 +87,7 @@ class Releases:
             "created_ms": now_ms(),
         }
         files = {digest: path.stat().st_size} | {entry.sha256: entry.size for entry in manifest.files}
-        await self._store.write(partial(insert_release, row=row, files=files))
+        await self._store.write(partial(release_rows.add, row=row, files=files))
         log.info("release.added", extra={"release": digest, "task": manifest.task, "version": manifest.version})
         return row
 
@@ -102,7 +97,7 @@ class Releases:
         Raises:
             CallerUnknownError: no such release, or no such device.
         """
-        counters = await self._store.write(partial(assign, digest=digest, to=to, stamp_ms=now_ms()))
+        counters = await self._store.write(partial(release_rows.assign, digest=digest, to=to, stamp_ms=now_ms()))
         log.info("release.assigned", extra={"release": digest, "devices": len(counters)})
         for device in counters:
             await self.offer(device)
@@ -110,7 +105,7 @@ class Releases:
 
     async def offer(self, device: str) -> None:
         """Publishes what a device should hold, retained. What the broker does not take is offered when it next connects."""
-        wished = await self._store.read(partial(assigned_to, device=device))
+        wished = await self._store.read(partial(release_rows.assigned_to, device=device))
         if not wished:
             return
         outgoing = Outgoing(
@@ -123,13 +118,15 @@ class Releases:
 
     async def list(self) -> list[dict[str, Any]]:
         """All releases, newest first, each with the number of devices that it is assigned to."""
-        return await self._store.read(list_releases)
+        return await self._store.read(release_rows.listed)
 
     async def on_want(self, device: str, want: BlobWant) -> None:
         """Serves blocks of a release's file; of nothing else, whoever knows its digest."""
         if self._serving[device] >= WANTS_AT_ONCE:
             return
-        if want.sha256 not in self._open_to_devices and await self._store.read(partial(is_released, sha256=want.sha256)):
+        if want.sha256 not in self._open_to_devices and await self._store.read(
+            partial(release_rows.is_released, sha256=want.sha256)
+        ):
             self._open_to_devices.add(want.sha256)
         self._serving[device] += 1
         self._background.spawn(self._serve(device, want), "serve")
@@ -195,64 +192,3 @@ def check_files(manifest: Manifest, blobs: BlobStore) -> None:
             )
         if entry.path in models:
             walk(path.read_bytes())
-
-
-def insert_release(connection: sa.Connection, *, row: dict[str, Any], files: Mapping[str, int]) -> None:
-    """Stores a release and its files; one that is there stays as it is."""
-    connection.execute(insert(releases).values(row).on_conflict_do_nothing())
-    rows = [{"release": row["digest"], "sha256": sha256, "size": size} for sha256, size in files.items()]
-    connection.execute(insert(release_files).on_conflict_do_nothing(), rows)
-
-
-def assign(connection: sa.Connection, *, digest: str, to: Sequence[str] | None, stamp_ms: int) -> dict[str, int]:
-    """Stores the assignment of a release to devices; the counter of each has grown by one."""
-    task = connection.execute(sa.select(releases.c.task).where(releases.c.digest == digest)).scalar_one_or_none()
-    if task is None:
-        raise CallerUnknownError(f"there is no release {digest}", reason="unknown_release", fix="add it first")
-    known = set(connection.execute(sa.select(devices.c.device)).scalars())
-    wanted = sorted(known) if to is None else list(dict.fromkeys(to))
-    if strangers := [device for device in wanted if device not in known]:
-        raise CallerUnknownError(
-            f"no device {strangers[0]!r} was ever heard of", reason="unknown_device", fix="start its agent first"
-        )
-    counters: dict[str, int] = {}
-    for device in wanted:
-        row = {"device": device, "task": task, "release": digest, "counter": 1, "assigned_ms": stamp_ms}
-        counters[device] = connection.execute(
-            insert(assignments)
-            .values(row)
-            .on_conflict_do_update(
-                index_elements=["device", "task"],
-                set_={"release": digest, "counter": assignments.c.counter + 1, "assigned_ms": stamp_ms},
-            )
-            .returning(assignments.c.counter)
-        ).scalar_one()
-    return counters
-
-
-def assigned_to(connection: sa.Connection, *, device: str) -> list[Assignment]:
-    """What one device should hold."""
-    rows = connection.execute(
-        sa.select(assignments.c.task, assignments.c.release, releases.c.size, assignments.c.counter)
-        .join(releases, releases.c.digest == assignments.c.release)
-        .where(assignments.c.device == device)
-        .order_by(assignments.c.task)
-    )
-    return [Assignment(task=row.task, release=row.release, size=row.size, counter=row.counter) for row in rows]
-
-
-def list_releases(connection: sa.Connection) -> list[dict[str, Any]]:
-    """All releases, newest first."""
-    assigned = dict(
-        connection.execute(
-            sa.select(assignments.c.release, sa.func.count()).group_by(assignments.c.release)
-        ).tuples().all()
-    )
-    rows = connection.execute(sa.select(releases).order_by(releases.c.created_ms.desc())).mappings()
-    return [{**row, "devices": assigned.get(row["digest"], 0)} for row in rows]
-
-
-def is_released(connection: sa.Connection, *, sha256: str) -> bool:
-    """Whether any release holds this blob."""
-    found = connection.execute(sa.select(release_files.c.release).where(release_files.c.sha256 == sha256).limit(1))
-    return found.first() is not None

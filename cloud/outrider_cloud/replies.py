@@ -34,8 +34,8 @@ class Replies:
         content_type: str = MSGPACK,
         correlation: bytes | None = None,
         expiry_s: float | None = None,
-    ) -> None:
-        """Publishes a reply. One that the broker does not take is not lost: the device offers again and is told again."""
+    ) -> bool:
+        """Publishes a reply; whether the broker has taken it for somebody who listens."""
         outgoing = Outgoing(
             topic=self._topics.of("answer", device),
             payload=encode(reply, content_type),
@@ -44,7 +44,8 @@ class Replies:
             expiry_s=max(1, round(expiry_s)) if expiry_s is not None else None,
         )
         try:
-            await self._publish(outgoing)
+            return await self._publish(outgoing)
         except (UnreachableError, PeerError) as error:
             self._metrics.replies_unsent.inc()
             log.warning("reply.unsent", extra={"device": device, "input": reply.id, "reason": error.reason})
+            return False

@@ -25,8 +25,10 @@ inputs = sa.Table(
     sa.Column("correlation", sa.LargeBinary),
     sa.Column("request", sa.LargeBinary),  # the escalation, while it is claimed
     sa.Column("reply", sa.LargeBinary),  # the answer or refusal, once settled
+    sa.Column("sent", sa.Boolean, nullable=False),  # whether the broker is known to have taken the reply
     sa.Index("inputs_claimed", "lease_until_ms", sqlite_where=sa.text("state = 'claimed'")),
     sa.Index("inputs_settled", "keep_until_ms", sqlite_where=sa.text("state <> 'claimed'")),
+    sa.Index("inputs_unsent", "worker", sqlite_where=sa.text("state <> 'claimed' AND NOT sent")),
 )
 """Every escalation: claimed by a worker, then in exactly one terminal state, set once."""
 
@@ -151,6 +153,15 @@ certifications = sa.Table(
     sa.UniqueConstraint("task", "data_digest", "use", name="certifications_use"),
 )
 """The certification ledger: the k-th use of the same rows pays δ·6/(π²k²)."""
+
+certified_groups = sa.Table(
+    "certified_groups",
+    METADATA,
+    sa.Column("certification", sa.Integer, sa.ForeignKey("certifications.id"), primary_key=True),
+    sa.Column("group", sa.String(192), primary_key=True),
+    sa.Index("certified_groups_by_group", "group"),
+)
+"""Which groups each certification used, one row of each."""
 
 rounds = sa.Table(
     "rounds",

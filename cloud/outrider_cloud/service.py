@@ -5,7 +5,7 @@ What a stop leaves unanswered stands claimed in the store with its lease given u
 
 import asyncio
 import logging
-import secrets
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -19,19 +19,22 @@ from outrider_cloud.background import Background
 from outrider_cloud.blobstore import BlobStore
 from outrider_cloud.clock import now_ms
 from outrider_cloud.config import BrokerSettings, CloudConfig, TaskSettings, check, read_secret, read_task
+from outrider_cloud.deliveries import Deliveries
 from outrider_cloud.fleet import Fleet
 from outrider_cloud.hub import Hub
 from outrider_cloud.intake import Intake
+from outrider_cloud.large.base import LargeModel
 from outrider_cloud.large.table import load_large
 from outrider_cloud.metrics import Metrics
 from outrider_cloud.pulls import Pulls
 from outrider_cloud.releases import Releases
 from outrider_cloud.replies import Replies
+from outrider_cloud.roles_key import roles_key
+from outrider_cloud.settler import Settler
 from outrider_cloud.store import Store
 from outrider_cloud.worker import Worker
 from outrider_cloud.worker_name import default_name, held
 from outrider_link.envelope import Outgoing, Tls
-from outrider_link.files import write_durably
 from outrider_link.session import MqttSession
 from outrider_wire.errors import OperatorConfigError, OperatorSetupError, UnreachableError
 from outrider_wire.task import Task
@@ -40,18 +43,24 @@ from outrider_wire.topics import Topics
 log = logging.getLogger(__name__)
 
 _DRAIN_S = 10.0
+_TIDY_EVERY_S = 1.0
 _FORGET_EVERY_S = 3600.0
 _FORGET_AFTER_MS = 86_400_000
+
+
+LoadLarge = Callable[[TaskSettings, Task], LargeModel]
+"""Makes the large model of a task, as `outrider_cloud.large.table.load_large` does."""
 
 
 class CloudService:
     """``async with CloudService(config) as service``: everything runs inside the block."""
 
-    def __init__(self, config: CloudConfig) -> None:
+    def __init__(self, config: CloudConfig, *, load: LoadLarge = load_large) -> None:
         self.name = config.worker or default_name()
         self.url = ""
         """Address of the HTTP API, once it runs."""
         self._config = config
+        self._load = load
         self._stack = AsyncExitStack()
         self._topics = Topics(config.broker.root)
         self._metrics = Metrics()
@@ -109,16 +118,41 @@ class CloudService:
         )
         fleet = Fleet(store=store)
         await self._serve_api(store, blobs, releases, fleet, list(served))
-        intake, pulls = await self._make_intake(store, blobs, tasks, folder)
+        replies = Replies(publish=self._publish, topics=self._topics, metrics=self._metrics)
+        deliveries = Deliveries(name=self.name, store=store, replies=replies)
+        settler = Settler(
+            name=self.name, store=store, deliveries=deliveries, lease_s=config.lease_s, metrics=self._metrics
+        )
+        workers = await self._load_workers(tasks, blobs=blobs, settler=settler, roles_key=roles_key(config))
+        pulls = Pulls(
+            publish=self._publish,
+            topics=self._topics,
+            worker=self.name,
+            blobs=blobs,
+            folder=_made(folder / "incoming" / self.name),
+            packet_limit=lambda: self._session.packet_limit if self._session else 0,
+        )
+        intake = Intake(
+            name=self.name,
+            workers=workers,
+            store=store,
+            pulls=pulls,
+            settler=settler,
+            deliveries=deliveries,
+            lease_s=config.lease_s,
+            retry_after_s=config.batch.retry_after_s,
+            background=self._background,
+            metrics=self._metrics,
+        )
         hub = Hub(name=self.name, topics=self._topics, intake=intake, fleet=fleet, releases=releases, pulls=pulls)
         await intake.take_over(own=True)
-        self._session = _session(config.broker, self.name, hub)
+        self._session = _session(config.broker, self.name, hub, deliveries)
         await self._stack.enter_async_context(self._session)
-        self._stack.push_async_callback(self._drain, store, intake)
+        self._stack.push_async_callback(self._drain, store, intake, deliveries)
         self._intake = intake
         for worker in intake.workers:
             self._background.spawn(worker.run(), "worker")
-        housekeeper = asyncio.create_task(self._keep_house(store, intake))
+        housekeeper = asyncio.create_task(self._keep_house(store, intake, deliveries))
         self._stack.callback(housekeeper.cancel)
 
     async def _open_store(self, folder: Path) -> Store:
@@ -155,44 +189,31 @@ class CloudService:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         self.url = f"http://{host}:{runner.addresses[0][1]}"
 
-    async def _make_intake(
-        self, store: Store, blobs: BlobStore, tasks: dict[str, tuple[TaskSettings, Task]], folder: Path
-    ) -> tuple[Intake, Pulls]:
-        config = self._config
-        replies = Replies(publish=self._publish, topics=self._topics, metrics=self._metrics)
-        roles_key = _roles_key(config, folder)
+    async def _load_workers(
+        self,
+        tasks: dict[str, tuple[TaskSettings, Task]],
+        *,
+        blobs: BlobStore,
+        settler: Settler,
+        roles_key: str,
+    ) -> dict[str, Worker]:
         workers: dict[str, Worker] = {}
         for name, (settings, task) in tasks.items():
-            large = await asyncio.to_thread(load_large, settings, task)
+            large = await asyncio.to_thread(self._load, settings, task)
             self._stack.push_async_callback(large.close)
             workers[name] = Worker(
-                name=self.name,
                 task=task,
                 settings=settings,
-                batch=config.batch,
+                batch=self._config.batch,
                 large=large,
-                store=store,
                 parts=blobs,
-                replies=replies,
+                settler=settler,
                 roles_key=roles_key,
-                shares=config.roles.shares,
-                lease_s=config.lease_s,
+                shares=self._config.roles.shares,
                 background=self._background,
                 metrics=self._metrics,
             )
-        pulls = Pulls(publish=self._publish, topics=self._topics, worker=self.name, blobs=blobs, link=self._packet_limit)
-        intake = Intake(
-            name=self.name,
-            workers=workers,
-            store=store,
-            pulls=pulls,
-            replies=replies,
-            lease_s=config.lease_s,
-            retry_after_s=config.batch.retry_after_s,
-            background=self._background,
-            metrics=self._metrics,
-        )
-        return intake, pulls
+        return workers
 
     # --- running
 
@@ -201,32 +222,33 @@ class CloudService:
             raise UnreachableError("not connected to the broker yet", reason="broker_unreachable", fix="wait a moment")
         return await self._session.publish(message)
 
-    def _packet_limit(self) -> int:
-        return self._session.packet_limit if self._session else 0
-
-    async def _keep_house(self, store: Store, intake: Intake) -> None:
-        """Renews our leases, takes over those of workers that fell silent, forgets what no device will ask for."""
-        lease_s, forgotten_at = self._config.lease_s, 0.0
-        loop = asyncio.get_running_loop()
+    async def _keep_house(self, store: Store, intake: Intake, deliveries: Deliveries) -> None:
+        """Second by second; what fails is tried again at its next turn."""
+        loop, lease_s = asyncio.get_running_loop(), self._config.lease_s
+        renew_at, forget_at = loop.time() + lease_s / 3, loop.time()
         while True:
-            await asyncio.sleep(lease_s / 3)
+            await asyncio.sleep(_TIDY_EVERY_S)
             try:
-                until = now_ms() + round(lease_s * 1000)
-                await store.write(partial(inputs.renew, worker=self.name, lease_until_ms=until))
-                await intake.take_over(own=False)
-                if loop.time() - forgotten_at > _FORGET_EVERY_S:
+                await deliveries.flush()
+                if loop.time() >= renew_at:
+                    renew_at = loop.time() + lease_s / 3
+                    until = now_ms() + round(lease_s * 1000)
+                    await store.write(partial(inputs.renew, worker=self.name, lease_until_ms=until))
+                    await intake.take_over(own=False)
+                if loop.time() >= forget_at:
+                    forget_at = loop.time() + _FORGET_EVERY_S
                     await store.write(partial(inputs.forget, before_ms=now_ms() - _FORGET_AFTER_MS))
-                    forgotten_at = loop.time()
             except Exception:  # supervised: a full disk now is no reason never to tidy again
                 log.exception("housekeeping.failed")
                 self._metrics.error("housekeeping")
 
-    async def _drain(self, store: Store, intake: Intake) -> None:
+    async def _drain(self, store: Store, intake: Intake, deliveries: Deliveries) -> None:
         """Takes nothing more, finishes the batches in hand, and gives up the leases on the rest."""
         intake.drain()
         for worker in intake.workers:
             worker.stop()
         await self._background.drain(_DRAIN_S)
+        await deliveries.flush()
         await store.write(partial(inputs.renew, worker=self.name, lease_until_ms=0))
 
 
@@ -247,28 +269,20 @@ def read_tasks(config: CloudConfig) -> dict[str, tuple[TaskSettings, Task]]:
     return tasks
 
 
-def _session(broker: BrokerSettings, name: str, hub: Hub) -> MqttSession:
-    files = {key: Path(value) if value else None for key, value in broker.tls_files.items()}
+def _session(broker: BrokerSettings, name: str, hub: Hub, deliveries: Deliveries) -> MqttSession:
+    def file(name: str) -> Path | None:
+        return Path(name) if name else None
+
     return MqttSession(
         url=broker.url,
         client_id=f"outrider-cloud-{name}",
         subscriptions=hub.subscriptions(broker.group),
         on_message=hub.on_message,
+        on_connected=deliveries.resend,
         username=broker.username or None,
         password=read_secret(broker.password_file, "broker password") if broker.password_file else None,
-        tls=Tls(**files),
+        tls=Tls(ca_file=file(broker.ca_file), cert_file=file(broker.certificate_file), key_file=file(broker.key_file)),
     )
-
-
-def _roles_key(config: CloudConfig, folder: Path) -> str:
-    """The secret of the data roles; made once, for a change would move every group to another role."""
-    if config.roles.key_file:
-        return read_secret(config.roles.key_file, "key of the data roles")
-    path = folder / "roles.key"
-    if not path.exists():
-        write_durably(path, f"{secrets.token_hex(32)}\n".encode())
-        path.chmod(0o600)
-    return read_secret(str(path), "key of the data roles")
 
 
 def _made(folder: Path) -> Path:

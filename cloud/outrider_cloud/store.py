@@ -9,7 +9,7 @@ import asyncio
 import fcntl
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +23,7 @@ from outrider_wire.errors import OperatorSetupError
 
 T = TypeVar("T")
 Change = Callable[[sa.Connection], T]
+_Waiting = tuple[Change[Any], Future[Any]]
 
 _GROUP = 256
 _BUSY_MS = 10_000
@@ -30,6 +31,7 @@ _PRAGMAS = (
     "PRAGMA journal_mode=WAL",
     "PRAGMA synchronous=FULL",
     "PRAGMA foreign_keys=ON",
+    "PRAGMA secure_delete=ON",  # what a task does not keep is gone from the file as well
     f"PRAGMA busy_timeout={_BUSY_MS}",
 )
 
@@ -39,7 +41,7 @@ class Store:
 
     def __init__(self, *, url: str) -> None:
         self._url = url
-        self._waiting: queue.SimpleQueue[tuple[Change[Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write_all, name="store-writer", daemon=True)
         self._readers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="store-reader")
         self._engine: sa.Engine | None = None
@@ -98,27 +100,31 @@ class Store:
             raise RuntimeError("the store is not open")
         return self._engine
 
+    def _next_group(self) -> list[_Waiting | None]:
+        """What waits, at least one; None stands last and means the end."""
+        group = [self._waiting.get()]
+        while group[-1] is not None and len(group) < _GROUP:
+            try:
+                group.append(self._waiting.get_nowait())
+            except queue.Empty:
+                break
+        return group
+
     def _write_all(self) -> None:
         engine = self._opened().execution_options(immediate=True)
         with engine.connect() as connection:
-            while (first := self._waiting.get()) is not None:
-                group, closing = [first], False
-                while len(group) < _GROUP and not closing:
-                    try:
-                        change = self._waiting.get_nowait()
-                    except queue.Empty:
-                        break
-                    if change is None:
-                        closing = True
-                    else:
-                        group.append(change)
-                _commit(connection, group)
-                if closing:
+            while True:
+                group = self._next_group()
+                # from here on a change cannot be cancelled; one that was is not made
+                _commit(connection, [one for one in group if one and one[1].set_running_or_notify_cancel()])
+                if group[-1] is None:
                     return
 
 
-def _commit(connection: sa.Connection, group: list[tuple[Change[Any], Future[Any]]]) -> None:
+def _commit(connection: sa.Connection, group: Sequence[_Waiting]) -> None:
     """One transaction for the group; when it fails, one for each, so that a bad change harms no other."""
+    if not group:
+        return
     try:
         with connection.begin():
             results = [change(connection) for change, _ in group]

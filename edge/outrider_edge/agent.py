@@ -173,7 +173,7 @@ class Agent:
             asked.check()
             return await runtime.ask(asked.parts)
         except BaseException as error:
-            self._count_refused(asked.task.name, error.reason if isinstance(error, OutriderError) else "cancelled")
+            self._count_refused(asked.task.name, _reason_of(error))
             raise
 
     async def _decided(self, asked: Asked, local: LocalAnswer) -> AnswerReport:
@@ -261,3 +261,10 @@ def unknown_task(name: str, known: Mapping[str, object]) -> CallerUnknownError:
         reason="unknown_task",
         fix=f"ask for one of: {', '.join(sorted(known))}",
     )
+
+
+def _reason_of(error: BaseException) -> str:
+    """The code under which an input without an answer is counted."""
+    if isinstance(error, OutriderError):
+        return error.reason
+    return "cancelled" if isinstance(error, asyncio.CancelledError) else "internal_error"

@@ -32,7 +32,7 @@ class BrokerSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
     password_file: str = ""
     ca_file: str = ""
     """PEM of who signs the broker's certificate; empty: the system's list. For ``mqtts`` only, like the next two."""
-    certificate_file: str = ""
+    cert_file: str = ""
     key_file: str = ""
 
 
@@ -207,7 +207,7 @@ def _anchored(config: EdgeConfig, folder: Path) -> EdgeConfig:
             broker,
             password_file=anchor(broker.password_file),
             ca_file=anchor(broker.ca_file),
-            certificate_file=anchor(broker.certificate_file),
+            cert_file=anchor(broker.cert_file),
             key_file=anchor(broker.key_file),
         ),
     )

@@ -6,12 +6,13 @@ the account adds up all the same.
 """
 
 import asyncio
-from collections import Counter, defaultdict
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from outrider_edge.accounts import Accounts
 from outrider_edge.escalations import envelope_of
 from outrider_edge.outbox_store import Freed, NewRow, OpenRow, OutboxStore, Settled
 from outrider_edge.outbox_writer import OutboxWriter
@@ -22,7 +23,7 @@ from outrider_edge.runtime_clock import RunClock, run_clock
 from outrider_wire.errors import OperatorSetupError, RuleRefusalError
 from outrider_wire.limits import INLINE_BYTES
 from outrider_wire.messages import Escalation
-from outrider_wire.report import Account, AnswerReport, account_from
+from outrider_wire.report import Account, AnswerReport
 
 
 class _Shelf:
@@ -67,9 +68,7 @@ class Outbox:
         self._disk_work = ThreadPoolExecutor(max_workers=1, thread_name_prefix="outbox-payload")
         self._open = 0
         self._bytes = 0
-        self._tally: dict[str, Counter[str]] = defaultdict(Counter)
-        self._in_flight: Counter[str] = Counter()
-        self._unwritten: dict[str, Counter[str]] = defaultdict(Counter)
+        self._accounts = Accounts()
         self._offers: Counter[str] = Counter()
         self._receipts: set[str] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -85,8 +84,7 @@ class Outbox:
         accounts, rows, digests = await self._disk.writer.run(
             lambda store: (store.accounts(), store.open_rows(), store.payload_digests())
         )
-        for task, account in accounts.items():
-            self._tally[task].update({name: getattr(account, name) for name in Account.__struct_fields__})
+        self._accounts.load(accounts)
         self._open = len(rows)
         self._bytes = sum(row.payload_bytes for row in rows)
         await asyncio.to_thread(self._files.sweep, digests)
@@ -103,23 +101,16 @@ class Outbox:
 
     def arrived(self, task: str) -> None:
         """An input is here: ``received`` and ``pending`` rise."""
-        self._in_flight[task] += 1
+        self._accounts.arrived(task)
 
     def count_local(self, task: str, state: Literal["edge", "memory", "refused"], *, uncertified: bool = False) -> None:
         """An input that was never escalated ends: ``pending`` falls, ``state`` rises, and ``uncertified`` when it is so."""
-        counts = {"received": 1, state: 1, "uncertified": int(uncertified)}
-        self._in_flight[task] -= 1
-        self._tally[task].update(counts)
-        self._unwritten[task].update(counts)
+        self._accounts.ended_here(task, {"received": 1, state: 1, "uncertified": int(uncertified)})
         self._flush_soon()
 
     def account(self, task: str = "") -> Account:
         """The account of one task, or of all."""
-        counts: Counter[str] = Counter()
-        for name in [task] if task else self._tally.keys() | self._in_flight.keys():
-            counts.update(self._tally.get(name, {}))
-            counts.update({"received": self._in_flight[name], "pending": self._in_flight[name]})
-        return account_from(counts)
+        return self._accounts.of(task)
 
     async def accounts_on_disk(self) -> dict[str, Account]:
         """The account of every task as the file has it, counted afresh: what a restart would find."""
@@ -225,10 +216,8 @@ class Outbox:
             await loop.run_in_executor(self._disk_work, _release, shelf.payloads, large)
 
     def _on_put(self, entry: OutboxEntry, row: NewRow, new: bool) -> None:
-        self._in_flight[entry.task] -= 1
-        if new:
-            self._tally[entry.task].update(row.counts())
-            self._tally[entry.task]["pending"] += int(row.state == "pending")
+        pending = {"pending": int(row.state == "pending")}
+        self._accounts.kept(entry.task, {**row.counts(), **pending} if new else {})
 
     def _undo_if_failed(self, written: "asyncio.Future[None]", size: int) -> None:
         if written.cancelled() or written.exception() is not None:
@@ -242,9 +231,7 @@ class Outbox:
             self._in_memory.discard(id_)
             self._let_go(shelf, settled.freed)
         if settled.report is not None:
-            tally = self._tally[settled.report.task]
-            tally.update(settled.counts)
-            tally["pending"] -= 1
+            self._accounts.settled(settled.report.task, settled.counts)
 
     def _let_go(self, shelf: _Shelf, freed: Freed) -> None:
         self._bytes -= freed.payload_bytes
@@ -268,7 +255,7 @@ class Outbox:
                 run.add_done_callback(_look_at)
 
     def _flush_counts(self) -> None:
-        counts, self._unwritten = self._unwritten, defaultdict(Counter)
+        counts = self._accounts.take_unwritten()
         offers, self._offers = self._offers, Counter()
         if not counts and not offers:
             return
@@ -282,8 +269,7 @@ class Outbox:
 
         def again_if_failed(written: "asyncio.Future[None]") -> None:
             if not written.cancelled() and written.exception() is not None:
-                for task, values in counts.items():
-                    self._unwritten[task].update(values)
+                self._accounts.not_written(counts)
                 self._flush_soon()
 
         self._disk.writer.run(write).add_done_callback(again_if_failed)

@@ -6,12 +6,13 @@ first moment and still has a question to deliver.
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
 
+from outrider_edge.accounts import Counts
 from outrider_edge.outcomes import Answered, Outcome, fault_of, final_report
 from outrider_edge.ports import OutboxEntry
 from outrider_edge.runtime_clock import RunClock
@@ -19,7 +20,6 @@ from outrider_wire.messages import Escalation
 from outrider_wire.report import Account, AnswerReport, State, account_from
 
 Delivery = Literal["queued", "offered", "received", "done"]
-Counts = Mapping[str, int]
 
 _REPORT = msgspec.msgpack.Decoder(AnswerReport)
 _ENVELOPE = msgspec.msgpack.Decoder(Escalation)

@@ -19,8 +19,8 @@ LOOP_MS = 1.0
 """Inputs that cost more than this never hold up the event loop."""
 LOOP_BYTES = 256 * 1024
 """Nor does an input of more bytes: decoding it takes longer than the ones before it did."""
-_MEMORY = 0.8
-"""How much of the running mean of the cost is kept at each input."""
+_STEP = 1.1
+"""How far the running median of the cost moves at each input: one slow input changes nothing, thirty do."""
 _WARM_RUNS = 3
 
 Parts = Mapping[str, bytes | str]
@@ -45,7 +45,7 @@ class TaskRuntime:
 
     Args:
         task: what the model answers.
-        model: loaded, and prepared for the bounds of the task's parts.
+        model: loaded, for this task's labels in their order and the bounds of its parts.
     """
 
     def __init__(self, *, task: Task, model: Model) -> None:
@@ -56,14 +56,15 @@ class TaskRuntime:
         self.failed = 0
         """Inputs on which the model itself failed since the last swap."""
         self.swaps = 0
-        self._cost_ms = LOOP_MS * 2
+        self._cost_ms: float | None = None
         self._hopped = 0
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"model-{task.name}")
 
     def warm(self) -> float:
         """Times the model on zeros, so that the first input already knows where to run. Milliseconds, the best of a few."""
-        self._cost_ms = min(_timed(self.model) for _ in range(_WARM_RUNS))
-        return self._cost_ms
+        best = min(_timed(self.model) for _ in range(_WARM_RUNS))
+        self._cost_ms = best
+        return best
 
     def swap(self, model: Model) -> None:
         """The next input gets ``model``, which is loaded and warm; inputs under way finish on the one they began with.
@@ -75,11 +76,12 @@ class TaskRuntime:
         self.model = model
         self.served = self.failed = 0
         self.swaps += 1
-        self._cost_ms = LOOP_MS * 2
+        self._cost_ms = None
 
     def answers_in_loop(self, size: int) -> bool:
         """Whether an input of that many bytes is answered on the event loop: the model serves one thread at a time."""
-        return self._cost_ms <= LOOP_MS and size <= LOOP_BYTES and not self._hopped
+        fast = self._cost_ms is not None and self._cost_ms <= LOOP_MS
+        return fast and size <= LOOP_BYTES and not self._hopped
 
     async def ask(self, parts: Parts) -> LocalAnswer:
         """`answer`, on the event loop or in the task's thread, whichever costs less."""
@@ -110,7 +112,7 @@ class TaskRuntime:
         verdict = judge(model.manifest.acceptance, inference.probabilities, inference.support)
         probabilities: list[float] = inference.probabilities.tolist()
         done = time.perf_counter()
-        self._cost_ms = _MEMORY * self._cost_ms + (1 - _MEMORY) * 1e3 * (done - started)
+        self._note(1e3 * (done - started))
         self.served += model is self.model
         return LocalAnswer(
             model=model,
@@ -124,6 +126,11 @@ class TaskRuntime:
     def close(self) -> None:
         """Ends the task's thread when the inputs under way are answered."""
         self._thread.shutdown(wait=True)
+
+    def _note(self, ms: float) -> None:
+        """Moves the running median of the cost towards this input's."""
+        known = self._cost_ms
+        self._cost_ms = ms if known is None else known * _STEP if ms > known else known / _STEP
 
     def _landed(self, hop: "asyncio.Future[LocalAnswer]") -> None:
         self._hopped -= 1
@@ -141,13 +148,13 @@ def check_fit(task: Task, model: Model) -> None:
     if manifest.task != task.name:
         raise BundleMismatchError(
             f"the bundle is for task {manifest.task!r}, not for {task.name!r}",
-            reason="other_task",
+            reason="wrong_task",
             fix="name the bundle that was built for this task",
         )
-    if list(manifest.labels) != list(task.labels):
+    if manifest.labels != task.labels:
         raise BundleMismatchError(
-            f"the bundle answers {len(manifest.labels)} labels that are not those of task {task.name!r}, or not in its order",
-            reason="other_labels",
+            f"the bundle's labels are not those of task {task.name!r}, in their order",
+            reason="wrong_labels",
             fix="build the bundle again from this task file",
         )
 

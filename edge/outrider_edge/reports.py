@@ -6,6 +6,7 @@ from msgspec.structs import replace
 
 from outrider_edge.gate import Decision
 from outrider_edge.pipeline import LocalAnswer
+from outrider_engine.model import Model
 from outrider_wire.manifest import Certificate
 from outrider_wire.messages import Milliseconds
 from outrider_wire.report import AnswerReport
@@ -48,7 +49,7 @@ def local_report(
         note=note,
         model=manifest.version,
         model_digest=local.model.digest,
-        certificate=_certificate_id(manifest.certificate) if certified and manifest.certificate else "",
+        certificate=certificate_id(local.model),
         probabilities=dict(zip(task.labels, local.probabilities, strict=True)),
         ms=ms,
     )
@@ -81,6 +82,12 @@ def overdue(report: AnswerReport, *, answer_within_ms: int, connected: bool, sto
     else:
         why = f"no answer within {answer_within_ms} ms"
     return replace(report, final=True, note=f"{why}: the device's own answer stands")
+
+
+def certificate_id(model: Model) -> str:
+    """The certificate that may be claimed for what runs; '' without one."""
+    certificate = model.manifest.certificate
+    return _certificate_id(certificate) if certificate and not model.certified else ""
 
 
 @lru_cache(maxsize=64)

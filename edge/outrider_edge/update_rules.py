@@ -108,6 +108,11 @@ class RolledBack:
     """The release before is active and in use again."""
 
 
+@dataclass(frozen=True)
+class Stopped:
+    """The process ends in good order: a start after this is no sign of a crash."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class FellBack:
     """The active slot cannot be used; ``slot``, which holds ``running``, can."""
@@ -125,7 +130,7 @@ class Booted:
     pointer: Slot
 
 
-Event = Assigned | Fetched | Unfit | Passed | Loaded | Healthy | Tripped | RolledBack | FellBack | Booted
+Event = Assigned | Fetched | Unfit | Passed | Loaded | Healthy | Tripped | RolledBack | FellBack | Booted | Stopped
 
 Effect = Literal["cancel", "fetch", "test", "load", "point", "swap", "watch", "restore"]
 """``cancel`` what runs; ``fetch`` into the inactive slot; ``test`` it in a child; ``load`` and warm it; ``point`` the pointer at
@@ -133,9 +138,10 @@ the record's slot; ``swap`` the loaded model in; ``watch`` the probation; ``rest
 
 Step = tuple[Record, tuple[Effect, ...]]
 
-_SETTLED: tuple[SlotState, ...] = ("idle", "committed", "refused")
+SETTLED: tuple[SlotState, ...] = ("idle", "committed", "refused")
+"""Nothing is under way."""
 _FETCHING: tuple[SlotState, ...] = ("offered", "fetching", "staged")
-_ANY: tuple[SlotState, ...] = (*_SETTLED, *_FETCHING, "testing", "armed", "probation", "rollback")
+_ANY: tuple[SlotState, ...] = (*SETTLED, *_FETCHING, "testing", "armed", "probation", "rollback")
 
 
 def step(record: Record, event: Event) -> Step:
@@ -149,21 +155,21 @@ def _assigned(record: Record, wish: Assigned) -> Step:
         return record, ()
     newer = replace(record, counter=wish.counter)
     if wish.release in record.refused:
-        if record.state in _SETTLED and record.offered != wish.release:
+        if record.state in SETTLED and record.offered != wish.release:
             newer = replace(newer, state="refused", offered=wish.release, reason="refused before")
         return newer, ()
     if wish.release == record.running:
-        if record.state in _SETTLED:
+        if record.state in SETTLED:
             newer = replace(newer, state="idle" if record.state == "refused" else record.state, offered="", reason="")
         return newer, ()
-    if wish.release == record.offered and record.state not in _SETTLED:
+    if wish.release == record.offered and record.state not in SETTLED:
         return newer, ()
     if record.state in ("probation", "rollback"):
         return record, ()  # the retained wish is looked at again when this one is settled
     fetching = replace(
         _cleared(newer, state="fetching"), offered=wish.release, size=wish.size, tries=0, boots=0, reason=""
     )
-    return fetching, ("fetch",) if record.state in _SETTLED else ("cancel", "fetch")
+    return fetching, ("fetch",) if record.state in SETTLED else ("cancel", "fetch")
 
 
 def _on_probation(record: Record) -> Record:
@@ -250,7 +256,7 @@ def _fell_back(record: Record, event: FellBack) -> Step:
 
 
 def _booted(record: Record, event: Booted) -> Step:
-    if record.state in _SETTLED:
+    if record.state in SETTLED:
         return record, () if event.pointer == record.slot else ("point",)
     if record.state in _FETCHING:
         return replace(record, state="fetching"), ("fetch",)
@@ -287,5 +293,6 @@ _RULES: dict[type[Event], tuple[tuple[SlotState, ...], Callable[[Record, Any], S
     Tripped: (("probation",), _tripped),
     RolledBack: (("rollback",), _rolled_back),
     FellBack: (_ANY, _fell_back),
+    Stopped: (("testing", "probation"), lambda record, _: (replace(record, tries=0, boots=0), ())),
     Booted: (_ANY, _booted),
 }

@@ -6,8 +6,8 @@ Images are (n, 3, height, width) in 0..1.
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor
+from torch.nn import functional
 
 Range = tuple[float, float]
 _CHUNK = 256
@@ -34,10 +34,7 @@ class Capture:
         light = light * _uniform(self.exposure, n, generator)[:, None]
         sigma, noise = _uniform(self.blur, n, generator), _uniform(self.noise, n, generator)
         seen = torch.cat(
-            [
-                blurred(images[start : start + _CHUNK], sigma[start : start + _CHUNK])
-                for start in range(0, n, _CHUNK)
-            ]
+            [blurred(images[start : start + _CHUNK], sigma[start : start + _CHUNK]) for start in range(0, n, _CHUNK)]
         )
         seen.mul_(light[:, :, None, None])
         seen.add_(torch.randn(seen.shape, generator=generator).mul_(noise[:, None, None, None]))
@@ -75,7 +72,7 @@ def translated(images: Tensor, pixels: int, generator: Generator) -> Tensor:
     """The whole batch moved by one random offset of at most ``pixels`` in either direction."""
     height, width = images.shape[2:]
     down, right = torch.randint(0, 2 * pixels + 1, (2,), generator=generator).tolist()
-    padded = F.pad(images, (pixels,) * 4, mode="replicate")
+    padded = functional.pad(images, (pixels,) * 4, mode="replicate")
     return padded[:, :, down : down + height, right : right + width]
 
 
@@ -85,9 +82,9 @@ def blurred(images: Tensor, sigma: Tensor) -> Tensor:
     weights = torch.exp(-(offsets**2) / (2 * sigma.clamp_min(1e-3)[:, None] ** 2))
     weights = (weights / weights.sum(1, keepdim=True))[:, :, None, None, None]
     height, width = images.shape[2:]
-    rows = F.pad(images, (0, 0, 3, 3), mode="replicate")
+    rows = functional.pad(images, (0, 0, 3, 3), mode="replicate")
     images = _weighted_sum([rows[:, :, k : k + height] for k in range(7)], weights)
-    columns = F.pad(images, (3, 3, 0, 0), mode="replicate")
+    columns = functional.pad(images, (3, 3, 0, 0), mode="replicate")
     return _weighted_sum([columns[:, :, :, k : k + width] for k in range(7)], weights)
 
 

@@ -5,6 +5,7 @@ Any module may stand in for them: ``forward(*tensors) -> logits``, tensors in th
 ``fuse(features, *rest)`` lets many questions about one image share its encoding.
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -151,7 +152,7 @@ def _convolution(channels_in: int, channels_out: int, stride: int) -> nn.Module:
 
 def _dense(*sizes: int) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for a, b in zip(sizes, sizes[1:], strict=False):
+    for a, b in itertools.pairwise(sizes):
         layers += [nn.Linear(a, b), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 

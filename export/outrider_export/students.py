@@ -25,21 +25,21 @@ class Architecture:
     name: str = ""
 
 
-def image_input(part: InputPart, side: int) -> ModelInput:
-    """An image as (3, side, side) in 0..1."""
+def image_input(part: InputPart, height: int, width: int, *, tensor: str = "") -> ModelInput:
+    """An image as (3, height, width) in 0..1; the tensor is named after the part unless it has a name of its own."""
     steps = [
         Step(op="decode_image", args={"mode": "RGB"}),
-        Step(op="resize", args={"height": side, "width": side, "method": "area"}),
+        Step(op="resize", args={"height": height, "width": width, "method": "area"}),
         Step(op="scale", args={"by": 1 / 255}),
         Step(op="channels_first"),
     ]
-    return ModelInput(part=part.name, tensor=part.name, steps=steps, shape=[3, side, side])
+    return ModelInput(part=part.name, tensor=tensor or part.name, steps=steps, shape=[3, height, width])
 
 
-def text_input(part: InputPart, buckets: int, *, bigrams: bool) -> ModelInput:
+def text_input(part: InputPart, buckets: int, *, bigrams: bool, tensor: str = "") -> ModelInput:
     """A text as counts of hashed words (buckets,)."""
     steps = [Step(op="hashed_words", args={"buckets": buckets, "bigrams": bigrams})]
-    return ModelInput(part=part.name, tensor=part.name, steps=steps, shape=[buckets])
+    return ModelInput(part=part.name, tensor=tensor or part.name, steps=steps, shape=[buckets])
 
 
 def inputs_for(task: Task, shape: Shape) -> list[ModelInput]:
@@ -57,7 +57,7 @@ def inputs_for(task: Task, shape: Shape) -> list[ModelInput]:
             fix=f"choose another of {', '.join(ARCHITECTURES)}, or name your own as module:attribute",
         )
     by_modality = {part.modality: part for part in task.inputs}
-    inputs = [image_input(by_modality["image"], shape.image)]
+    inputs = [image_input(by_modality["image"], shape.image, shape.image)]
     if shape.words:
         inputs.append(text_input(by_modality["text"], shape.words, bigrams=shape.bigrams))
     return inputs
@@ -80,7 +80,13 @@ SMALL_PLAN = TrainingPlan(
     epochs=120, subjects=32, learning_rate=4e-3, weight_decay=1e-2, jitter=Jitter(translate=3, gain=0.1, noise=0.03)
 )
 LARGE_PLAN = TrainingPlan(
-    epochs=20, subjects=64, rows_per_subject=8, learning_rate=3e-3, weight_decay=1e-3, capture=Capture()
+    epochs=20,
+    subjects=64,
+    rows_per_subject=8,
+    learning_rate=3e-3,
+    weight_decay=1e-3,
+    capture=Capture(),
+    jitter=Jitter(translate=6),
 )
 ARCHITECTURES = {
     each.name: each
@@ -138,7 +144,7 @@ def default_inputs(task: Task) -> list[ModelInput]:
         OperatorConfigError: the task has a part of another modality.
     """
     makers: dict[str, Callable[[InputPart], ModelInput]] = {
-        "image": lambda part: image_input(part, LARGE.image),
+        "image": lambda part: image_input(part, LARGE.image, LARGE.image),
         "text": lambda part: text_input(part, 512, bigrams=True),
     }
     strange = sorted({part.modality for part in task.inputs} - makers.keys())

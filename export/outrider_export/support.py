@@ -8,6 +8,7 @@ white, inverted, colour-swapped, dark or noisy input passed for any of 5.
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -66,6 +67,15 @@ def fit_gaussian(features: NDArray[np.float64]) -> Gaussian:
     return Gaussian(mean=features.mean(0), precision=precision, n=n)
 
 
+def unseen_distance(distance: float, n: int) -> float:
+    """What a distance measured on one of the ``n`` rows that the Gaussian was fitted on would be, had it been left out.
+
+    Exact for the plain covariance (Sherman and Morrison), and monotone: a quantile of distances carries over.
+    """
+    share = min(distance**2 / (n - 1), (n - 1) / n * 0.999)
+    return float(n / (n - 1) * np.sqrt((n - 2) * share / (1 - share * n / (n - 1))))
+
+
 class Deployable(nn.Module):
     """What is exported: (logits, support), support (n,) the distance of each row's pooled features from known ones."""
 
@@ -80,7 +90,6 @@ class Deployable(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (n, labels) and support (n,)."""
-        assert isinstance(self.module, Pools)
-        away = self.module.pooled(*tensors) - self.mean
+        away = cast("Pools", self.module).pooled(*tensors) - self.mean
         squared = ((away @ self.precision) * away).sum(1)
         return self.module(*tensors), squared.clamp_min(0.0).sqrt()

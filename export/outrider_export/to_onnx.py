@@ -9,6 +9,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from outrider_wire.errors import BundleMismatchError
 from outrider_wire.manifest import ModelInput
 
 OPSET = 20
@@ -50,7 +51,8 @@ def export_onnx(module: nn.Module, inputs: Sequence[ModelInput], outputs: Sequen
             optimize=True,
             verbose=False,
         )
-    assert program is not None, "the dynamo exporter returns a program"
+    if program is None:
+        raise BundleMismatchError("torch exported nothing", reason="export_failed", fix="see its own report above")
     return canonical(program.model_proto)
 
 

@@ -6,14 +6,17 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
+from torch.nn import functional
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from outrider_export.augment import Capture, Jitter
 from outrider_export.data import Progress, Tensors
 from outrider_export.networks import Splits
 
+NO_JITTER = Jitter()
 _ENCODE_ROWS = 256
 _FUSE_ROWS = 4096
 
@@ -31,7 +34,7 @@ class TrainingPlan:
     weight_decay: float
     capture: Capture | None = None
     """A random camera in front of every image, drawn once an epoch."""
-    jitter: Jitter = Jitter()
+    jitter: Jitter = NO_JITTER
     auxiliary_weight: float = 0.5
     max_steps: int = 10_000
     """Epochs are cut down to this many steps, so that a large data set ends as well."""
@@ -104,18 +107,14 @@ class _Training:
         steps_per_epoch = -(-len(np.unique(self.subject)) // plan.subjects)
         epochs = max(1, min(plan.epochs, plan.max_steps // steps_per_epoch))
         parameters = [*self.module.parameters(), *self.heads.parameters()]
-        optimiser = torch.optim.AdamW(parameters, plan.learning_rate, weight_decay=plan.weight_decay)
+        optimiser = torch.optim.AdamW(parameters, plan.learning_rate, weight_decay=plan.weight_decay, fused=True)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimiser, plan.learning_rate, total_steps=epochs * steps_per_epoch
         )
         self.module.train()
         for epoch in range(epochs):
             for batch in _batches(self.subject, plan.subjects, plan.rows_per_subject, self.choice):
-                loss = self._loss(batch, mirrored=epoch % 2 == 1)
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
-                schedule.step()
+                descend(self._loss(batch, mirrored=epoch % 2 == 1), optimiser, schedule)
             if progress is not None:
                 progress("training", (epoch + 1) / epochs)
 
@@ -127,14 +126,24 @@ class _Training:
             first = self.plan.jitter(first, self.chance, mirrored=mirrored)
         rest = _rest(self.tensors, batch.rows)
         if not isinstance(self.module, Splits):
-            return F.cross_entropy(self.module(first[batch.place], *rest), self.labels[batch.rows])
+            return functional.cross_entropy(self.module(first[batch.place], *rest), self.labels[batch.rows])
         features = self.module.encode(first)
-        loss = F.cross_entropy(self.module.fuse(features[batch.place], *rest), self.labels[batch.rows])
+        loss = functional.cross_entropy(self.module.fuse(features[batch.place], *rest), self.labels[batch.rows])
         for head, target in zip(self.heads, self.targets, strict=True):
             wanted = target[batch.subjects]
             if bool((wanted >= 0).any()):
-                loss = loss + self.plan.auxiliary_weight * F.cross_entropy(head(features), wanted, ignore_index=-1)
+                loss = loss + self.plan.auxiliary_weight * functional.cross_entropy(
+                    head(features), wanted, ignore_index=-1
+                )
         return loss
+
+
+def descend(loss: Tensor, optimiser: Optimizer, schedule: LRScheduler) -> None:
+    """One optimiser step down ``loss``, and one of the schedule."""
+    optimiser.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]  # torch ships it without types
+    optimiser.step()
+    schedule.step()
 
 
 def _batches(

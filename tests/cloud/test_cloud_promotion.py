@@ -95,9 +95,10 @@ def test_a_variant_that_differs_from_fp32_or_is_slow_is_refused(agreement: float
 
 
 def test_a_round_with_too_few_confident_or_too_unsure_teacher_answers_is_refused() -> None:
-    few, unsure = judge_round(confident=42, teacher_accuracy=0.8, margins=Margins())
+    few, unsure, unmeasured = judge_round(confident=42, teacher_accuracy=0.8, measured=7, margins=Margins())
     assert not few.passed and "42" in few.says and "250" in few.says
     assert not unsure.passed and "80.0%" in unsure.says
+    assert not unmeasured.passed and "7" in unmeasured.says and "30" in unmeasured.says
 
 
 def test_under_no_change_at_all_the_gate_calls_a_gain_no_more_often_than_its_level() -> None:

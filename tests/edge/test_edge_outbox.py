@@ -6,7 +6,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from edge_entries import HandClock, make_answer, make_entry, new_id
+from edge_entries import HandClock, make_answer, make_entry, new_id, until
 
 from outrider_edge.outbox import Outbox
 from outrider_edge.outbox_schema import MIGRATIONS
@@ -288,9 +288,3 @@ async def test_a_caller_that_goes_away_does_not_take_its_input_with_it(place: Op
     assert [row.id for row in await outbox.open_rows()] == [entry.id]
     assert outbox.account() == Account(received=1, pending=1)
     await outbox.stop()
-
-
-async def until(fact, timeout_s: float = 5.0) -> None:  # type: ignore[no-untyped-def]  # any callable
-    async with asyncio.timeout(timeout_s):
-        while not fact():
-            await asyncio.sleep(0.01)

@@ -26,7 +26,12 @@ COMMANDS: dict[str, Entry] = {
     "config": Entry("outrider.commands.config", "Check and show edge.toml, cloud.toml and task files."),
     "export": Entry("outrider.commands.export", "Turn a trained model into a certified bundle."),
     "bundle": Entry("outrider.commands.bundle", "Look into bundles, verify and compare them."),
+    "distill": Entry(
+        "outrider.commands.distill", "Make a small model from a large one, and better ones from what was escalated."
+    ),
+    "data": Entry("outrider.commands.data", "Bring labelled data into the cloud's store, and see what it holds."),
     "ota": Entry("outrider.commands.ota", "Publish bundles to devices over the air."),
+    "demo": Entry("outrider.commands.demo", "Play the whole loop on this machine, with real models and data."),
     "doctor": Entry("outrider.commands.doctor", "Check this machine, and say how to fix what is wrong."),
 }
 """A new command is one line here."""
@@ -87,4 +92,4 @@ def main() -> None:
     try:
         typer.main.get_command(app)(prog_name="outrider")
     except Exception as error:  # noqa: BLE001 - the outermost place: whatever is left becomes one sentence and an exit code
-        sys.exit(fail(error, json="--json" in sys.argv or os.environ.get("OUTRIDER_JSON") == "1"))
+        sys.exit(fail(error, json="--json" in sys.argv or os.environ.get("OUTRIDER_JSON") in ("1", "true")))

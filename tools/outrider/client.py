@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from msgspec import Struct
+
 from outrider.exchange import (
     ADDRESS_VARIABLE,
     AGENT,
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
     import aiohttp
 
 T = TypeVar("T")
+
+
+class _Tasks(Struct):
+    tasks: list[dict[str, Any]]
 
 
 def default_address() -> str:
@@ -92,7 +98,7 @@ class Client:
 
     def tasks(self) -> list[dict[str, Any]]:
         """The tasks that this agent answers, with the model in use."""
-        return _entries(self._get("/v1/tasks", Any), "tasks")
+        return self._get("/v1/tasks", _Tasks).tasks
 
     def status(self) -> dict[str, Any]:
         """How the agent is: broker, outbox, slots."""
@@ -177,7 +183,7 @@ class AsyncClient:
 
     async def tasks(self) -> list[dict[str, Any]]:
         """As `Client.tasks`."""
-        return _entries(await self._fetch("GET", "/v1/tasks", Any), "tasks")
+        return (await self._fetch("GET", "/v1/tasks", _Tasks)).tasks
 
     async def status(self) -> dict[str, Any]:
         """As `Client.status`."""
@@ -238,8 +244,3 @@ class AsyncClient:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         await self.close()
-
-
-def _entries(found: Any, key: str) -> list[dict[str, Any]]:
-    """A list, or the list under ``key``."""
-    return list(found[key] if isinstance(found, dict) else found)

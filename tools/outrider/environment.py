@@ -1,7 +1,7 @@
 """``OUTRIDER_EDGE_API_PORT=9000`` instead of a line in the file: every scalar setting, by its place. Reads no file.
 
 The variable of a setting is the prefix of its kind and the keys that lead to it, joined by ``_``. Lists of text are split
-at commas; tables that repeat (``[[tasks]]``) have no variables.
+at commas; tables that repeat (``[[tasks]]``) have no variables. A path means what it would mean in the file.
 """
 
 import difflib

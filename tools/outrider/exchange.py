@@ -114,7 +114,18 @@ class _ErrorBody(msgspec.Struct, kw_only=True):
     error: _Told
 
 
-_BY_REASON: dict[str, type[OutriderError]] = {"outbox_full": RuleRefusalError}
+_BY_STATUS: dict[int, type[OutriderError]] = {
+    400: CallerInputError,
+    405: CallerInputError,
+    413: CallerInputError,
+    415: CallerInputError,
+    401: RuleRefusalError,
+    403: RuleRefusalError,
+    409: RuleRefusalError,
+    422: BundleError,
+    503: UnreachableError,
+    504: UndecidedError,
+}
 
 
 def error_of(status: int, body: bytes, *, what: str = AGENT) -> OutriderError:
@@ -126,19 +137,10 @@ def error_of(status: int, body: bytes, *, what: str = AGENT) -> OutriderError:
     reason, said = told.reason or f"http_{status}", told.what or f"{what} replied with status {status}"
     if status == 404 and told.reason:
         return CallerUnknownError(said, reason=reason, fix=told.fix)
-    if kind := _BY_REASON.get(reason):
-        return kind(said, reason=reason, fix=told.fix)
-    if status == 422:
-        return BundleError(said, reason=reason, fix=told.fix)
-    if status in (400, 405, 413, 415):
+    kind = _BY_STATUS.get(status, PeerError)
+    if kind is CallerInputError:
         return CallerInputError(said, reason=reason, fix=told.fix, part=told.part)
-    if status in (401, 403, 409):
-        return RuleRefusalError(said, reason=reason, fix=told.fix or "check the token")
-    if status in (408, 504):
-        return UndecidedError(said, reason=reason, fix=told.fix)
-    if status in (502, 503):
-        return UnreachableError(said, reason=reason, fix=told.fix or "try again")
-    return PeerError(said, reason=reason, fix=told.fix or f"see the log of {what}")
+    return kind(said, reason=reason, fix=told.fix or (f"see the log of {what}" if kind is PeerError else ""))
 
 
 class EventReader:

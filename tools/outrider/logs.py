@@ -7,18 +7,35 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
-from typing import Any, Literal, TextIO
+from enum import StrEnum
+from typing import Any, TextIO
 
-LogFormat = Literal["console", "json"]
-LogLevel = Literal["debug", "info", "warning", "error"]
+
+class LogFormat(StrEnum):
+    """For whom."""
+
+    CONSOLE = "console"
+    JSON = "json"
+
+
+class LogLevel(StrEnum):
+    """From which level on."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
-def set_up(*, form: LogFormat = "console", level: LogLevel = "info", stream: TextIO | None = None) -> None:
+def set_up(
+    *, form: LogFormat = LogFormat.CONSOLE, level: LogLevel = LogLevel.INFO, stream: TextIO | None = None
+) -> None:
     """Sends every event of this process to ``stream`` (standard error). Replaces an earlier set-up."""
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter() if form == "json" else ConsoleFormatter())
+    handler.setFormatter(JsonFormatter() if form is LogFormat.JSON else ConsoleFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

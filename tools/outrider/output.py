@@ -33,7 +33,7 @@ class Screen:
         if self.json:
             self.value(value)
         elif not self.quiet and text:
-            print(text)
+            print(text, flush=True)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "") -> None:
         """A table for people; nothing with ``--json`` (give the same to `result`) or ``--quiet``."""
@@ -45,6 +45,7 @@ class Screen:
         from rich.text import Text
 
         table = Table(*columns, title=title or None, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+        table.show_header = any(columns)
         for row in rows:
             table.add_row(*(Text(str(cell)) for cell in row))
         Console(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(table)

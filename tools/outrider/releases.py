@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import Struct
 
@@ -16,6 +16,9 @@ from outrider_wire.manifest import MANIFEST_FILE
 DEFAULT_CLOUD = "http://127.0.0.1:8780"
 CLOUD = "the cloud"
 _CHUNK = 256 * 1024
+
+
+T = TypeVar("T")
 
 
 class Slot(Struct, kw_only=True):
@@ -109,9 +112,7 @@ class CloudApi:
 
     def __init__(self, address: str, *, token_file: Path | None = None, timeout_s: float = 60.0) -> None:
         headers = {"Authorization": f"Bearer {_secret(token_file)}"} if token_file else {}
-        self._http = Transport(
-            address, what=CLOUD, start="outrider cloud serve", timeout_s=timeout_s, headers=headers
-        )
+        self._http = Transport(address, what=CLOUD, start="outrider cloud serve", timeout_s=timeout_s, headers=headers)
 
     def has(self, sha256: str) -> bool:
         """Whether it holds that blob; False too where it does not say."""
@@ -151,7 +152,7 @@ class CloudApi:
         """Closes idle connections."""
         self._http.close()
 
-    def _post(self, path: str, body: object, kind: Any) -> Any:
+    def _post(self, path: str, body: object, kind: type[T]) -> T:
         import msgspec
 
         reply = self._http.request(

@@ -3,6 +3,7 @@
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -12,8 +13,15 @@ from outrider.environment import overrides_from, settings_of
 from outrider_wire.errors import OperatorConfigError
 from outrider_wire.task import Task, parse_task
 
-FileKind = Literal["edge", "cloud", "task"]
-KINDS: tuple[FileKind, ...] = ("edge", "cloud", "task")
+
+class FileKind(StrEnum):
+    """The kinds."""
+
+    EDGE = "edge"
+    CLOUD = "cloud"
+    TASK = "task"
+
+
 Origin = Literal["default", "file", "environment"]
 
 
@@ -32,11 +40,11 @@ def prefix(kind: FileKind) -> str:
 
 def struct_of(kind: FileKind) -> type[msgspec.Struct]:
     """The type that a file of that kind must fit."""
-    if kind == "edge":
+    if kind is FileKind.EDGE:
         from outrider_edge.config import EdgeConfig
 
         return EdgeConfig
-    if kind == "cloud":
+    if kind is FileKind.CLOUD:
         from outrider_cloud.config import CloudConfig
 
         return CloudConfig
@@ -45,7 +53,7 @@ def struct_of(kind: FileKind) -> type[msgspec.Struct]:
 
 def environment_of(kind: FileKind) -> dict[str, Any]:
     """Overrides that the environment holds for that kind; a task takes none."""
-    return {} if kind == "task" else overrides_from(struct_of(kind), prefix(kind), os.environ)
+    return {} if kind is FileKind.TASK else overrides_from(struct_of(kind), prefix(kind), os.environ)
 
 
 def load(kind: FileKind, path: Path) -> msgspec.Struct:
@@ -54,11 +62,11 @@ def load(kind: FileKind, path: Path) -> msgspec.Struct:
     Raises:
         OperatorConfigError: with file, line, what is wrong there and what to do.
     """
-    if kind == "edge":
+    if kind is FileKind.EDGE:
         from outrider_edge.config import load_edge_config
 
         return load_edge_config(path, environment_of(kind))
-    if kind == "cloud":
+    if kind is FileKind.CLOUD:
         from outrider_cloud.config import load_cloud_config
 
         return load_cloud_config(path, environment_of(kind))
@@ -95,15 +103,15 @@ def kind_of(path: Path) -> FileKind:
     Raises:
         OperatorConfigError: neither tells.
     """
-    for kind in KINDS:
+    for kind in FileKind:
         if kind in path.stem.lower():
             return kind
     keys = set(raw(path))
-    fitting = {kind: len(keys & _fields(kind)) for kind in KINDS}
+    fitting = {kind: len(keys & _fields(kind)) for kind in FileKind}
     best = max(fitting, key=lambda kind: fitting[kind])
     if not fitting[best] or list(fitting.values()).count(fitting[best]) > 1:
         raise OperatorConfigError(
-            f"{path} could be any kind of file", reason="unknown_kind", fix=f"add --kind {'|'.join(KINDS)}"
+            f"{path} could be any kind of file", reason="unknown_kind", fix=f"add --kind {'|'.join(FileKind)}"
         )
     return best
 

@@ -2,11 +2,18 @@
 
 import json
 from collections.abc import Sequence
-from typing import Literal
+from enum import StrEnum
 
 from outrider_wire.task import Task, parse_task
 
-Kind = Literal["image", "image-text", "text"]
+
+class Kind(StrEnum):
+    """Which parts an input of the task has."""
+
+    IMAGE = "image"
+    IMAGE_TEXT = "image-text"
+    TEXT = "text"
+
 
 _PARTS: dict[str, str] = {
     "image": """\
@@ -23,8 +30,6 @@ modality = "text"
 max_bytes = 4096
 """,
 }
-_KINDS: dict[str, tuple[str, ...]] = {"image": ("image",), "image-text": ("image", "text"), "text": ("text",)}
-
 _HEAD = """\
 # A task: one product question, what an answer can be, and what is promised of it.
 # Check it with: outrider task check {source}
@@ -60,13 +65,13 @@ keep_examples = true        # false: the cloud answers and forgets
 """
 
 
-def task_text(*, name: str, labels: Sequence[str], kind: Kind = "image", source: str = "task.toml") -> str:
+def task_text(*, name: str, labels: Sequence[str], kind: Kind = Kind.IMAGE, source: str = "task.toml") -> str:
     """The TOML of a starting task: valid, commented, with default policy.
 
     Raises:
         OperatorConfigError: the name or a label is not one.
     """
-    inputs = "\n".join(["", *(_PARTS[part] for part in _KINDS[kind])])
+    inputs = "\n".join(["", *(_PARTS[part] for part in kind.split("-"))])
     listed = "\n".join(f"  {_quoted(label)}," for label in labels)
     text = _HEAD.format(source=source, name=_quoted(name)) + inputs + _REST.format(labels=listed)
     parse_task(text, source)
@@ -79,7 +84,9 @@ def summary(task: Task) -> list[tuple[str, str]]:
 
     policy, risk = task.policy, task.policy.target_risk
     needed = [items_needed(risk, task.delta, errors) for errors in (0, 5)]
-    leaves = "nothing" if not task.privacy.escalate else "inputs that the device does not keep, and audits of those it keeps"
+    leaves = (
+        "nothing" if not task.privacy.escalate else "inputs that the device does not keep, and audits of those it keeps"
+    )
     return [
         ("inputs", ", ".join(f"{part.name} ({part.modality}, ≤ {part.max_bytes} B)" for part in task.inputs)),
         ("labels", f"{len(task.labels)}: {', '.join(task.labels[:12])}{' …' if len(task.labels) > 12 else ''}"),
@@ -90,7 +97,10 @@ def summary(task: Task) -> list[tuple[str, str]]:
         ),
         ("final answer within", f"{policy.answer_within_ms} ms"),
         ("audits", f"{policy.audit_rate:.1%} of what is kept"),
-        ("mode", f"{policy.mode}, durable in {'memory only' if policy.durability == 'memory' else 'the outbox on disk'}"),
+        (
+            "mode",
+            f"{policy.mode}, durable in {'memory only' if policy.durability == 'memory' else 'the outbox on disk'}",
+        ),
         ("leaves the device", leaves),
     ]
 

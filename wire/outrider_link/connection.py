@@ -4,12 +4,10 @@ It is never used twice, so it never resends what its owner was told is lost.
 """
 
 import asyncio
-import logging
-import socket
 import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from paho.mqtt.client import Client, MQTTMessage
@@ -21,17 +19,15 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from outrider_link.dialling import connect_in_thread, drop_socket
 from outrider_link.envelope import BrokerUrl, Outgoing
+from outrider_link.pump import Pump
 from outrider_wire.errors import OperatorSetupError, PeerError, UnreachableError
 from outrider_wire.limits import MESSAGE_BYTES
-
-log = logging.getLogger(__name__)
 
 PACKET_LIMIT = 268_435_455
 """What a packet can hold at all (MQTT 5, §2.1.4); a broker may announce less."""
 RECEIVED_PACKET_LIMIT = MESSAGE_BYTES + 64 * 1024
 """What we ask a broker never to exceed: the largest message that is decoded, and its topic and properties."""
 NO_SUBSCRIBER = 0x10
-_MISC_EVERY_S = 1.0
 _GOODBYE_S = 1.0
 
 
@@ -46,7 +42,7 @@ class Terms:
     session_expiry_s: int
     receive_maximum: int
     username: str | None
-    password: str | None
+    password: str | None = field(repr=False)
     tls: ssl.SSLContext | None
     connect_timeout_s: float
 
@@ -67,9 +63,8 @@ class Connection:
         self._window = asyncio.Semaphore(65_535)
         self._unacknowledged: deque[int] = deque()
         self._finished: set[int] = set()
-        self._descriptor: int | None = None
-        self._timer: asyncio.TimerHandle | None = None
         self._client = self._make_client()
+        self._pump = Pump(client=self._client, on_closed=self._abort)
 
     def _make_client(self) -> Client:
         terms = self._terms
@@ -94,10 +89,6 @@ class Connection:
         client.on_subscribe = self._on_subscribe
         client.on_publish = self._on_publish
         client.on_message = self._on_publish_received
-        # Given before the thread connects, so that nothing is written there: see `_attach`.
-        client.on_socket_register_write = self._on_want_write
-        client.on_socket_unregister_write = self._on_want_no_write
-        client.on_socket_close = self._on_socket_close
         return client
 
     # --- opening
@@ -112,7 +103,8 @@ class Connection:
         try:
             async with asyncio.timeout(self._terms.connect_timeout_s):
                 await connect_in_thread(self._client, self._dial)
-                self._attach()
+                if not self._pump.attach():
+                    raise self._unreachable(f"{self._terms.url} closed the connection")
                 await self._accepted
         except ssl.SSLCertVerificationError as error:
             raise OperatorSetupError(
@@ -139,17 +131,6 @@ class Connection:
             properties=properties,
         )
 
-    def _attach(self) -> None:
-        sock = self._client.socket()
-        if sock is None:
-            raise self._unreachable(f"{self._terms.url} closed the connection")
-        if isinstance(sock, socket.socket):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._descriptor = sock.fileno()
-        self._loop.add_reader(self._descriptor, self._readable)
-        self._timer = self._loop.call_later(_MISC_EVERY_S, self._tick)
-        self._flush()
-
     def _on_connect(
         self, _client: Client, _data: Any, _flags: Any, code: ReasonCode, properties: Properties | None
     ) -> None:
@@ -175,7 +156,8 @@ class Connection:
 
         Raises:
             SubscriptionRefusedError: the broker refuses one; the error names it.
-            UnreachableError: the connection was lost.
+            UnreachableError: the connection was lost, or the broker does not answer.
+            PeerError: it answers another number of subscriptions.
         """
         if not filters:
             return
@@ -187,6 +169,10 @@ class Connection:
                 codes = await self._granted
         except TimeoutError as error:
             raise self._unreachable(f"{self._terms.url} does not answer a subscription") from error
+        if len(codes) != len(filters):
+            raise PeerError(
+                f"{self._terms.url} answers {len(codes)} of {len(filters)} subscriptions", reason="broker_protocol"
+            )
         for topic, code in zip(filters, codes, strict=True):
             if code.is_failure:
                 raise SubscriptionRefusedError(topic, str(code))
@@ -264,51 +250,10 @@ class Connection:
             self._finished.discard(mid)
             self._client.ack(mid, 1)
 
-    # --- the loop
-
-    def _readable(self) -> None:
-        self._step(self._client.loop_read)
-        sock = self._client.socket()
-        if isinstance(sock, ssl.SSLSocket) and sock.pending():
-            self._loop.call_soon(self._readable)  # bytes that TLS has decrypted already do not wake a selector
-
-    def _tick(self) -> None:
-        self._timer = self._loop.call_later(_MISC_EVERY_S, self._tick)
-        self._step(self._client.loop_misc)
-
-    def _flush(self) -> None:
-        if self._descriptor is None:
-            return
-        self._step(self._client.loop_write)
-        if self._descriptor is not None and self._client.want_write():
-            self._loop.add_writer(self._descriptor, self._step, self._client.loop_write)
-
-    def _on_want_write(self, _client: Client, _data: Any, _sock: Any) -> None:
-        if self._descriptor is not None:  # else still in the connecting thread: `_attach` writes
-            self._loop.call_soon(self._flush)  # one write for all that this turn of the loop publishes
-
-    def _on_want_no_write(self, _client: Client, _data: Any, _sock: Any) -> None:
-        if self._descriptor is not None:
-            self._loop.remove_writer(self._descriptor)
-
-    def _step(self, step: Callable[[], object]) -> None:
-        try:
-            step()
-        except (
-            Exception
-        ):  # hostile bytes raise all sorts of errors in the client library: the connection is over, not the process
-            log.exception("connection.broken")
-            self._abort("the broker sent what cannot be read")
-
     # --- the end
 
     def _on_disconnect(self, _client: Client, _data: Any, _flags: Any, code: ReasonCode, _properties: Any) -> None:
         self._lose(str(code))
-
-    def _on_socket_close(self, _client: Client, _data: Any, _sock: Any) -> None:
-        if self._descriptor is not None:
-            self._detach()
-            self._loop.call_soon(self._lose, "the connection was closed")  # after a better reason, if there is one
 
     def _lose(self, why: str) -> None:
         if self.lost.done():
@@ -320,24 +265,16 @@ class Connection:
                 waiting.set_exception(self._unreachable(f"the connection to the broker was lost: {why}"))
                 waiting.exception()  # marked as seen: nobody may be waiting for it
 
-    def _detach(self) -> None:
-        if self._descriptor is not None:
-            self._loop.remove_reader(self._descriptor)
-            self._loop.remove_writer(self._descriptor)
-            self._descriptor = None
-        if self._timer is not None:
-            self._timer.cancel()
-
     def _abort(self, why: str) -> None:
-        self._detach()
+        self._pump.detach()
         drop_socket(self._client)
         self._lose(why)
 
     async def close(self) -> None:
         """Says goodbye when it still can (so that the will is not sent), and lets go of the socket."""
-        if self._descriptor is not None and not self.lost.done():
+        if self._pump.attached and not self.lost.done():
             self._client.disconnect()
-            self._flush()
+            self._pump.flush()
             await asyncio.wait([self.lost], timeout=_GOODBYE_S)
         self._abort("closed")
 

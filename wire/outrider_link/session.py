@@ -194,9 +194,11 @@ class MqttSession:
         self._tell()
 
     def _fail(self, error: OutriderError) -> None:
+        level = logging.ERROR if isinstance(error, OperatorError) else logging.WARNING
+        if self._failure is not None and self._failure.what == error.what:
+            level = logging.DEBUG  # said already; a device may be out of reach for days
         self._failure = error
         self.refused = error.topic if isinstance(error, SubscriptionRefusedError) else ""
-        level = logging.ERROR if isinstance(error, OperatorError) else logging.WARNING
         log.log(level, "session.down", extra={"client": self._client_id, "reason": error.reason, "what": str(error)})
         self._tell()
 

@@ -35,6 +35,8 @@ class Margins(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """Fewest confident answers of the large model to learn from."""
     teacher_accuracy: float = 0.93
     """Least accuracy of those confident answers, measured on tuning rows."""
+    measured_rows: int = 30
+    """Fewest confident answers on tuning rows that say anything about that accuracy."""
 
 
 class Behaviour(Struct, kw_only=True, frozen=True):
@@ -79,8 +81,15 @@ class Verdict(Struct, kw_only=True, frozen=True):
         )
 
 
-def judge_round(*, confident: int, teacher_accuracy: float, margins: Margins) -> list[Check]:
-    """Whether there is enough, and good enough, to learn from; asked before a student is trained."""
+def judge_round(*, confident: int, teacher_accuracy: float, measured: int, margins: Margins) -> list[Check]:
+    """Whether there is enough, and good enough, to learn from; asked before a student is trained.
+
+    Args:
+        confident: answers to learn from.
+        teacher_accuracy: of the large model's confident answers, on ``measured`` tuning rows.
+        measured: how many these were.
+        margins: what is asked for.
+    """
     return [
         Check(
             name="confident_rows",
@@ -96,6 +105,14 @@ def judge_round(*, confident: int, teacher_accuracy: float, margins: Margins) ->
             after=teacher_accuracy,
             says=f"where the large model is confident it is right {teacher_accuracy:.1%} of the time on tuning data, "
             f"and {margins.teacher_accuracy:.0%} is asked for",
+        ),
+        Check(
+            name="teacher_measured",
+            passed=measured >= margins.measured_rows,
+            before=float(margins.measured_rows),
+            after=float(measured),
+            says=f"the large model's confidence could be checked on {measured} tuning rows that the device refuses, and "
+            f"{margins.measured_rows} are needed",
         ),
     ]
 

@@ -1,5 +1,6 @@
 """Brings the store's schema up to date, revision by revision. Knows no table: the revisions do."""
 
+import logging
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -10,6 +11,7 @@ def upgrade(engine: sa.Engine) -> None:
     from alembic import command
     from alembic.config import Config
 
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells at length what it finds in order
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     with engine.execution_options(immediate=True).begin() as connection:

@@ -4,6 +4,10 @@ from alembic import context
 
 from outrider_cloud.schema import METADATA
 
-context.configure(connection=context.config.attributes["connection"], target_metadata=METADATA)
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=METADATA,
+    transactional_ddl=True,  # SQLite's is, once transactions are begun by hand
+)
 with context.begin_transaction():
     context.run_migrations()

@@ -1,7 +1,6 @@
-"""``outrider broker``: the embedded MQTT broker. For a lab or a demo: it has no TLS and no accounts."""
+"""``outrider broker``: the embedded MQTT broker, in the foreground."""
 
-import signal
-import threading
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,31 +8,31 @@ import typer
 from outrider.commands.options import Json, Quiet, group
 from outrider.output import Screen
 
-app = group("Run the embedded MQTT broker, for a lab or a demo.")
-
-
-@app.callback()
-def about() -> None:
-    """Run the embedded MQTT broker, for a lab or a demo: it has no TLS and no accounts."""
+app = group("Run the embedded MQTT broker, for a lab or a demo: it has no TLS and no accounts.")
 
 
 @app.command()
 def run(
+    *,
     host: Annotated[str, typer.Option(envvar="OUTRIDER_BROKER_HOST", help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(envvar="OUTRIDER_BROKER_PORT", min=1, max=65535, help="Port.")] = 1883,
+    port: Annotated[
+        int, typer.Option(envvar="OUTRIDER_BROKER_PORT", min=0, max=65535, help="Port; 0: any free one.")
+    ] = 1883,
     allow_remote: Annotated[
         bool, typer.Option("--allow-remote", help="Listen where other machines reach it: anyone there may publish.")
     ] = False,
+    log_file: Annotated[Path | None, typer.Option(metavar="FILE", help="Where the broker's own words go.")] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Run until SIGTERM or Ctrl-C."""
-    from outrider_link.broker import EmbeddedBroker
+    from outrider_link.broker import serve
 
     screen = Screen(json=json, quiet=quiet)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    with EmbeddedBroker(host=host, port=port, allow_remote=allow_remote) as broker:
-        screen.result({"url": broker.url}, f"broker at {broker.url}; stop it with Ctrl-C")
-        stop.wait()
+    serve(
+        host=host,
+        port=port,
+        allow_remote=allow_remote,
+        log_file=log_file,
+        on_ready=lambda url: screen.result({"url": url}, f"broker at {url}; stop it with Ctrl-C"),
+    )

@@ -13,7 +13,7 @@ app = group("Look into bundles, verify and compare them.")
 
 @app.command()
 def inspect(bundle: BundleDir, json: Json = False, quiet: Quiet = False) -> None:
-    """Show what a bundle answers, from what, how surely, and what may be claimed of it."""
+    """Show what a bundle answers, and what may be claimed of it."""
     from outrider import bundle_report
     from outrider_engine.bundle import open_bundle
 
@@ -33,7 +33,7 @@ def verify(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Check every byte against the manifest, walk every model, and match the certificate. Exit code 3: refused."""
+    """Check every byte, operator and claim. Exit code 3: refused."""
     from outrider import bundle_report
 
     screen = Screen(json=json, quiet=quiet)
@@ -48,7 +48,7 @@ def diff(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show what differs, and how many bytes a device with OLD must fetch for NEW."""
+    """Show what differs, and what a device must fetch."""
     from outrider import bundle_report
     from outrider_engine.bundle import open_bundle
 

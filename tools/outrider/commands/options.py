@@ -1,9 +1,11 @@
 """The flags that every command spells alike."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+
+from outrider.logs import LogFormat, LogLevel
 
 Json = Annotated[bool, typer.Option("--json", envvar="OUTRIDER_JSON", help="Print JSON for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", envvar="OUTRIDER_QUIET", help="Print only what was asked for.")]
@@ -13,8 +15,13 @@ AgentAddress = Annotated[
     str,
     typer.Option("--agent", envvar="OUTRIDER_AGENT", help="Address of the agent: http://HOST:PORT or unix:/PATH."),
 ]
-LogFormat = Annotated[str, typer.Option(envvar="OUTRIDER_LOG_FORMAT", help="console or json.")]
-LogLevel = Annotated[str, typer.Option(envvar="OUTRIDER_LOG_LEVEL", help="debug, info, warning or error.")]
+LogForm = Annotated[LogFormat, typer.Option("--log-format", envvar="OUTRIDER_LOG_FORMAT", help="How events look.")]
+LogFrom = Annotated[LogLevel, typer.Option("--log-level", envvar="OUTRIDER_LOG_LEVEL", help="The least that is said.")]
+CloudFile = Annotated[
+    Path | None,
+    typer.Option("--config", envvar="OUTRIDER_CLOUD_CONFIG", help="cloud.toml; default: the one in this folder."),
+]
+TaskName = Annotated[str, typer.Option("--task", metavar="NAME", help="Name of a task in cloud.toml.")]
 BundleDir = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Directory of the bundle.")]
 
 
@@ -22,6 +29,7 @@ def group(about: str) -> typer.Typer:
     """A command with sub-commands, set up like all of them."""
     return typer.Typer(
         help=about,
+        callback=_stays_a_group,
         no_args_is_help=True,
         rich_markup_mode=None,
         add_completion=False,
@@ -29,24 +37,5 @@ def group(about: str) -> typer.Typer:
     )
 
 
-def nested(**flags: Any) -> dict[str, Any]:
-    """Overrides of a configuration from flags: ``broker__url="…"`` → ``{"broker": {"url": "…"}}``; those not given are left out."""
-    overrides: dict[str, Any] = {}
-    for name, value in flags.items():
-        if value is None or value == "":
-            continue
-        *tables, key = name.split("__")
-        table = overrides
-        for each in tables:
-            table = table.setdefault(each, {})
-        table[key] = str(value.absolute()) if isinstance(value, Path) else value
-    return overrides
-
-
-def merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Both, table by table; ``over`` wins."""
-    result = dict(under)
-    for key, value in over.items():
-        old = result.get(key)
-        result[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return result
+def _stays_a_group() -> None:
+    """Without a callback, typer would take a group of one command for that command."""

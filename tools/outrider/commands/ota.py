@@ -11,14 +11,16 @@ from outrider.releases import DEFAULT_CLOUD, Plan
 
 app = group("Publish bundles to devices over the air.")
 
-Cloud = Annotated[str, typer.Option("--cloud", envvar="OUTRIDER_CLOUD", help="Address of the cloud's HTTP API.")]
+Cloud = Annotated[str, typer.Option("--cloud", envvar="OUTRIDER_OTA_CLOUD", help="Address of the cloud's HTTP API.")]
 TokenFile = Annotated[
-    Path | None, typer.Option(envvar="OUTRIDER_CLOUD_TOKEN", metavar="FILE", help="File with the cloud's bearer token.")
+    Path | None,
+    typer.Option(envvar="OUTRIDER_OTA_TOKEN_FILE", metavar="FILE", help="File with the cloud's bearer token."),
 ]
 
 
 @app.command()
 def publish(
+    *,
     bundle: BundleDir,
     to: Annotated[list[str] | None, typer.Option("--to", metavar="DEVICE", help="One device; default: all.")] = None,
     cloud: Cloud = DEFAULT_CLOUD,
@@ -28,7 +30,7 @@ def publish(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Upload what the cloud lacks of a bundle, make it a release, and offer it to devices."""
+    """Upload a bundle, make it a release, offer it to devices."""
     from outrider import releases
     from outrider.bundle_report import size
     from outrider.progress import bar
@@ -52,8 +54,10 @@ def publish(
 
 
 @app.command()
-def status(cloud: Cloud = DEFAULT_CLOUD, token_file: TokenFile = None, json: Json = False, quiet: Quiet = False) -> None:
-    """Show what really runs on every device, what should, and why it differs."""
+def status(
+    cloud: Cloud = DEFAULT_CLOUD, token_file: TokenFile = None, json: Json = False, quiet: Quiet = False
+) -> None:
+    """Show what really runs on every device, and what should."""
     from outrider import releases
 
     screen = Screen(json=json, quiet=quiet)

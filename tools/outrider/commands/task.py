@@ -7,18 +7,18 @@ import typer
 
 from outrider.commands.options import Json, Quiet, group
 from outrider.output import Screen
+from outrider.task_template import Kind, task_text
 from outrider_wire.errors import OperatorConfigError
 
 app = group("Write and check task files.")
 
-_KINDS = ("image", "image-text", "text")
-
 
 @app.command()
 def init(
+    *,
     file: Annotated[Path, typer.Argument(help="File to write.")] = Path("task.toml"),
     name: Annotated[str, typer.Option(help="Name of the task; default: the file's or folder's.")] = "",
-    kind: Annotated[str, typer.Option(help=f"Parts of an input: {', '.join(_KINDS)}.")] = "image",
+    kind: Annotated[Kind, typer.Option(help="Parts of an input.")] = Kind.IMAGE,
     label: Annotated[list[str] | None, typer.Option(help="One answer; repeat it for each.")] = None,
     from_folder: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Take the answers from the sub-folders of labelled images.")
@@ -28,13 +28,9 @@ def init(
     quiet: Quiet = False,
 ) -> None:
     """Write a commented starting task."""
-    from outrider.task_template import task_text
-
     screen = Screen(json=json, quiet=quiet)
     named = name or _name_of(from_folder or file)
-    if kind not in _KINDS:
-        raise OperatorConfigError(f"there is no kind {kind!r}", reason="unknown_kind", fix=f"use {', '.join(_KINDS)}")
-    text = task_text(name=named, labels=_labels(from_folder, label, named), kind=kind, source=str(file))  # type: ignore[arg-type]  # one of the kinds: checked above
+    text = task_text(name=named, labels=_labels(from_folder, label, named), kind=kind, source=str(file))
     _write(file, text, force=force)
     screen.result(
         {"file": str(file), "task": named},
@@ -43,10 +39,8 @@ def init(
 
 
 @app.command()
-def check(
-    file: Annotated[Path, typer.Argument(help="Task file.")], json: Json = False, quiet: Quiet = False
-) -> None:
-    """Check a task file, and say what its promise asks of your data."""
+def check(file: Annotated[Path, typer.Argument(help="Task file.")], json: Json = False, quiet: Quiet = False) -> None:
+    """Check a task file, and what its promise asks of your data."""
     from outrider.settings_files import read_task
     from outrider.task_template import summary
 
@@ -67,7 +61,9 @@ def _labels(folder: Path | None, labels: list[str] | None, name: str) -> list[st
 def _name_of(path: Path) -> str:
     """A task name from a path: ``My Parts/`` → ``my-parts``."""
     stem = path.resolve().stem.lower()
-    return "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in stem).strip("-")[:64] or "task"
+    return (
+        "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in stem).strip("-")[:64] or "task"
+    )
 
 
 def _write(file: Path, text: str, *, force: bool) -> None:

@@ -60,7 +60,9 @@ def load() -> Vqa:
     """The whole data set, from the installed package."""
     import easy_vqa
 
-    pictures, groups, questions = [], [], []
+    pictures: list[NDArray[np.uint8]] = []
+    groups: list[str] = []
+    questions: list[Question] = []
     for split in ("train", "test"):
         paths = getattr(easy_vqa, f"get_{split}_image_paths")()
         first = len(groups)

@@ -1,9 +1,13 @@
 """Pictures no camera of the device ever took, each a kind of input that a confident model should still not keep."""
 
+import io
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+
+from outrider.demo.cameras import encode
 
 Pixels = NDArray[np.uint8]
 
@@ -22,3 +26,9 @@ FOREIGN: dict[str, Callable[[Pixels], Pixels]] = {
     "dark": lambda picture: (picture // 4).astype(np.uint8),
 }
 """Name → what is done to a capture (height, width, 3) of the device."""
+
+
+def altered(jpeg: bytes, kind: str) -> bytes:
+    """A capture of the device, turned into that kind of foreign picture."""
+    picture = np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
+    return encode(FOREIGN[kind](picture), quality=95)

@@ -1,11 +1,79 @@
-"""How the demo's figures look: tables on the terminal and a picture. Computes no figure."""
+"""What the demo shows: steps, a live line, tables on the terminal and a picture. Computes no figure."""
 
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from outrider.demo.figures import Figures, Phase
+from outrider.demo.play import Tally
+
+Watch = Callable[[Tally], None]
+_REFRESH_S = 0.2
+
+
+class Show:
+    """The demo's voice on one console; silent with ``quiet``."""
+
+    def __init__(self, console: Console, *, quiet: bool = False) -> None:
+        self.console = console
+        self._quiet = quiet
+
+    def step(self, number: str, what: str) -> None:
+        """A new step of the story."""
+        if not self._quiet:
+            self.console.print(f"\n[bold]{number}. {what}[/]")
+
+    def say(self, sentence: str) -> None:
+        """A line of the step."""
+        if not self._quiet and sentence:
+            self.console.print(f"   {sentence}", highlight=False, markup=False)
+
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """Something of unknown length is under way."""
+        if self._quiet:
+            yield
+            return
+        started = time.monotonic()
+        with self.console.status(what):
+            yield
+        self.say(f"{what}: {time.monotonic() - started:.0f} s")
+
+    @contextmanager
+    def live(self, name: str, total: int) -> Iterator[Watch]:
+        """One line that follows a play; its last state stays."""
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        last: list[Tally] = []
+        columns = (TextColumn("   " + name), BarColumn(20), MofNCompleteColumn(), TextColumn("{task.fields[line]}"))
+        with Progress(*columns, console=self.console, disable=self._quiet, transient=True) as progress:
+            shown = progress.add_task(name, total=total, line="")
+            drawn = 0.0
+
+            def watch(tally: Tally) -> None:
+                nonlocal drawn
+                last[:] = [tally]
+                if time.monotonic() - drawn > _REFRESH_S:
+                    drawn = time.monotonic()
+                    progress.update(shown, completed=len(tally.told), line=tally_line(tally))
+
+            yield watch
+        if last:
+            self.say(f"{name}: {len(last[0].told)} questions, {tally_line(last[0])}")
+
+
+def tally_line(tally: Tally) -> str:
+    """A play's figures so far in one line."""
+    asked = max(len(tally.told), 1)
+    return (
+        f"{tally.count('edge') / asked:.0%} answered on the device ({tally.latency_ms('edge', 0.5):.1f} ms), "
+        f"{tally.count('cloud') / asked:.0%} by the large model ({tally.latency_ms('cloud', 0.5):.1f} ms), "
+        f"{tally.accuracy:.1%} right" + (f", {tally.failed} without an answer" if tally.failed else "")
+    )
 
 
 def print_figures(figures: Figures, console: Console) -> None:
@@ -50,6 +118,20 @@ def disappointments(figures: Figures) -> list[str]:
     if figures.requests_refused_during_update:
         said.append(f"{figures.requests_refused_during_update} requests were refused during the update.")
     return said
+
+
+def print_where_next(folder: Path, console: Console) -> None:
+    """Where everything is, and what to try."""
+    run = folder / "run"
+    for line in (
+        "",
+        f"The picture: {folder / 'demo.png'}    Logs, stores and bundles: {run}",
+        "Ask the device of this demo something yourself (it answers alone, without the cloud):",
+        f"  outrider edge infer --config {run / 'cam-1.toml'} --explain --part image=@PICTURE.png --part 'question=what color is it?'",
+        f"  outrider bundle inspect {run / 'small-2'}",
+        "Your own images: docs/your-own-task.md",
+    ):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _systems(figures: Figures) -> Table:

@@ -1,0 +1,160 @@
+"""A candidate from weights to a bundle in its place: distilled, exported, certified, delivered. Judges nothing."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from torch import nn
+
+from outrider_cloud.learning.lessons import Lessons
+from outrider_engine.model import Model, load_model
+from outrider_export.build import build_bundle
+from outrider_export.certify import Certified, Promise, calibrate_and_certify
+from outrider_export.checkpoint import checkpoint_path, load_checkpoint
+from outrider_export.data import Progress, Table
+from outrider_export.distil import DistilPlan, distil
+from outrider_export.students import Architecture
+from outrider_wire.errors import BundleMismatchError, OperatorConfigError, OperatorSetupError
+from outrider_wire.manifest import MANIFEST_FILE, encode_manifest
+from outrider_wire.task import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """The deployed model, as a bundle that answers and as weights that can be trained."""
+
+    model: Model
+    module: nn.Module
+    architecture: Architecture
+
+
+def open_base(bundle: Path, task: Task, *, threads: int) -> Base:
+    """The deployed bundle and the checkpoint beside it.
+
+    Raises:
+        BundleError: the bundle is damaged, or not for this task.
+        OperatorConfigError: the checkpoint cannot be read, or is of another architecture than the bundle.
+    """
+    model = load_model(bundle, threads=threads, bounds=task.inputs)
+    if model.manifest.task != task.name or list(model.labels) != task.labels:
+        raise BundleMismatchError(
+            f"{bundle} answers task {model.manifest.task!r}, and the round is about {task.name!r}",
+            reason="task_mismatch",
+            fix="name the bundle that the devices of this task run",
+        )
+    module, architecture = load_checkpoint(checkpoint_path(bundle), task)
+    if architecture.name != model.manifest.architecture:
+        raise OperatorConfigError(
+            f"{checkpoint_path(bundle)} holds a {architecture.name}, and the bundle was made of "
+            f"a {model.manifest.architecture or 'model of another kind'}",
+            reason="checkpoint_mismatch",
+            fix="keep each bundle's own checkpoint beside it",
+        )
+    return Base(model=model, module=module, architecture=architecture)
+
+
+def distilled(base: Base, lessons: Lessons, plan: DistilPlan, *, seed: int, progress: Progress) -> nn.Module:
+    """The student: the deployed model after one round of distillation."""
+    return distil(
+        base.module,
+        unsure=lessons.unsure,
+        sure=lessons.sure,
+        labelled=lessons.labelled,
+        plan=plan,
+        seed=seed,
+        temperature=base.model.manifest.calibration.temperature,
+        progress=progress,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workshop:
+    """Builds and certifies candidates of one base in a folder of their own."""
+
+    base: Base
+    task: Task
+    tuning: Table
+    known: Table | None
+    folder: Path
+    seed: int
+
+    @property
+    def bundle(self) -> Path:
+        """Where the candidate is made."""
+        return self.folder / "bundle"
+
+    def build(self, student: nn.Module, *, version: str, progress: Progress) -> Model:
+        """Exports and calibrates a student; a bundle that promises nothing yet."""
+        build_bundle(
+            task=self.task,
+            model=student,
+            architecture=self.base.architecture,
+            tuning=self.tuning,
+            certification=None,
+            support=self.known,
+            out=self.bundle,
+            version=version,
+            parent=self.base.model.digest,
+            seed=self.seed,
+            precisions=[variant.precision for variant in self.base.model.manifest.variants],
+            progress=progress,
+        )
+        return load_model(self.bundle, bounds=self.task.inputs)
+
+    def certify(self, rows: Table, *, delta: float) -> Certified:
+        """Certifies the built bundle, once, and writes what came of it into its manifest."""
+        built = load_model(self.bundle, bounds=self.task.inputs)
+        key = f"build-{self.seed}"  # `build_bundle`'s: the same tuning rows give the same calibration
+        certified = calibrate_and_certify(
+            model=built,
+            tuning=self.tuning,
+            certification=rows,
+            promise=Promise(risk=self.task.policy.target_risk, delta=delta),
+            key=key,
+            bounds=self.task.inputs,
+            support_fitted_on=0 if self.known else len(set(self.tuning.groups)),
+        )
+        manifest = msgspec.structs.replace(
+            built.manifest,
+            calibration=certified.calibration,
+            acceptance=certified.acceptance,
+            certificate=certified.certificate,
+        )
+        (self.bundle / MANIFEST_FILE).write_bytes(encode_manifest(manifest))
+        return certified
+
+    def finished(self) -> Model:
+        """The bundle as it will ship.
+
+        Raises:
+            BundleMismatchError: it may not claim the certificate that it carries.
+        """
+        model = load_model(self.bundle, bounds=self.task.inputs)
+        if model.manifest.certificate is not None and model.certified:
+            raise BundleMismatchError(
+                f"the candidate may not claim its certificate: {model.certified}", reason="self_check_failed"
+            )
+        return model
+
+
+def check_free(out: Path) -> None:
+    """Whether a bundle may be put there.
+
+    Raises:
+        OperatorSetupError: something else than a bundle is there.
+    """
+    if out.exists() and not (out / MANIFEST_FILE).is_file():
+        raise OperatorSetupError(
+            f"{out} exists and is not a bundle", reason="output_occupied", fix="name another directory with -o"
+        )
+
+
+def deliver(made: Path, out: Path) -> None:
+    """Moves a finished bundle and its checkpoint (on the same disk) to ``out``, in place of a bundle that may be there."""
+    old = made.with_name("old")
+    if out.exists():
+        out.rename(old)
+    made.rename(out)
+    checkpoint_path(made).replace(checkpoint_path(out))
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,126 @@
+"""Which certification rows have been used, and what the next use pays. Functions of a connection; judges no model.
+
+Rows that no certificate has used pay δ. Once they are too few, all rows are used again, and their k-th use pays δ·6/(π²k²)
+(`outrider_wire.certificate.reused_delta`). Rows count as used from when they are taken, whatever comes of it.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import sqlalchemy as sa
+from msgspec import Struct
+
+from outrider_cloud.schema import certifications, certified_groups
+from outrider_wire.certificate import DEFAULT_COVERAGES, first_tested, reused_delta
+from outrider_wire.manifest import Certificate
+
+
+class Draw(Struct, kw_only=True, frozen=True):
+    """The groups that a certification may use, and what it pays."""
+
+    groups: list[str]
+    use: int
+    """k: one more than the most uses that any of them has seen."""
+    delta: float
+    """δ of this certification."""
+    fresh: int
+    """Groups in the store that no certification had used."""
+
+
+def draw(groups: Sequence[str], uses: Mapping[str, int], *, risk: float, delta: float, coverage: float) -> Draw:
+    """Fresh groups where there are enough of them, else all.
+
+    Args:
+        groups: of the certification rows there are.
+        uses: how many certifications have used each.
+        risk: r*.
+        delta: δ of a first use.
+        coverage: what the model keeps; rows are enough when the first test needs no larger share of them.
+    """
+    known = sorted(set(groups))
+    fresh = [group for group in known if not uses.get(group)]
+    start = first_tested(DEFAULT_COVERAGES, len(fresh), risk, delta)
+    enough = start < len(DEFAULT_COVERAGES) and DEFAULT_COVERAGES[start] <= coverage
+    if enough or len(fresh) == len(known):
+        return Draw(groups=fresh, use=1, delta=delta, fresh=len(fresh))
+    use = 1 + max(uses.get(group, 0) for group in known)
+    return Draw(groups=known, use=use, delta=reused_delta(delta, use), fresh=len(fresh))
+
+
+def digest_of(groups: Sequence[str]) -> str:
+    """The digest by which a certificate names its rows: over the sorted group ids."""
+    return hashlib.sha256("\n".join(sorted(groups)).encode()).hexdigest()
+
+
+def uses(connection: sa.Connection, task: str) -> dict[str, int]:
+    """Group → how many certifications of that task have used it."""
+    counted = (
+        sa.select(certified_groups.c.group, sa.func.count())
+        .join(certifications, certifications.c.id == certified_groups.c.certification)
+        .where(certifications.c.task == task)
+        .group_by(certified_groups.c.group)
+    )
+    return {str(group): n for group, n in connection.execute(counted).all()}
+
+
+def take(
+    connection: sa.Connection,
+    *,
+    task: str,
+    groups: Sequence[str],
+    risk: float,
+    delta: float,
+    coverage: float,
+    now_ms: int,
+) -> tuple[int, Draw | None]:
+    """Draws groups and writes them down as used, in one change; the certification's number, and the draw.
+
+    None, and nothing is used up, where so few rows could certify nothing even without an error.
+    """
+    drawn = draw(groups, uses(connection, task), risk=risk, delta=delta, coverage=coverage)
+    if first_tested(DEFAULT_COVERAGES, len(drawn.groups), risk, drawn.delta) == len(DEFAULT_COVERAGES):
+        return 0, None
+    return record(connection, task=task, drawn=drawn, risk=risk, bundle="", now_ms=now_ms), drawn
+
+
+def record(connection: sa.Connection, *, task: str, drawn: Draw, risk: float, bundle: str, now_ms: int) -> int:
+    """Writes a use down; its number. ``bundle`` is '' while the certificate is still to be made."""
+    row = {
+        "task": task,
+        "data_digest": digest_of(drawn.groups),
+        "use": drawn.use,
+        "delta": drawn.delta,
+        "risk": risk,
+        "n": len(drawn.groups),
+        "bundle": bundle,
+        "created_ms": now_ms,
+    }
+    inserted = sa.insert(certifications).values(row).returning(certifications.c.id)
+    number: int = connection.execute(inserted).scalar_one()
+    if drawn.groups:
+        members = [{"certification": number, "group": group} for group in drawn.groups]
+        connection.execute(sa.insert(certified_groups), members)
+    return number
+
+
+def name_bundle(connection: sa.Connection, *, number: int, bundle: str) -> None:
+    """Says which bundle a certification came to."""
+    connection.execute(sa.update(certifications).where(certifications.c.id == number).values(bundle=bundle))
+
+
+def recognise(
+    connection: sa.Connection, *, task: str, bundle: str, certificate: Certificate, groups: Sequence[str], now_ms: int
+) -> bool:
+    """Writes down the use that a certificate made elsewhere made of these very groups; whether it did.
+
+    A bundle that ``outrider export`` or ``outrider distill fit`` certified has used rows that the ledger has not heard of.
+    """
+    members = sorted(set(groups))
+    known = sa.select(certifications.c.id).where(
+        certifications.c.task == task, certifications.c.data_digest == certificate.data_digest
+    )
+    if certificate.data_digest != digest_of(members) or connection.execute(known.limit(1)).first() is not None:
+        return False
+    used = Draw(groups=members, use=1, delta=certificate.delta, fresh=0)
+    record(connection, task=task, drawn=used, risk=certificate.risk, bundle=bundle, now_ms=now_ms)
+    return True

@@ -1,0 +1,66 @@
+"""The account of every task, live in memory: what arrived, how it ended, and what of that is not on the disk yet. No I/O.
+
+An input is in flight from `arrived` until it ends here or its escalation is durable; until then it is in no durable sum, so
+that the account on the disk adds up at every moment.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+
+from msgspec.structs import asdict
+
+from outrider_wire.report import Account, account_from
+
+Counts = Mapping[str, int]
+
+
+class Accounts:
+    """Counters by task."""
+
+    def __init__(self) -> None:
+        self._tally: dict[str, Counter[str]] = defaultdict(Counter)
+        self._in_flight: Counter[str] = Counter()
+        self._unwritten: dict[str, Counter[str]] = defaultdict(Counter)
+
+    def load(self, accounts: Mapping[str, Account]) -> None:
+        """Takes up what the disk holds."""
+        for task, account in accounts.items():
+            self._tally[task].update(asdict(account))
+
+    def arrived(self, task: str) -> None:
+        """An input is here."""
+        self._in_flight[task] += 1
+
+    def ended_here(self, task: str, counts: Counts) -> None:
+        """An input in flight has ended without the cloud; ``counts`` are yet to be written."""
+        self._in_flight[task] -= 1
+        self._tally[task].update(counts)
+        self._unwritten[task].update(counts)
+
+    def kept(self, task: str, counts: Counts) -> None:
+        """An input in flight is durable in the outbox; ``counts`` were written with it."""
+        self._in_flight[task] -= 1
+        self._tally[task].update(counts)
+
+    def settled(self, task: str, counts: Counts) -> None:
+        """A pending input has its terminal state; ``counts`` were written with it."""
+        self._tally[task].update(counts)
+        self._tally[task]["pending"] -= 1
+
+    def take_unwritten(self) -> dict[str, Counter[str]]:
+        """What is to be written now."""
+        counts, self._unwritten = self._unwritten, defaultdict(Counter)
+        return counts
+
+    def not_written(self, counts: Mapping[str, Counts]) -> None:
+        """It could not be: next time."""
+        for task, values in counts.items():
+            self._unwritten[task].update(values)
+
+    def of(self, task: str = "") -> Account:
+        """One task's account, or the sum of all."""
+        counts: Counter[str] = Counter()
+        for name in [task] if task else self._tally.keys() | self._in_flight.keys():
+            counts.update(self._tally.get(name, {}))
+            counts.update({"received": self._in_flight[name], "pending": self._in_flight[name]})
+        return account_from(counts)

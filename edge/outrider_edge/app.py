@@ -1,0 +1,272 @@
+"""Wires the agent: configuration in, a serving process out. The one place that knows every part, and computes nothing.
+
+Started from the inside out (folder, models, outbox, uplink, API) and stopped in the reverse order, so that nothing is
+accepted that could not be kept, and nothing is dropped that was.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from aiohttp import web
+
+from outrider_edge.agent import NO_TASK, Agent
+from outrider_edge.api import Api
+from outrider_edge.config import EdgeConfig, read_task
+from outrider_edge.exposition import AgentCollector, page
+from outrider_edge.ground import audit_key, bound_sockets, hold_folder, read_secret
+from outrider_edge.metrics import Metrics
+from outrider_edge.openapi import agent_version
+from outrider_edge.outbox import Outbox
+from outrider_edge.pipeline import TaskRuntime
+from outrider_edge.slots import SlotFolder
+from outrider_edge.starting import Load, SlotStart, start_slots
+from outrider_edge.updater import TaskUpdater, Updater, UpdateTerms
+from outrider_edge.uplink import AloneUplink, BrokerAccess, Uplink
+from outrider_edge.views import StatusView, task_view
+from outrider_engine.bundle import Bundle
+from outrider_engine.model import Model, load_model
+from outrider_link.session import Tls
+from outrider_wire.errors import OperatorConfigError
+from outrider_wire.report import Account
+from outrider_wire.task import Task
+
+log = logging.getLogger(__name__)
+
+GRACE_S = 5.0
+"""How long inputs under way may still wait for the cloud once the agent is asked to stop."""
+_CLOSE_S = 2.0
+"""How long the API's connections get to end after that."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serving:
+    """An agent that serves."""
+
+    agent: Agent
+    addresses: list[str]
+    """``http://HOST:PORT``, and ``unix:PATH`` when there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Loaded:
+    """One task, ready to answer."""
+
+    runtime: TaskRuntime
+    start: SlotStart
+    load: Load
+
+
+async def serve(config: EdgeConfig) -> None:
+    """Serves until SIGTERM or SIGINT; then finishes what is under way, keeps what is not, and returns.
+
+    Raises:
+        OperatorError: the machine or the configuration lacks something.
+        BundleError: no model of a task can be used.
+    """
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with serving(config) as served:
+        tasks = ", ".join(served.agent.runtimes)
+        log.info(
+            "agent.ready", extra={"device": config.device, "addresses": ", ".join(served.addresses), "tasks": tasks}
+        )
+        if not config.broker.url:
+            log.warning(
+                "agent.alone",
+                extra={"what": "no broker is configured: what the model is unsure of is answered here, uncertified"},
+            )
+        await stop.wait()
+        log.info("agent.stopping", extra={"device": config.device})
+    log.info("agent.stopped", extra={"device": config.device})
+
+
+@asynccontextmanager
+async def serving(config: EdgeConfig) -> AsyncIterator[Serving]:
+    """The whole agent, from the first answer to the last; errors as `serve`."""
+    async with AsyncExitStack() as stack:
+        stack.callback(os.close, hold_folder(config.folder))
+        sockets = bound_sockets(config.api)
+        for bound in sockets:
+            stack.callback(bound.close)
+        key = audit_key(config)
+        loaded = await asyncio.to_thread(_load_tasks, config)
+        for ready in loaded.values():
+            stack.callback(ready.runtime.close)
+        metrics = Metrics(tasks=loaded)
+        outbox = await _outbox(config, stack)
+        uplink = _uplink(config, outbox, metrics)
+        agent = Agent(
+            runtimes={name: ready.runtime for name, ready in loaded.items()},
+            ledger=outbox,
+            uplink=uplink,
+            metrics=metrics,
+            audit_key=key,
+        )
+        uplink.listen(agent.on_final)
+        updater = _updater(config, loaded, uplink)
+        await _start(uplink, updater, stack)
+        api = Api(
+            agent=agent, status=_status(config, agent, uplink, updater), metrics=_metrics_page(agent, metrics, uplink)
+        )
+        yield Serving(agent=agent, addresses=await _open(api.application(), agent, sockets, stack))
+
+
+def _load_tasks(config: EdgeConfig) -> dict[str, _Loaded]:
+    """Every task with its model, loaded and timed. Blocks."""
+    loaded: dict[str, _Loaded] = {}
+    for settings in config.tasks:
+        task = read_task(settings)
+        if task.name in loaded:
+            raise OperatorConfigError(
+                f"task {task.name!r} is configured twice", reason="duplicate_task", fix="name each task file once"
+            )
+        load = _loader(config, task)
+        folder = SlotFolder(folder=config.folder / "slots" / task.name, task=task)
+        start = start_slots(folder=folder, factory=Path(settings.bundle), load=load)
+        runtime = TaskRuntime(task=task, model=start.model)
+        model_ms = runtime.warm()
+        log.info(
+            "task.ready", extra={"task": task.name, "model": start.model.manifest.version, "ms": round(model_ms, 3)}
+        )
+        loaded[task.name] = _Loaded(runtime=runtime, start=start, load=load)
+    return loaded
+
+
+def _loader(config: EdgeConfig, task: Task) -> Load:
+    def load(bundle: Bundle) -> Model:
+        return load_model(
+            bundle,
+            threads=config.runtime.threads,
+            providers=config.runtime.providers or None,
+            bounds=task.inputs,
+        )
+
+    return load
+
+
+async def _outbox(config: EdgeConfig, stack: AsyncExitStack) -> Outbox:
+    settings = config.outbox
+    outbox = Outbox(
+        folder=config.folder / "outbox",
+        max_count=settings.max_count,
+        max_bytes=settings.max_bytes,
+        keep_settled=settings.keep_ended,
+    )
+    await outbox.start()
+    stack.push_async_callback(outbox.stop)
+    return outbox
+
+
+def _uplink(config: EdgeConfig, outbox: Outbox, metrics: Metrics) -> Uplink | AloneUplink:
+    broker = config.broker
+    if not broker.url:
+        return AloneUplink()
+    tls = Tls(ca_file=_path(broker.ca_file), cert_file=_path(broker.cert_file), key_file=_path(broker.key_file))
+    access = BrokerAccess(
+        url=broker.url,
+        root=broker.root,
+        username=broker.username or None,
+        password=read_secret(Path(broker.password_file), "broker's password") if broker.password_file else None,
+        tls=tls if broker.url.startswith("mqtts://") else None,
+    )
+    return Uplink(
+        device=config.device,
+        access=access,
+        outbox=outbox,
+        figures=metrics,
+        agent=agent_version(),
+        telemetry_every_s=config.telemetry.every_s,
+        receipt_timer_s=config.outbox.receipt_timer_s,
+    )
+
+
+def _path(text: str) -> Path | None:
+    return Path(text) if text else None
+
+
+def _updater(config: EdgeConfig, loaded: Mapping[str, _Loaded], uplink: Uplink | AloneUplink) -> Updater:
+    terms = UpdateTerms(probation_answers=config.updates.probation_answers, probation_s=config.updates.probation_s)
+    return Updater(
+        tasks=[
+            TaskUpdater(
+                start=ready.start,
+                runtime=ready.runtime,
+                source=uplink,
+                load=ready.load,
+                changed=uplink.report,
+                terms=terms,
+            )
+            for ready in loaded.values()
+        ]
+    )
+
+
+async def _start(uplink: Uplink | AloneUplink, updater: Updater, stack: AsyncExitStack) -> None:
+    uplink.attach(updater)
+    await uplink.start()
+    stack.push_async_callback(uplink.stop)
+    updater.start()
+    stack.push_async_callback(updater.stop)
+
+
+async def _open(app: web.Application, agent: Agent, sockets: list[socket.socket], stack: AsyncExitStack) -> list[str]:
+    """Opens the API; closing it lets the inputs under way finish first."""
+
+    async def drain(_: web.Application) -> None:
+        await agent.drain(GRACE_S)
+
+    app.on_shutdown.append(drain)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_CLOSE_S)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    addresses = []
+    for bound in sockets:
+        await web.SockSite(runner, bound).start()
+        addresses.append(_address(bound))
+    return addresses
+
+
+def _address(bound: socket.socket) -> str:
+    name = bound.getsockname()
+    if bound.family == socket.AF_UNIX:
+        return f"unix:{name}"
+    host = f"[{name[0]}]" if bound.family == socket.AF_INET6 else name[0]
+    return f"http://{host}:{name[1]}"
+
+
+def _status(
+    config: EdgeConfig, agent: Agent, uplink: Uplink | AloneUplink, updater: Updater
+) -> Callable[[], StatusView]:
+    began = time.monotonic()
+
+    def status() -> StatusView:
+        reach: Literal["connected", "unreachable"] = "connected" if uplink.connected else "unreachable"
+        return StatusView(
+            device=config.device,
+            agent=agent_version(),
+            uptime_s=round(time.monotonic() - began, 3),
+            broker=reach if uplink.enabled else "none",
+            account=agent.account(),
+            tasks=[task_view(runtime) for runtime in agent.runtimes.values()],
+            slots=updater.slots(),
+        )
+
+    return status
+
+
+def _metrics_page(agent: Agent, metrics: Metrics, uplink: Uplink | AloneUplink) -> Callable[[], bytes]:
+    def accounts() -> dict[str, Account]:
+        return {name: agent.account(name) for name in (*agent.runtimes, NO_TASK)}
+
+    collector = AgentCollector(metrics=metrics, accounts=accounts, connected=lambda: uplink.connected)
+    return lambda: page(collector)

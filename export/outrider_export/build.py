@@ -1,0 +1,262 @@
+"""A trained model becomes a bundle: variants, calibration, certificate, golden inputs, one directory. Trains nothing.
+
+The same model, rows and seed give the same bytes, and so the same digest.
+"""
+
+import contextlib
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+from torch import nn
+
+from outrider_engine.golden import Golden, check_golden, encode_golden
+from outrider_engine.model import Model, load_model
+from outrider_export.certify import Certified, LabelSource, Promise, calibrate_and_certify
+from outrider_export.checkpoint import checkpoint_path, save_checkpoint
+from outrider_export.data import Progress, Table
+from outrider_export.students import Architecture
+from outrider_export.task_text import task_to_toml
+from outrider_export.variants import Variants, make_variants
+from outrider_wire.errors import BundleMismatchError, OperatorSetupError
+from outrider_wire.manifest import (
+    MANIFEST_FILE,
+    Acceptance,
+    BundleFile,
+    Calibration,
+    Manifest,
+    Precision,
+    encode_manifest,
+    manifest_digest,
+)
+from outrider_wire.task import Task
+
+GOLDEN_FILE = "golden.msgpack"
+TASK_FILE = "task.toml"
+LICENCE_FILE = "license.txt"
+_GOLDEN_ROWS = 4
+_CALIBRATION_ROWS = 512
+_ROLES: dict[str, Literal["golden", "task", "licence"]] = {
+    GOLDEN_FILE: "golden",
+    TASK_FILE: "task",
+    LICENCE_FILE: "licence",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildReport:
+    """What was built, and what may be said of it."""
+
+    bundle: Path
+    digest: str
+    manifest: Manifest
+    certified: Certified
+    checkpoint: Path | None
+    """The weights that training goes on from; None for a model that came as ONNX."""
+
+    @property
+    def sentences(self) -> list[str]:
+        """What is promised, or why nothing is."""
+        return self.certified.sentences
+
+
+def build_bundle(
+    *,
+    task: Task,
+    model: nn.Module | bytes,
+    architecture: Architecture,
+    tuning: Table,
+    certification: Table | None,
+    out: Path,
+    version: str,
+    support: Table | None = None,
+    parent: str | None = None,
+    seed: int = 0,
+    precisions: Sequence[Precision] = ("int8", "fp32"),
+    delta: float | None = None,
+    label_source: LabelSource = "ground_truth",
+    licence: str = "",
+    progress: Progress | None = None,
+) -> BuildReport:
+    """Write the bundle directory ``out`` whole or not at all, and the checkpoint ``out``.safetensors beside it.
+
+    Args:
+        task: what the model answers, and the promise: its risk and confidence.
+        model: a trained module of ``architecture``, or ONNX bytes in fp32.
+        architecture: names the inputs.
+        tuning: rows of the tuning role: INT8 ranges, temperature, thresholds.
+        certification: rows of the certification role, used here and nowhere else; None: nothing is certified.
+        out: replaced if it is a bundle already.
+        version: what people call the release.
+        support: rows that the support distance is fitted on, labelled or not (training rows do); None: the tuning rows,
+            with a correction for being judged on the rows that it was fitted on.
+        parent: digest of the bundle whose model this one was trained from.
+        seed: chooses each group's row.
+        precisions: in order of preference; the first ships, is calibrated and certified.
+        delta: δ of the certificate when it is not the task's (rows used before).
+        label_source: whose labels the rows carry.
+        licence: text of the model's licence.
+        progress: told each stage.
+
+    Raises:
+        OperatorSetupError: ``out`` exists and is no bundle.
+        BundleMismatchError: what was exported does not compute what the module does.
+        RuleRefusalError: roles overlap, or there are too few rows to fit on.
+    """
+    tell = progress or (lambda stage, share: None)
+    _check_free(out)
+    key = f"build-{seed}"
+    inputs = architecture.inputs(task)
+    own_support = tuning.one_per_group(key)
+    tell("exporting", 0.0)
+    variants = make_variants(
+        model,
+        inputs,
+        tuning=tuning.tensors(inputs, task.inputs),
+        calibration=own_support.take(np.arange(min(len(own_support), _CALIBRATION_ROWS))).tensors(inputs, task.inputs),
+        support=(support.one_per_group(key) if support else own_support).tensors(inputs, task.inputs),
+        precisions=precisions,
+    )
+    tell("certifying", 0.6)
+    with _directory(out) as folder:
+        draft = _draft(
+            task=task,
+            architecture=architecture,
+            variants=variants,
+            version=version,
+            parent=parent,
+            licence=licence,
+            folder=folder,
+        )
+        shipped = load_model(folder, bounds=task.inputs)
+        certified = calibrate_and_certify(
+            model=shipped,
+            tuning=tuning,
+            certification=certification,
+            promise=Promise(risk=task.policy.target_risk, delta=delta or task.delta, label_source=label_source),
+            key=key,
+            bounds=task.inputs,
+            support_fitted_on=0 if support else len(own_support),
+        )
+        manifest = _finished(draft, certified, seed, _golden(shipped, tuning), folder)
+        tell("checking", 0.9)
+        _check(folder, task)
+    checkpoint = None
+    if isinstance(model, nn.Module):
+        checkpoint = checkpoint_path(out)
+        save_checkpoint(checkpoint, model, architecture.name)
+    tell("done", 1.0)
+    digest = manifest_digest(encode_manifest(manifest))
+    return BuildReport(bundle=out, digest=digest, manifest=manifest, certified=certified, checkpoint=checkpoint)
+
+
+def _draft(
+    *,
+    task: Task,
+    architecture: Architecture,
+    variants: Variants,
+    version: str,
+    parent: str | None,
+    licence: str,
+    folder: Path,
+) -> Manifest:
+    """A bundle that runs and promises nothing: what calibration is measured on."""
+    files = {**variants.files, TASK_FILE: task_to_toml(task).encode()}
+    if licence:
+        files[LICENCE_FILE] = licence.encode()
+    versions = {name: metadata.version(name) for name in ("torch", "onnx", "onnxruntime")}
+    manifest = Manifest(
+        task=task.name,
+        version=version,
+        labels=task.labels,
+        inputs=architecture.inputs(task),
+        outputs=variants.outputs,
+        files=[_written(folder, name, data) for name, data in sorted(files.items())],
+        variants=list(variants.variants),
+        calibration=Calibration(temperature=1.0),
+        acceptance=Acceptance(),
+        golden_tolerance=variants.logit_tolerance,
+        parent=parent,
+        architecture=architecture.name,
+        provenance={**versions, **variants.notes},
+    )
+    (folder / MANIFEST_FILE).write_bytes(encode_manifest(manifest))
+    return manifest
+
+
+def _finished(draft: Manifest, certified: Certified, seed: int, golden: bytes, folder: Path) -> Manifest:
+    notes = {"seed": str(seed), "tuning_accuracy": f"{certified.tuning_accuracy:.4f}"}
+    if certified.support_false_alarm is not None:
+        notes["support_false_alarm"] = f"{certified.support_false_alarm:.4f}"
+    manifest = msgspec.structs.replace(
+        draft,
+        calibration=certified.calibration,
+        acceptance=certified.acceptance,
+        certificate=certified.certificate,
+        golden=GOLDEN_FILE,
+        files=[*draft.files, _written(folder, GOLDEN_FILE, golden)],
+        provenance={**draft.provenance, **notes},
+    )
+    (folder / MANIFEST_FILE).write_bytes(encode_manifest(manifest))
+    return manifest
+
+
+def _golden(model: Model, tuning: Table) -> bytes:
+    """A few tuning rows, of different labels first, as a device would receive them, with the shipped session's logits."""
+    _, firsts = np.unique(tuning.labels, return_index=True)
+    rows = [int(row) for row in dict.fromkeys([*sorted(firsts), *range(len(tuning))])][:_GOLDEN_ROWS]
+    found = model.infer([model.prepare(tuning.parts(row)) for row in rows])
+    return encode_golden(
+        [
+            Golden(parts=tuning.parts(row), logits=[float(logit) for logit in each.logits])
+            for row, each in zip(rows, found, strict=True)
+        ]
+    )
+
+
+def _check(folder: Path, task: Task) -> None:
+    """The finished bundle opens, claims its certificate, and repeats its golden answers one by one."""
+    model = load_model(folder, bounds=task.inputs)
+    faults = check_golden(model)
+    if model.manifest.certificate is not None and model.certified:
+        faults.append(model.certified)
+    if faults:
+        raise BundleMismatchError(f"the finished bundle fails its own check: {faults[0]}", reason="self_check_failed")
+
+
+def _written(folder: Path, name: str, data: bytes) -> BundleFile:
+    (folder / name).write_bytes(data)
+    return BundleFile(
+        path=name, sha256=hashlib.sha256(data).hexdigest(), size=len(data), role=_ROLES.get(name, "model")
+    )
+
+
+def _check_free(out: Path) -> None:
+    if out.exists() and not (out / MANIFEST_FILE).is_file() and not (out.is_dir() and not any(out.iterdir())):
+        raise OperatorSetupError(
+            f"{out} exists and is not a bundle", reason="output_occupied", fix="name another directory"
+        )
+
+
+@contextlib.contextmanager
+def _directory(out: Path) -> Iterator[Path]:
+    """A directory beside ``out`` that takes its place when the block ends well, and is gone when it does not."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder, old = (out.with_name(f".{out.name}.{kind}-{os.getpid()}") for kind in ("new", "old"))
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+        if out.exists():
+            out.rename(old)
+        folder.rename(out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)

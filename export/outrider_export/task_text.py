@@ -1,0 +1,29 @@
+"""A task as the TOML text that `outrider_wire.task.parse_task` reads back. Reads and writes no files."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from outrider_wire.task import Task
+
+
+def task_to_toml(task: Task) -> str:
+    """TOML that parses to an equal task; the same task gives the same text."""
+    data = msgspec.to_builtins(task)
+    inputs = data.pop("inputs")
+    tables = {name: value for name, value in data.items() if isinstance(value, Mapping)}
+    blocks = [_pairs({name: value for name, value in data.items() if name not in tables})]
+    blocks += [f"[[inputs]]\n{_pairs(part)}" for part in inputs]
+    blocks += [f"[{name}]\n{_pairs(values)}" for name, values in tables.items()]
+    return "\n".join(blocks)
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return "".join(f"{name} = {_value(value)}\n" for name, value in values.items())
+
+
+def _value(value: Any) -> str:
+    """Strings as JSON writes them are TOML's too, but for DEL, which TOML wants escaped."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

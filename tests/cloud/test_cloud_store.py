@@ -1,0 +1,200 @@
+"""The store: durable changes that share a commit, a schema that its migrations make, claims with leases, the account."""
+
+import asyncio
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from msgspec.structs import replace
+
+from outrider_cloud import dead_letters, examples, inputs
+from outrider_cloud.dead_letters import DeadLetter
+from outrider_cloud.inputs import Claim, Settlement
+from outrider_cloud.schema import METADATA, counts
+from outrider_cloud.store import Store
+
+CLAIM = Claim(
+    device="cam",
+    id="1",
+    task="t",
+    worker="one",
+    lease_until_ms=2000,
+    received_ms=1000,
+    answer_by_ms=1500,
+    keep_until_ms=9000,
+    content_type="application/msgpack",
+    correlation=b"c",
+    request=b"request",
+)
+ANSWER = Settlement(device="cam", id="1", task="t", state="answered", reply=b"first", settled_ms=1200)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    made = Store(url=f"sqlite:///{tmp_path / 'cloud.db'}")
+    made.open()
+    yield made
+    made.close()
+
+
+def do(store: Store, change: Any, **arguments: Any) -> Any:
+    return store.submit(partial(change, **arguments)).result(10)
+
+
+def test_the_migrations_make_exactly_the_tables_that_the_code_knows(store: Store) -> None:
+    def differences(connection: sa.Connection) -> list[Any]:
+        return list(compare_metadata(MigrationContext.configure(connection), METADATA))
+
+    assert store.run(differences) == []
+
+
+def test_opening_again_keeps_everything_and_pragmas_hold(store: Store, tmp_path: Path) -> None:
+    do(store, inputs.start, wanted=CLAIM)
+    again = Store(url=f"sqlite:///{tmp_path / 'cloud.db'}")
+    again.open()
+    try:
+        assert again.run(inputs.accounts)["t"].pending == 1
+        pragmas = again.run(
+            lambda c: [c.exec_driver_sql(f"PRAGMA {p}").scalar() for p in ("journal_mode", "synchronous")]
+        )
+        assert pragmas == ["wal", 2]
+    finally:
+        again.close()
+
+
+async def test_changes_that_wait_together_share_a_commit(store: Store) -> None:
+    transactions: list[sa.RootTransaction | None] = []
+
+    def change(connection: sa.Connection, name: str) -> None:
+        transactions.append(connection.get_transaction())
+        inputs.count(connection, "t", name)
+
+    await asyncio.gather(*(store.write(partial(change, name=str(k % 3))) for k in range(200)))
+    assert len(set(transactions)) < 50
+    assert sum(n for (n,) in store.run(lambda c: c.execute(sa.select(counts.c.n)).all())) == 200
+
+
+async def test_a_change_that_fails_harms_no_other_of_its_group(store: Store) -> None:
+    def bad(connection: sa.Connection) -> None:
+        inputs.count(connection, "t", "half")
+        raise ValueError("of its own making")
+
+    def good(connection: sa.Connection) -> None:
+        inputs.count(connection, "t", "good")
+
+    results = await asyncio.gather(
+        *(store.write(bad if k % 5 == 0 else good) for k in range(20)), return_exceptions=True
+    )
+    assert [isinstance(result, ValueError) for result in results] == [k % 5 == 0 for k in range(20)]
+    assert store.run(lambda c: dict(c.execute(sa.select(counts.c.name, counts.c.n)).all())) == {"good": 16}
+
+
+async def test_whoever_stops_waiting_does_not_stop_the_writer(store: Store) -> None:
+    tasks = [asyncio.create_task(store.write(partial(inputs.count, task="t", name="n"))) for _ in range(50)]
+    await asyncio.sleep(0)
+    for task in tasks[::2]:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await store.write(partial(inputs.count, task="t", name="n"))
+
+
+async def test_two_processes_write_to_one_file(store: Store, tmp_path: Path) -> None:
+    other = Store(url=f"sqlite:///{tmp_path / 'cloud.db'}")
+    await asyncio.to_thread(other.open)
+    try:
+        await asyncio.gather(
+            *(s.write(partial(inputs.count, task="t", name="n")) for s in (store, other) for _ in range(100))
+        )
+        assert store.run(lambda c: c.execute(sa.select(counts.c.n)).scalar_one()) == 200
+    finally:
+        await asyncio.to_thread(other.close)
+
+
+def test_a_claim_is_held_until_its_lease_runs_out_and_settled_for_good(store: Store) -> None:
+    def start(**changes: Any) -> inputs.Found:
+        return do(store, inputs.start, wanted=replace(CLAIM, **changes))
+
+    assert start().outcome == "claimed"
+    assert start(worker="two").outcome == "held"
+    assert start(worker="two", received_ms=2001, lease_until_ms=5000).outcome == "claimed"
+    assert do(store, inputs.settle, end=ANSWER) == b"first"
+    assert do(store, inputs.settle, end=replace(ANSWER, reply=b"second", state="refused")) == b"first"
+    assert start(received_ms=99_000) == ("settled", b"first")
+    account = store.run(inputs.accounts)["t"]
+    assert (account.received, account.cloud, account.refused, account.pending) == (1, 1, 0, 0)
+    assert account.adds_up
+
+
+def test_a_worker_takes_over_its_own_at_once_and_others_when_their_lease_is_over(store: Store) -> None:
+    do(store, inputs.start, wanted=CLAIM)
+    do(store, inputs.start, wanted=replace(CLAIM, id="2", worker="two"))
+    do(store, inputs.start, wanted=replace(CLAIM, id="3", task="unserved"))
+
+    def take(now_ms: int, *, own: bool) -> list[str]:
+        rows = do(store, inputs.take_over, worker="one", tasks=["t"], now_ms=now_ms, lease_until_ms=3000, own=own)
+        assert all(row["request"] == b"request" for row in rows)
+        return sorted(row["id"] for row in rows)
+
+    assert take(1500, own=True) == ["1"]
+    assert take(1500, own=False) == []
+    assert take(2500, own=False) == ["2"]
+    do(store, inputs.renew, worker="one", lease_until_ms=0)
+    rows = do(store, inputs.take_over, worker="x", tasks=["t"], now_ms=2600, lease_until_ms=9, own=True)
+    assert {row["id"]: row["claims"] for row in rows} == {"1": 3, "2": 3}
+
+
+def test_replies_are_unsent_until_they_are_marked(store: Store) -> None:
+    for input_id in ("1", "2"):
+        do(store, inputs.start, wanted=replace(CLAIM, id=input_id))
+        do(store, inputs.settle, end=replace(ANSWER, id=input_id))
+    do(store, inputs.mark_sent, keys=[("cam", "1")])
+    assert [row["id"] for row in store.run(partial(inputs.unsent, worker="one", now_ms=1500))] == ["2"]
+    assert store.run(partial(inputs.unsent, worker="one", now_ms=9000)) == []
+
+
+def test_what_no_device_will_ask_for_is_forgotten_and_stays_counted(store: Store) -> None:
+    do(store, inputs.start, wanted=CLAIM)
+    assert do(store, inputs.forget, before_ms=99_000) == 0  # never what is unanswered
+    do(store, inputs.settle, end=ANSWER)
+    assert do(store, inputs.forget, before_ms=9000) == 0
+    assert do(store, inputs.forget, before_ms=9001) == 1
+    assert store.run(inputs.accounts)["t"].cloud == 1
+
+
+def test_an_example_is_kept_once_with_its_payload(store: Store) -> None:
+    new = examples.NewExample(
+        task="t",
+        group="clip",
+        role="train",
+        source="audit",
+        device="cam",
+        input="1",
+        parts={"q": "d1"},
+        payloads={"d1": b"bytes"},
+        teacher_label="red",
+        teacher_probabilities=[0.9, 0.1],
+        created_ms=1,
+    )
+    do(store, inputs.start, wanted=CLAIM)
+    do(store, inputs.settle, end=replace(ANSWER, example=new))
+    do(store, inputs.settle, end=replace(ANSWER, example=new))
+    do(store, examples.add, new=new)
+    stats = store.run(partial(examples.stats, task="t"))
+    assert (stats["examples"], stats["sources"], stats["roles"]) == (1, {"audit": 1}, {"train": 1})
+    assert store.run(partial(examples.payload, sha256="d1")) == b"bytes"
+    assert store.run(partial(examples.payload, sha256="d2")) is None
+
+
+def test_dead_letters_are_bounded(store: Store) -> None:
+    letter = DeadLetter(
+        received_ms=1, topic="t", device="", input="", reason="unparsable", detail="", size=9, head=b"\xc1"
+    )
+    for k in range(12):
+        do(store, dead_letters.park, letter=replace(letter, size=k), kept=5)
+    assert [row["size"] for row in store.run(partial(dead_letters.latest, limit=100))] == [11, 10, 9, 8, 7]
+    assert store.run(partial(dead_letters.latest, limit=1))[0]["head"] == "c1"

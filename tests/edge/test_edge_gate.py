@@ -1,0 +1,64 @@
+"""The gate: who answers, and what leaves the device."""
+
+from itertools import product
+from typing import Any
+
+import pytest
+
+from outrider_edge.gate import decide
+from outrider_wire.acceptance import Verdict
+
+ACCEPTED = Verdict(accepted=True, why="accepted", score=0.97)
+REFUSED = Verdict(accepted=False, why="low_confidence", score=0.41)
+FOREIGN = Verdict(accepted=False, why="unsupported", score=0.99)
+NOTHING = {"certified": True, "wants_cloud": False, "audit": False, "may_send": True}
+
+
+def test_an_accepted_input_is_answered_here_under_the_certificate() -> None:
+    decision = decide(ACCEPTED, **NOTHING)
+    assert (decision.answer_here, decision.send, decision.why, decision.certified) == (True, False, "accepted", True)
+
+
+@pytest.mark.parametrize("verdict", [REFUSED, FOREIGN])
+def test_a_refused_input_is_sent_for_the_reason_that_it_was_refused(verdict: Verdict) -> None:
+    decision = decide(verdict, **NOTHING)
+    assert (decision.answer_here, decision.send, decision.sent_as) == (False, True, verdict.why)
+    assert not decision.certified
+
+
+def test_a_refused_input_that_may_not_be_sent_is_answered_here_and_says_uncertified() -> None:
+    decision = decide(REFUSED, **(NOTHING | {"may_send": False}))
+    assert (decision.answer_here, decision.send, decision.uncertified) == (True, False, True)
+    assert decision.why == "low_confidence"
+
+
+def test_without_a_certificate_even_a_sure_input_is_sent() -> None:
+    decision = decide(ACCEPTED, **(NOTHING | {"certified": False}))
+    assert (decision.answer_here, decision.sent_as, decision.why) == (False, "no_certificate", "no_certificate")
+
+
+def test_a_caller_who_insists_gets_the_large_model_and_keeps_the_certificate_of_the_local_answer() -> None:
+    decision = decide(ACCEPTED, **(NOTHING | {"wants_cloud": True}))
+    assert (decision.answer_here, decision.sent_as, decision.certified) == (False, "requested", True)
+
+
+def test_an_audit_sends_a_copy_and_changes_nothing_else() -> None:
+    plain, audit = decide(ACCEPTED, **NOTHING), decide(ACCEPTED, **(NOTHING | {"audit": True}))
+    assert (audit.send, audit.sent_as, audit.audited) == (True, "audit", True)
+    assert (audit.answer_here, audit.why, audit.certified) == (plain.answer_here, plain.why, plain.certified)
+
+
+def test_a_refused_input_is_never_an_audit() -> None:
+    assert decide(REFUSED, **(NOTHING | {"audit": True})).sent_as == "low_confidence"
+
+
+def test_no_wish_and_no_link_ever_widens_acceptance() -> None:
+    """Whatever the rest says, what the rule refuses is never called certified, and nothing leaves that may not."""
+    for certified, wants, audit, may_send in product((True, False), repeat=4):
+        for verdict in (ACCEPTED, REFUSED, FOREIGN):
+            flags: dict[str, Any] = {"certified": certified, "wants_cloud": wants, "audit": audit, "may_send": may_send}
+            decision = decide(verdict, **flags)
+            assert decision.certified == (verdict.accepted and certified)
+            assert may_send or (not decision.send and decision.answer_here)
+            assert decision.answer_here or decision.send
+            assert bool(decision.sent_as) == decision.send

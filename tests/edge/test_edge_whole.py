@@ -1,0 +1,91 @@
+"""The whole agent on a real broker: escalation over HTTP, an update in the middle of traffic, and a goodbye."""
+
+import asyncio
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+from edge_agents import SERVE, serve_environment, write_config
+from edge_cloud import FakeCloud
+
+from factory import make_bundle, make_task, parts_of, sure, unsure
+from outrider_edge.app import serving
+from outrider_edge.config import load_edge_config
+from outrider_link.broker import EmbeddedBroker
+
+pytestmark = pytest.mark.broker
+
+
+@pytest.fixture
+def broker() -> Iterator[EmbeddedBroker]:
+    with EmbeddedBroker(port=0) as broker:
+        yield broker
+
+
+@pytest.fixture
+async def cloud(broker: EmbeddedBroker) -> AsyncIterator[FakeCloud]:
+    async with FakeCloud(broker.url) as cloud:
+        yield cloud
+
+
+@pytest.fixture
+def config(broker: EmbeddedBroker, tmp_path: Path) -> Path:
+    return write_config(tmp_path, extra=f'[broker]\nurl = "{broker.url}"\n', answer_within_ms=10_000)
+
+
+async def until(fact: Callable[[], object], timeout_s: float = 20.0) -> None:
+    """Returns once ``fact`` holds."""
+    async with asyncio.timeout(timeout_s):
+        while not fact():  # noqa: ASYNC110 - a fact of another process sets no event
+            await asyncio.sleep(0.01)
+
+
+async def test_a_refused_input_comes_back_from_the_cloud(config: Path, cloud: FakeCloud) -> None:
+    async with serving(load_edge_config(config)) as served:
+        report = await served.agent.submit("colours", parts_of(unsure(), "is it blue?"))
+        assert (report.state, report.label, report.answered_by) == ("cloud", "blue", "cloud")
+        assert cloud.payloads[report.id] == [unsure(), b"is it blue?"]
+        assert served.agent.account().cloud == 1
+
+
+async def test_an_update_refuses_not_one_request(config: Path, cloud: FakeCloud, tmp_path: Path) -> None:
+    task = make_task()
+    release = cloud.publish_release(make_bundle(tmp_path / "next", task, seed=1, bias=[0.0, 0.0, 40.0], version="2"))
+    async with serving(load_edge_config(config)) as served:
+        answered: list[tuple[str | None, str]] = []
+
+        async def ask_on() -> None:
+            while True:
+                report = await served.agent.submit("colours", parts_of(sure(0)), answer_within_ms=0)
+                answered.append((report.label, report.model))
+                await asyncio.sleep(0.001)
+
+        asking = asyncio.create_task(ask_on())
+        await cloud.desire("cam-7", "colours", release, 1)
+        slots = lambda: [slot.state for message in cloud.reported[-1:] for slot in message.slots]  # noqa: E731 - one look
+        await until(lambda: slots() == ["committed"])
+        assert not asking.done()
+        asking.cancel()
+        assert set(answered) == {("red", "1"), ("blue", "2")}
+        assert answered == sorted(answered, key=lambda pair: pair[1])
+        account = served.agent.account()
+        assert (account.refused, account.received) == (0, len(answered))
+    async with serving(load_edge_config(config)) as served:
+        assert served.agent.runtimes["colours"].model.manifest.version == "2"
+
+
+async def test_sigterm_says_goodbye_on_the_broker(config: Path, cloud: FakeCloud) -> None:
+    process = subprocess.Popen(  # noqa: ASYNC220 - starts at once
+        [sys.executable, "-c", SERVE, str(config)], stdout=subprocess.PIPE, text=True, env=serve_environment()
+    )
+    try:
+        await until(lambda: [presence.online for presence in cloud.presence] == [True])
+        assert cloud.presence[0].device == "cam-7"
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(process.wait, 15) == 0
+        await until(lambda: not cloud.presence[-1].online)
+    finally:
+        process.kill()

@@ -1,0 +1,287 @@
+"""A session against a broker that refuses, lies or is not there."""
+
+import asyncio
+import logging
+import shutil
+import socket
+import ssl
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from link_peers import ScriptedBroker, connack, maximum_packet_size, publish_packet, until
+
+from outrider_link.session import Incoming, MqttSession, Outgoing, Tls, backoff_s
+from outrider_wire.errors import OperatorConfigError, OperatorSetupError, PeerError, UnreachableError
+
+
+async def ignore(_: Incoming) -> None:
+    """A handler for what does not matter."""
+
+
+def session_to(url: str, *subscriptions: str, tls: Tls | None = None) -> MqttSession:
+    return MqttSession(url=url, client_id="test", subscriptions=subscriptions, on_message=ignore, tls=tls)
+
+
+async def reaches(session: MqttSession) -> bool:
+    try:
+        return await session.publish(Outgoing("a/b", b""))
+    except UnreachableError:
+        return False
+
+
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def test_a_refused_subscription_names_the_topic(caplog: pytest.LogCaptureFixture) -> None:
+    async with ScriptedBroker(suback=0x87) as broker, session_to(broker.url, "a/b", "c/d") as session:
+        with pytest.raises(OperatorSetupError, match="'a/b': Not authorized") as caught:
+            await session.wait_connected(5)
+        assert caught.value.reason == "subscription_refused"
+        assert session.refused == "a/b"
+        assert not session.connected
+    assert [(record.message, record.levelno) for record in caplog.records][:1] == [("session.down", logging.ERROR)]
+
+
+async def test_a_subscription_that_is_granted_later_is_no_longer_refused() -> None:
+    async with ScriptedBroker(suback=0x87) as broker, session_to(broker.url, "a/b") as session:
+        with pytest.raises(OperatorSetupError):
+            await session.wait_connected(5)
+        broker.suback = 1
+        await until(lambda: session.connected)
+        await session.wait_connected(1)
+        assert session.refused == ""
+
+
+async def test_a_refused_client_is_the_operators_to_mend() -> None:
+    async with ScriptedBroker(connack=connack(0x86)) as broker, session_to(broker.url) as session:
+        with pytest.raises(OperatorSetupError, match="Bad user name or password") as caught:
+            await session.wait_connected(5)
+    assert caught.value.reason == "broker_refuses_client"
+
+
+async def test_nobody_listening_is_told_from_a_subscriber() -> None:
+    async with ScriptedBroker(puback=0x10) as broker, session_to(broker.url) as session:
+        await session.wait_connected(5)
+        assert await session.publish(Outgoing("a/b", b"")) is False
+        broker.puback = 0
+        assert await session.publish(Outgoing("a/b", b"")) is True
+
+
+async def test_a_refused_message_is_a_peers_error_and_the_session_lives() -> None:
+    async with ScriptedBroker(puback=0x87) as broker, session_to(broker.url) as session:
+        await session.wait_connected(5)
+        with pytest.raises(PeerError, match="Not authorized") as caught:
+            await session.publish(Outgoing("a/b", b""))
+        assert caught.value.reason == "broker_refused"
+        assert session.connected
+
+
+async def test_the_announced_packet_limit_is_kept() -> None:
+    async with (
+        ScriptedBroker(connack=connack(0, maximum_packet_size(1000))) as broker,
+        session_to(broker.url) as session,
+    ):
+        await session.wait_connected(5)
+        assert session.packet_limit == 1000
+        assert await session.publish(Outgoing("a/b", bytes(900)))
+        with pytest.raises(PeerError) as caught:
+            await session.publish(Outgoing("a/b", bytes(1000)))
+        assert caught.value.reason == "packet_too_large"
+        assert session.connected
+
+
+async def test_the_announced_receive_maximum_is_kept() -> None:
+    two = bytes([0x21, 0, 2])
+    async with ScriptedBroker(connack=connack(0, two), puback=None) as broker, session_to(broker.url) as session:
+        await session.wait_connected(5)
+        publishing = [asyncio.create_task(session.publish(Outgoing("a/b", b""))) for _ in range(5)]
+        await asyncio.sleep(0.1)
+        assert len(broker.received(3)) == 2
+        for task in publishing:
+            task.cancel()
+        await asyncio.gather(*publishing, return_exceptions=True)
+
+
+async def test_acknowledgements_leave_in_the_order_of_arrival() -> None:
+    async def handle(message: Incoming) -> None:
+        await asyncio.sleep(0.1 if message.payload == b"slow" else 0)
+
+    greeting = b"".join(publish_packet("a/b", b"slow" if mid == 7 else b"fast", mid) for mid in (7, 5, 9))
+    async with ScriptedBroker(greeting=greeting) as broker:
+        session = MqttSession(url=broker.url, client_id="t", subscriptions=["a/b"], on_message=handle)
+        async with session:
+            await session.wait_connected(5)
+            await asyncio.sleep(0.3)
+    assert [int.from_bytes(body[:2], "big") for body in broker.received(4)] == [7, 5, 9]
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        pytest.param(b"\x32\xff\xff\xff\xff\xff", id="a length of five bytes"),
+        pytest.param(b"\x32\x04\x00\xffab", id="a topic longer than its packet"),
+        pytest.param(b"\x32\x06\x00\x01a\x00\x01\x7f", id="properties longer than their packet"),
+        pytest.param(b"\x32\x07\x00\x01a\x00\x01\x01\xfe", id="a property that does not exist"),
+        pytest.param(b"\xf0\x00", id="an AUTH that nobody asked for"),
+        pytest.param(b"\x90\x00", id="an empty SUBACK"),
+    ],
+)
+async def test_hostile_bytes_cost_the_connection_and_not_the_session(hostile: bytes) -> None:
+    async with ScriptedBroker(greeting=hostile) as broker, session_to(broker.url, "a/b") as session:
+        await until(lambda: len(broker.received(1)) >= 2)  # it came back
+        broker.greeting = b""
+        async with asyncio.timeout(10):
+            while not await reaches(session):  # one more connection may have been greeted badly meanwhile
+                await asyncio.sleep(0.01)
+
+
+async def test_a_topic_that_is_not_utf8_is_counted_and_dropped() -> None:
+    body = b"\x00\x02\xff\xfe\x00\x05\x00payload"
+    packet = bytes([0x32, len(body)]) + body
+    async with ScriptedBroker(greeting=packet) as broker, session_to(broker.url, "a/b") as session:
+        await session.wait_connected(5)
+        await until(lambda: bool(broker.received(4)))
+        assert session.handler_failures == 1
+        assert session.connected
+
+
+async def test_without_a_broker_publishing_fails_at_once_and_waiting_after_its_time() -> None:
+    url = f"mqtt://127.0.0.1:{closed_port()}"
+    async with session_to(url) as session:
+        with pytest.raises(UnreachableError):
+            await session.publish(Outgoing("a/b", b""))
+        with pytest.raises(UnreachableError, match="Connection refused") as caught:
+            await session.wait_connected(0.3)
+        assert caught.value.reason == "broker_unreachable"
+
+
+async def test_a_name_that_does_not_resolve_is_unreachable() -> None:
+    async with session_to("mqtt://no-such-host.invalid") as session:
+        with pytest.raises(UnreachableError):
+            await session.wait_connected(0.5)
+
+
+async def test_connecting_to_a_silent_host_blocks_neither_the_loop_nor_the_end() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(0)
+        fillers = [socket.socket() for _ in range(3)]  # a full backlog: no further connection is ever answered
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(silent.getsockname())
+        began = time.monotonic()
+        longest = 0.0
+        async with session_to(f"mqtt://127.0.0.1:{silent.getsockname()[1]}"):
+            for _ in range(30):
+                before = time.monotonic()
+                await asyncio.sleep(0.01)
+                longest = max(longest, time.monotonic() - before)
+        for filler in fillers:
+            filler.close()
+    assert longest < 0.5
+    assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("answers", [True, False])
+async def test_a_connection_on_which_nothing_answers_is_given_up_after_two_keepalives(answers: bool) -> None:
+    async with ScriptedBroker(pingresp=answers) as broker:
+        session = MqttSession(url=broker.url, client_id="t", subscriptions=[], on_message=ignore, keepalive_s=1)
+        async with session:
+            await session.wait_connected(5)
+            await asyncio.sleep(4)
+            assert bool(broker.received(12))
+            assert (session.connections == 1) is answers
+
+
+async def test_being_out_of_reach_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    async with session_to(f"mqtt://127.0.0.1:{closed_port()}"):
+        await asyncio.sleep(1)
+    assert [record.message for record in caplog.records] == ["session.down"]
+
+
+async def test_a_client_id_that_is_taken_over_reconnects_slowly() -> None:
+    taken_over = bytes([0xE0, 1, 0x8E])
+    async with ScriptedBroker(greeting=taken_over) as broker, session_to(broker.url, "a/b"):
+        await asyncio.sleep(2)
+    assert 2 <= len(broker.received(1)) < 40
+
+
+def test_the_backoff_grows_to_half_a_minute_and_is_spread_from_zero() -> None:
+    assert [round(backoff_s(attempt, 1.0), 1) for attempt in (0, 1, 2, 7, 8, 10_000)] == [0.2, 0.4, 0.8, 25.6, 30, 30]
+    assert backoff_s(5, 0.0) == 0
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "host", "http://host", "mqtt://", "mqtt://host:0", "mqtt://host:99999", "mqtt://h/path", "mqtt://u:pw@host"],
+)
+def test_what_is_not_a_brokers_address_is_refused_without_repeating_a_password(url: str) -> None:
+    with pytest.raises(OperatorConfigError) as caught:
+        session_to(url)
+    assert caught.value.reason == "invalid_url"
+    assert "pw" not in str(caught.value)
+
+
+def test_ports_have_their_defaults() -> None:
+    assert [session_to(url).url.port for url in ("mqtt://h", "mqtts://h", "mqtt://[::1]:7/")] == [1883, 8883, 7]
+    assert str(session_to("mqtt://[::1]:7/").url) == "mqtt://[::1]:7"
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A self-signed certificate for 127.0.0.1, and its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("making a certificate needs the openssl command")
+    folder = tmp_path_factory.mktemp("tls")
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return cert, key
+
+
+def server_context(certificate: tuple[Path, Path]) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    return context
+
+
+async def test_over_tls_a_burst_of_messages_in_one_record_is_all_read(certificate: tuple[Path, Path]) -> None:
+    heard: list[bytes] = []
+
+    async def handle(message: Incoming) -> None:
+        heard.append(message.payload)
+
+    burst = b"".join(publish_packet("a/b", str(mid).encode(), mid) for mid in range(1, 101))
+    async with ScriptedBroker(greeting=burst, tls=server_context(certificate)) as broker:
+        session = MqttSession(
+            url=broker.url, client_id="t", subscriptions=["a/b"], on_message=handle, tls=Tls(ca_file=certificate[0])
+        )
+        async with session:
+            await session.wait_connected(5)
+            assert await session.publish(Outgoing("a/b", bytes(300_000)))
+            await until(lambda: len(broker.received(4)) == 100)
+    assert heard == [str(mid).encode() for mid in range(1, 101)]
+
+
+async def test_a_certificate_that_nobody_vouches_for_is_the_operators_to_mend(certificate: tuple[Path, Path]) -> None:
+    async with ScriptedBroker(tls=server_context(certificate)) as broker, session_to(broker.url) as session:
+        with pytest.raises(OperatorSetupError, match="self-signed") as caught:
+            await session.wait_connected(5)
+    assert caught.value.reason == "broker_certificate"
+    assert broker.packets == []
+
+
+async def test_tls_files_that_cannot_be_used_are_named_before_connecting(tmp_path: Path) -> None:
+    session = session_to("mqtts://127.0.0.1", tls=Tls(ca_file=tmp_path / "absent.pem"))
+    with pytest.raises(OperatorConfigError) as caught:
+        await session.__aenter__()
+    assert caught.value.reason == "tls_files"

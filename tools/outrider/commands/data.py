@@ -1,0 +1,51 @@
+"""``outrider data``: labelled rows into the cloud's store, and what is in it. The cloud may run meanwhile."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from outrider.commands.options import CloudFile, Json, Quiet, TaskName, group
+from outrider.output import Screen
+
+app = group("Bring labelled data into the cloud's store, and see what it holds.")
+
+Rows = Annotated[
+    Path, typer.Argument(metavar="FILE|DIR", help="JSON lines, or a folder with one sub-folder of images a class.")
+]
+
+
+@app.command("import")
+def import_(rows: Rows, task: TaskName, config: CloudFile = None, json: Json = False, quiet: Quiet = False) -> None:
+    """Add labelled rows. Each group gets its role once, by a keyed hash; an import may be repeated."""
+    from outrider import learning
+    from outrider.progress import bar
+    from outrider_cloud.clock import now_ms
+    from outrider_cloud.learning.opening import opened
+    from outrider_export.sources import from_folder, from_jsonl
+
+    screen = Screen(json=json, quiet=quiet)
+    with opened(learning.cloud_config(config), task) as work, bar(screen) as tell:
+        table = (from_folder if rows.is_dir() else from_jsonl)(rows, work.task)
+        added = work.library.add(table, key=work.key, shares=work.shares, now_ms=now_ms(), progress=tell)
+    new, known = sum(added.new.values()), sum(added.known.values())
+    screen.result(
+        {"task": task, "new": added.new, "known": added.known},
+        f"✓ {new} rows added to task {task}" + (f"; {known} were there already" if known else ""),
+    )
+    screen.table(("role", "new", "there already"), [(role, added.new[role], added.known[role]) for role in added.new])
+
+
+@app.command()
+def stats(task: TaskName, config: CloudFile = None, json: Json = False, quiet: Quiet = False) -> None:
+    """Count a task's examples by role, source and label, and say what they can certify."""
+    from outrider import learning
+    from outrider_cloud.learning.opening import opened
+
+    screen = Screen(json=json, quiet=quiet)
+    with opened(learning.cloud_config(config), task) as work:
+        found = learning.stock(work)
+    screen.result(found, f"task {task}: {found['examples']} examples of {found['groups']} groups")
+    screen.table(("role", "examples"), list(found["roles"].items()))
+    screen.table(("source", "examples"), list(found["sources"].items()))
+    screen.note(found["forecast"])

@@ -1,0 +1,124 @@
+"""From what a person names on the command line to a bundle: finds the model, splits the rows, builds. Trains nothing.
+
+Loads torch: import it only to export.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from outrider.progress import Tell
+from outrider_export.build import BuildReport, build_bundle
+from outrider_export.certify import forecast
+from outrider_export.checkpoint import checkpoint_path, load_checkpoint
+from outrider_export.data import Table
+from outrider_export.sources import from_folder, from_jsonl
+from outrider_export.students import ARCHITECTURES, Architecture, find_architecture, new_module
+from outrider_wire.errors import CallerUnknownError, OperatorConfigError, RuleRefusalError
+from outrider_wire.manifest import MANIFEST_FILE, Precision
+from outrider_wire.roles import Role, Shares, role_of
+from outrider_wire.task import Task
+
+HELD_OUT = Shares(train=0.0, tuning=0.3, gate=0.0, certification=0.7, test=0.0)
+"""How rows that no model was trained on are split: choices need fewer than the certificate."""
+
+
+class Export:
+    """One export, step by step: `forecast` tells what the rows can certify before `build` looks at them.
+
+    Args:
+        source: a ``.safetensors`` checkpoint, a bundle's directory (its checkpoint lies beside it), an ``.onnx`` file, or
+            ``module:attribute``.
+        task: what the model answers.
+        data: labelled rows that the model was not trained on: a folder with one sub-folder a class, or a JSON-lines file.
+        reads: name of the architecture whose inputs an ``.onnx`` file reads.
+        seed: splits the rows, and chooses each group's row.
+    """
+
+    def __init__(self, *, source: str, task: Task, data: Path, reads: str = "", seed: int = 0) -> None:
+        self._task = task
+        self._seed = seed
+        self._model, self._architecture = find_model(source, task, reads)
+        rows = read_rows(data, task)
+        self.tuning, self.certification = self._of(rows, "tuning"), self._of(rows, "certification")
+
+    def forecast(self) -> str:
+        """What the certification rows can certify at best, in a sentence."""
+        rows, policy = len(set(self.certification.groups)), self._task.policy
+        return forecast(rows, policy.target_risk, self._task.delta)
+
+    def build(
+        self, out: Path, *, version: str, precisions: Sequence[Precision], label_source: str, tell: Tell
+    ) -> BuildReport:
+        """Writes the bundle ``out``. Errors as `outrider_export.build.build_bundle`."""
+        return build_bundle(
+            task=self._task,
+            model=self._model,
+            architecture=self._architecture,
+            tuning=self.tuning,
+            certification=self.certification,
+            out=out,
+            version=version,
+            seed=self._seed,
+            precisions=precisions,
+            label_source="large_model" if label_source == "large_model" else "ground_truth",
+            progress=tell,
+        )
+
+    def _of(self, rows: Table, role: Role) -> Table:
+        key = f"export-{self._seed}"
+        mine = [
+            row
+            for row, (group, label) in enumerate(zip(rows.groups, rows.labels, strict=True))
+            if label >= 0 and role_of(group, key=key, shares=HELD_OUT) == role
+        ]
+        if not mine:
+            raise RuleRefusalError(
+                f"there are no labelled rows for {role}", reason="no_rows", fix="bring more labelled groups with --data"
+            )
+        return rows.take(np.asarray(mine, np.int64))
+
+
+def find_model(source: str, task: Task, reads: str) -> tuple[nn.Module | bytes, Architecture]:
+    """The model that a person named, with what it reads.
+
+    Raises:
+        CallerUnknownError: there is no such file.
+        OperatorConfigError: it is nothing that can be exported.
+    """
+    path = Path(source)
+    if path.suffix == ".onnx":
+        if not reads:
+            raise OperatorConfigError(
+                f"{source} does not say how inputs become its tensors",
+                reason="unknown_inputs",
+                fix=f"add --reads with {', '.join(ARCHITECTURES)}, or your own Architecture as module:attribute",
+            )
+        return _read(path), find_architecture(reads)
+    if path.suffix == ".safetensors" or (path / MANIFEST_FILE).is_file():
+        checkpoint = path if path.suffix == ".safetensors" else checkpoint_path(path.resolve())
+        return load_checkpoint(checkpoint, task)
+    if ":" not in source:
+        raise OperatorConfigError(
+            f"{source!r} is no model",
+            reason="unknown_model",
+            fix="name a .safetensors checkpoint, a bundle's directory, an .onnx file, or module:attribute",
+        )
+    architecture = find_architecture(source)
+    return new_module(architecture, task, seed=0).eval(), architecture
+
+
+def read_rows(data: Path, task: Task) -> Table:
+    """The rows of a folder (one sub-folder a class) or of a JSON-lines file."""
+    return from_folder(data, task) if data.is_dir() else from_jsonl(data, task)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CallerUnknownError(
+            f"{path} cannot be read: {error.strerror}", reason="unreadable_file", fix="name an ONNX file"
+        ) from error

@@ -1,0 +1,157 @@
+"""Asks a bundle once, in this process: no daemon, no broker, nothing sent. Knows the agent's own pipeline and gate."""
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from outrider.bundle_report import claim
+from outrider.exchange import read_part
+from outrider_edge.gate import decide
+from outrider_edge.pipeline import TaskRuntime, check_fit
+from outrider_edge.reports import local_report, stages
+from outrider_engine.model import load_model
+from outrider_wire.errors import CallerInputError, OutriderError
+from outrider_wire.ids import RANDOM_BYTES, uuid7
+from outrider_wire.manifest import Manifest
+from outrider_wire.report import AnswerReport
+from outrider_wire.task import Task
+
+Parts = dict[str, bytes | str]
+NOTE = "asked once, without an agent: nothing is sent, the device's own answer stands"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What one input came to."""
+
+    file: str
+    """'' for an input that is all in ``--part``."""
+    report: AnswerReport | None
+    error: OutriderError | None = None
+
+
+class OneShot:
+    """A task and its model, loaded once for any number of inputs.
+
+    Args:
+        task: the task.
+        bundle_dir: the bundle that answers it.
+        threads: threads within one operator.
+    """
+
+    def __init__(self, *, task: Task, bundle_dir: Path, threads: int = 1) -> None:
+        self.task = task
+        self._bundle_dir = bundle_dir
+        self._threads = threads
+        self._runtime: TaskRuntime | None = None
+
+    @property
+    def manifest(self) -> Manifest:
+        """Of the bundle."""
+        return self._loaded().model.manifest
+
+    def answers(self, files: Sequence[Path], parts: Mapping[str, bytes | str]) -> Iterator[Outcome]:
+        """One outcome a file; a bad one does not stop the others. Without files, one of ``parts`` alone.
+
+        Raises:
+            CallerInputError: it is not clear which part the files are.
+            BundleError: the bundle is damaged, unsafe, or not for this task.
+        """
+        name = part_of_files(self.task, parts) if files else ""
+        self._loaded()
+        inputs: Sequence[Path | None] = files or [None]
+        for file in inputs:
+            try:
+                whole = dict(parts) if file is None else {**parts, name: read_part(name, file)}
+                yield Outcome(file=str(file or ""), report=self._answer(whole))
+            except OutriderError as error:
+                yield Outcome(file=str(file or ""), report=None, error=error)
+
+    def _answer(self, parts: Parts) -> AnswerReport:
+        runtime, began = self._loaded(), time.perf_counter()
+        local = runtime.answer(parts)
+        decision = decide(
+            local.verdict, certified=not local.model.certified, wants_cloud=False, audit=False, may_send=False
+        )
+        return local_report(
+            input_id=uuid7(time.time_ns() // 1_000_000, os.urandom(RANDOM_BYTES)),
+            task=self.task,
+            local=local,
+            decision=decision,
+            ms=stages(local, 1e3 * (time.perf_counter() - began)),
+            note="" if decision.certified else NOTE,
+        )
+
+    def _loaded(self) -> TaskRuntime:
+        if self._runtime is None:
+            model = load_model(self._bundle_dir, threads=self._threads, bounds=self.task.inputs)
+            check_fit(self.task, model)
+            self._runtime = TaskRuntime(task=self.task, model=model)
+            self._runtime.warm()
+        return self._runtime
+
+
+def part_of_files(task: Task, given: Mapping[str, object]) -> str:
+    """Which part the files are: the only one that is not given, or the only one of these that is not text.
+
+    Raises:
+        CallerInputError: none, or several could be.
+    """
+    left = [part for part in task.inputs if part.name not in given]
+    found = left if len(left) == 1 else [part for part in left if part.modality != "text"]
+    if len(found) == 1:
+        return found[0].name
+    names = ", ".join(part.name for part in task.inputs)
+    raise CallerInputError(
+        f"it is not clear which part of task {task.name} the files are ({names})",
+        reason="ambiguous_file",
+        fix="give every other part as --part NAME=VALUE, or NAME=@FILE",
+    )
+
+
+def parse_parts(given: Iterable[str]) -> Parts:
+    """``NAME=VALUE`` or ``NAME=@FILE``, by name.
+
+    Raises:
+        CallerInputError: one has no name.
+        CallerUnknownError: a file cannot be read.
+    """
+    parts: Parts = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise CallerInputError(
+                f"--part {text!r} has no name", reason="invalid_part", fix="write --part NAME=VALUE, or NAME=@FILE"
+            )
+        parts[name] = read_part(name, Path(value[1:])) if value.startswith("@") else value
+    return parts
+
+
+def explain(report: AnswerReport, manifest: Manifest) -> str:
+    """The decision in words."""
+    ranked = sorted(report.probabilities.items(), key=lambda item: -item[1])[:3]
+    others = ", ".join(f"{label} {share:.1%}" for label, share in ranked)
+    lines = [f"{report.label} ({others})", _why(report), claim(manifest)]
+    if not report.certified:
+        lines.append(
+            "an agent with a broker would ask the large model; here the device's own answer stands, uncertified"
+        )
+    lines.append(f"{report.ms['total']:.2f} ms: preparing {report.ms['prepare']:.2f}, model {report.ms['model']:.2f}")
+    return "\n  ".join(lines)
+
+
+def _why(report: AnswerReport) -> str:
+    against = "" if report.threshold is None else f"{report.threshold:.4f}"
+    match report.why:
+        case "accepted":
+            return f"kept: confidence {report.confidence:.4f} ≥ threshold {against}, and the input looks like those it knows"
+        case "low_confidence":
+            return f"not kept: confidence {report.confidence:.4f} < threshold {against}"
+        case "unsupported":
+            return "not kept: the input looks unlike those that the model knows, however sure it sounds"
+        case "no_certificate":
+            return "not kept: nothing is certified for what runs here, so that there is no threshold to trust"
+        case _:
+            return report.why

@@ -1,0 +1,71 @@
+"""How a daemon gets its configuration: flags over environment over file. Starts nothing."""
+
+from pathlib import Path
+from typing import Any
+
+from outrider.settings_files import FileKind, environment_of
+from outrider_wire.errors import OperatorConfigError
+
+
+def file_of(kind: FileKind, named: Path | None, flags: dict[str, Any]) -> Path | None:
+    """The file to read: the one that was named, else the usual one in this folder; None where the flags name the task.
+
+    Raises:
+        OperatorConfigError: there is nothing to start from.
+    """
+    usual = Path(f"{kind}.toml")
+    if named is not None or "tasks" in flags:
+        return named
+    if usual.exists():
+        return usual
+    fix = "name one with --config, or a task with --task"
+    raise OperatorConfigError(
+        f"there is no {usual} in this folder",
+        reason="no_configuration",
+        fix=fix + (" and --bundle, or try --demo" if kind is FileKind.EDGE else " and --large"),
+    )
+
+
+def overrides(kind: FileKind, flags: dict[str, Any]) -> dict[str, Any]:
+    """What wins over the file: the flags, and below them the environment."""
+    return merged(environment_of(kind), flags)
+
+
+def one_task(task: Path | None, **settings: str) -> dict[str, Any]:
+    """The override that serves one task; nothing where no task was named.
+
+    Raises:
+        OperatorConfigError: settings of a task without a task.
+    """
+    given = {name: value for name, value in settings.items() if value}
+    if task is not None:
+        return {"tasks": [{"file": str(task.absolute()), **given}]}
+    if given:
+        name = next(iter(given))
+        raise OperatorConfigError(
+            f"--{name} belongs to a task, and none is named", reason="no_task", fix="add --task FILE"
+        )
+    return {}
+
+
+def nested(**flags: Any) -> dict[str, Any]:
+    """Overrides of a configuration from flags: ``broker__url="…"`` → ``{"broker": {"url": "…"}}``; those not given are left out."""
+    overrides: dict[str, Any] = {}
+    for name, value in flags.items():
+        if value is None or value == "":
+            continue
+        *tables, key = name.split("__")
+        table = overrides
+        for each in tables:
+            table = table.setdefault(each, {})
+        table[key] = str(value.absolute()) if isinstance(value, Path) else value
+    return overrides
+
+
+def merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Both, table by table; ``over`` wins."""
+    result = dict(under)
+    for key, value in over.items():
+        old = result.get(key)
+        result[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return result
