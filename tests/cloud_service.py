@@ -124,4 +124,4 @@ async def request(
         aiohttp.ClientSession(headers=headers) as client,
         client.request(method, service.url + path, json=body, data=data) as response,
     ):
-        return response.status, await response.json()
+        return response.status, await response.json() if method != "HEAD" else None

@@ -159,5 +159,5 @@ class FakeCloud:
 
     def _spawn(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
-        self._tasks.add(task)  # type: ignore[arg-type]  # made of a coroutine, so a task
-        task.add_done_callback(self._tasks.discard)  # type: ignore[arg-type]  # likewise
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

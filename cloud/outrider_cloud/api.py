@@ -44,6 +44,7 @@ _STATUS: tuple[tuple[type[OutriderError], int], ...] = (
     (RuleRefusalError, 409),
     (UnreachableError, 503),
 )
+_HTTP_REASON = {404: "no_such_route", 405: "no_such_route", 413: "too_large"}
 _REASON_STATUS = {"too_large": 413, "unauthorised": 401, "bad_media_type": 415}
 
 
@@ -125,6 +126,7 @@ class Api:
                 answers=201,
                 body=any_bytes,
             ),
+            Route(method="HEAD", path="/v1/blobs/{sha256}", handler=self._has_blob, what="Whether a file is here"),
             Route(
                 method="POST",
                 path="/v1/releases",
@@ -174,7 +176,8 @@ class Api:
             return _error(error)
         except web.HTTPException as error:
             what = f"{request.method} {request.path}: {error.reason}"
-            return _error(CallerUnknownError(what, reason="no_such_route", fix="see /openapi.json"), error.status)
+            reason = _HTTP_REASON.get(error.status, "bad_request")
+            return _error(CallerInputError(what, reason=reason, fix="see /openapi.json"), error.status)
         except Exception:  # supervised: a fault of ours must answer as one, and not as a broken connection
             log.exception("api.failed", extra={"path": request.path})
             self._metrics.error("api")
@@ -222,6 +225,10 @@ class Api:
             raise CallerInputError(f"a blob may have {BLOB_BYTES} bytes", reason="too_large", fix="send a smaller file")
         size = await self._blobs.receive(sha256, _chunks(request))
         return _json({"sha256": sha256, "size": size}, 201)
+
+    async def _has_blob(self, request: web.Request) -> web.Response:
+        sha256 = _converted(request.match_info["sha256"], Digest, "digest")
+        return web.Response(status=200 if self._blobs.find(sha256) else 404)
 
     async def _add_release(self, request: web.Request) -> web.Response:
         wanted = await _body(request, _ReleaseRequest)

@@ -15,7 +15,7 @@ class Background:
         self._on_error = on_error
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def spawn(self, work: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:
+    def spawn(self, work: Coroutine[Any, Any, object], what: str) -> asyncio.Task[None]:
         """Starts ``work``; ``what`` names it in the log and the metrics."""
         task = asyncio.get_running_loop().create_task(self._guarded(work, what), name=what)
         self._tasks.add(task)
@@ -32,7 +32,7 @@ class Background:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _guarded(self, work: Coroutine[Any, Any, None], what: str) -> None:
+    async def _guarded(self, work: Coroutine[Any, Any, object], what: str) -> None:
         try:
             await work
         except Exception:  # supervised: one failed piece of work must not end the service

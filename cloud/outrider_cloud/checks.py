@@ -19,10 +19,7 @@ def check_escalation(escalation: Escalation, task_in_topic: str, tasks: Mapping[
         raise _refused("task_mismatch", f"it is of task {escalation.task!r} and came on the topic of {task_in_topic!r}")
     if (task := tasks.get(escalation.task)) is None:
         raise _refused("unknown_task", f"task {escalation.task!r} is not served here")
-    if len(escalation.probabilities) != len(task.labels) or escalation.label not in task.labels:
-        raise _refused(
-            "labels_mismatch", f"its label or distribution is not over the {len(task.labels)} labels of the task"
-        )
+    check_labels(escalation, task)
     sent, wanted = [part.name for part in escalation.parts], [part.name for part in task.inputs]
     if missing := sorted(set(wanted) - set(sent)):
         raise _refused("missing_part", f"it lacks part {missing[0]!r}")
@@ -35,6 +32,18 @@ def check_escalation(escalation: Escalation, task_in_topic: str, tasks: Mapping[
         if declared is not None:
             _check_part(part, declared)
     return task
+
+
+def check_labels(escalation: Escalation, task: Task) -> None:
+    """Whether the device's answer is over the task's labels.
+
+    Raises:
+        PeerMessageError: it is not.
+    """
+    if len(escalation.probabilities) != len(task.labels) or escalation.label not in task.labels:
+        raise _refused(
+            "labels_mismatch", f"its label or distribution is not over the {len(task.labels)} labels of the task"
+        )
 
 
 def _check_part(part: Part, declared: InputPart) -> None:

@@ -12,7 +12,10 @@ from outrider_wire.topics import RELEASES, Address, Topics, row
 
 
 class Hub:
-    """The session's message handler."""
+    """The session's message handler.
+
+    Nothing in it waits for a publish: a broker may hold back its PUBACKs until we have acknowledged what it delivered.
+    """
 
     def __init__(
         self, *, name: str, topics: Topics, intake: Intake, fleet: Fleet, releases: Releases, pulls: Pulls
@@ -53,7 +56,7 @@ class Hub:
             case Presence():
                 await self._fleet.on_presence(address.device, message)
                 if message.online:
-                    await self._releases.offer(address.device)
+                    self._releases.offer_soon(address.device)
             case Reported():
                 await self._fleet.on_reported(address.device, message)
             case Telemetry():

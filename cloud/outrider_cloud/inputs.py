@@ -111,8 +111,8 @@ def settle(connection: sa.Connection, end: Settlement) -> bytes:
         if end.example is not None:
             examples.add(connection, end.example)
         return end.reply
-    standing = reply_to(connection, device=end.device, input_id=end.id)
-    return standing or end.reply
+    standing = find(connection, device=end.device, input_id=end.id)
+    return standing.reply if standing and standing.reply else end.reply
 
 
 def record(connection: sa.Connection, *, claim: Claim, end: Settlement) -> bytes:
@@ -121,10 +121,12 @@ def record(connection: sa.Connection, *, claim: Claim, end: Settlement) -> bytes
     return settle(connection, end)
 
 
-def reply_to(connection: sa.Connection, *, device: str, input_id: str) -> bytes | None:
-    """The reply that stands; None while there is none."""
+def find(connection: sa.Connection, *, device: str, input_id: str) -> Found | None:
+    """What is known of an input: held, or settled with the reply that stands; None: it was never claimed."""
     standing = connection.execute(_STANDING, {"of_device": device, "of_id": input_id}).one_or_none()
-    return standing.reply if standing else None
+    if standing is None:
+        return None
+    return Found("held") if standing.state == "claimed" else Found("settled", standing.reply)
 
 
 def mark_sent(connection: sa.Connection, *, keys: Sequence[tuple[str, str]]) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from outrider_cloud import dead_letters, inputs
 from outrider_cloud.background import Background
-from outrider_cloud.checks import check_escalation
+from outrider_cloud.checks import check_escalation, check_labels
 from outrider_cloud.clock import now_ms
 from outrider_cloud.deliveries import Deliveries
 from outrider_cloud.jobs import Job, job_from_row, new_job, with_inline
@@ -104,15 +104,14 @@ class Intake:
         if (known := worker.find(job.key)) is not None:
             self._count(job, "repeated")
             if known.claimed:
-                await self._settler.send(job, Receipt(id=escalation.id))
+                self._tell(job, Receipt(id=escalation.id))
         elif self._draining or worker.full:
             await self._put_off(job)
+        elif any(part.inline is None for part in escalation.parts):
+            await self._fetch_once(worker, job)
         else:
             worker.admit(job)
-            if any(part.inline is None for part in escalation.parts):
-                self._background.spawn(self._fetch(worker, job), "fetch")
-            else:
-                await self._claim(worker, job)
+            await self._claim(worker, job)
 
     async def park(self, address: Address | None, message: Incoming, error: OutriderError) -> None:
         """Puts a message that cannot be taken aside, and tells the device when its topic and an id can be read."""
@@ -125,7 +124,8 @@ class Intake:
             if input_id:
                 refusal = Refusal(id=input_id, reason=error.reason, detail=str(error)[:2048])
                 coding = JSON if message.content_type == JSON else MSGPACK
-                await self._deliveries.send(device, refusal, content_type=coding, correlation=message.correlation)
+                work = self._deliveries.send(device, refusal, content_type=coding, correlation=message.correlation)
+                self._background.spawn(work, "reply")
         self._metrics.dead_letters.labels(error.reason).inc()
         log.warning("message.dead", extra={"topic": message.topic[:256], "reason": error.reason, "input": input_id})
         letter = dead_letters.DeadLetter(
@@ -157,17 +157,36 @@ class Intake:
         for row in rows:
             worker = self._workers[row["task"]]
             job = job_from_row(row, worker.task, now=asyncio.get_running_loop().time(), now_ms=stamp)
-            if worker.find(job.key) is not None:
-                continue
-            worker.admit(job)
-            taken += 1
-            if row["claims"] > inputs.MAX_CLAIMS:
-                worker.refuse(job, "gave_up", "workers ended while they held it, again and again")
-            else:
-                worker.enqueue(job)
+            if worker.find(job.key) is None:
+                taken += 1
+                self._resume(worker, job, row["claims"])
         if taken:
             log.info("inputs.taken_over", extra={"count": taken})
         return taken
+
+    def _resume(self, worker: Worker, job: Job, claims: int) -> None:
+        """Queues an input that was claimed before this process began, if that can end well."""
+        worker.admit(job)
+        try:
+            check_labels(job.escalation, worker.task)
+        except PeerError as error:  # the task has changed meanwhile
+            worker.refuse(job, error.reason, str(error))
+            return
+        if claims > inputs.MAX_CLAIMS:
+            worker.refuse(job, "gave_up", "workers ended while they held it, again and again")
+        else:
+            worker.enqueue(job)
+
+    async def _fetch_once(self, worker: Worker, job: Job) -> None:
+        """Pulls behind, unless it is known: a device that has its receipt may not have the payload any more."""
+        worker.admit(job)
+        found = await self._find(job)
+        if found is None:
+            self._background.spawn(self._fetch(worker, job), "fetch")
+            return
+        worker.drop(job)
+        self._count(job, "repeated")
+        self._repeat(job, found.reply)
 
     async def _fetch(self, worker: Worker, job: Job) -> None:
         """Pulls the parts that were offered by digest, then claims; nothing is acknowledged before."""
@@ -178,20 +197,20 @@ class Intake:
             fetched = {part.name: await self._pulls.fetch(job.device, part, keep=keep) for part in offered}
         except (OutriderError, OSError) as error:
             worker.drop(job)
-            await self._not_fetched(job, error)
+            self._not_fetched(job, error)
             return
         with_inline(job, {name: data for name, data in fetched.items() if data is not None})
         job.ms["pull"] = (loop.time() - started) * 1000
         await self._claim(worker, job)
 
-    async def _not_fetched(self, job: Job, error: OutriderError | OSError) -> None:
+    def _not_fetched(self, job: Job, error: OutriderError | OSError) -> None:
         """Without a receipt the device offers again; where that cannot help, it is told so."""
         reason = error.reason if isinstance(error, OutriderError) else "disk"
         self._count(job, "unfetched")
         log.warning("payload.unfetched", extra={"device": job.device, "input": job.escalation.id, "reason": reason})
         if isinstance(error, PeerError | BundleDamagedError):
             refusal = Refusal(id=job.escalation.id, reason="payload_unavailable", detail=str(error)[:2048])
-            await self._settler.send(job, refusal)
+            self._tell(job, refusal)
 
     async def _claim(self, worker: Worker, job: Job) -> None:
         if job.in_memory:
@@ -213,22 +232,29 @@ class Intake:
             return
         worker.drop(job)
         self._count(job, "repeated")
-        await self._repeat(job, found.reply)
+        self._repeat(job, found.reply)
 
     async def _put_off(self, job: Job) -> None:
-        """Too much to do: an answered one still gets its answer, any other is asked to come again."""
-        reply = await self._store.read(partial(inputs.reply_to, device=job.device, input_id=job.escalation.id))
-        if reply is not None:
+        """Too much to do: a known one still gets its answer or receipt, any other is asked to come again."""
+        found = await self._find(job)
+        if found is not None:
             self._count(job, "repeated")
-            await self._repeat(job, reply)
+            self._repeat(job, found.reply)
             return
         self._count(job, "busy")
-        await self._settler.send(job, Refusal(id=job.escalation.id, reason="busy", retry_after_s=self._retry_after_s))
+        self._tell(job, Refusal(id=job.escalation.id, reason="busy", retry_after_s=self._retry_after_s))
 
-    async def _repeat(self, job: Job, reply: bytes) -> None:
+    async def _find(self, job: Job) -> inputs.Found | None:
+        return await self._store.read(partial(inputs.find, device=job.device, input_id=job.escalation.id))
+
+    def _repeat(self, job: Job, reply: bytes) -> None:
         standing = decode(reply, limit=BLOB_BYTES) if reply else Receipt(id=job.escalation.id)
         if isinstance(standing, Answer | Refusal | Receipt):
-            await self._settler.send(job, standing, committed=bool(reply))
+            self._tell(job, standing, committed=bool(reply))
+
+    def _tell(self, job: Job, reply: Answer | Refusal | Receipt, *, committed: bool = False) -> None:
+        """Sends beside the handler: a broker may hold back its PUBACKs until we have acknowledged what it delivered."""
+        self._background.spawn(self._settler.send(job, reply, committed=committed), "reply")
 
     def _count(self, job: Job, outcome: Outcome) -> None:
         self.outcomes[outcome] += 1

@@ -66,6 +66,12 @@ class Pulls:
                 raise PeerMessageError(f"part {part.name!r} is not of the size it says", reason="part_damaged")
             return None
 
+    def tidy(self, before_s: float) -> None:
+        """Deletes what was begun and not touched since ``before_s`` (Unix time): its device is gone."""
+        for file in self._folder.iterdir():
+            if file.stat().st_mtime < before_s:
+                file.unlink(missing_ok=True)
+
     def on_message(self, device: str, message: BlobBlock | BlobGone) -> None:
         """Takes what a device sent; from another than was asked, nothing."""
         if self._asked.get(message.transfer) == device:

@@ -116,6 +116,10 @@ class Releases:
         except (UnreachableError, PeerError) as error:
             log.warning("release.not_offered", extra={"device": device, "reason": error.reason})
 
+    def offer_soon(self, device: str) -> None:
+        """The same, beside the caller."""
+        self._background.spawn(self.offer(device), "offer")
+
     async def list(self) -> list[dict[str, Any]]:
         """All releases, newest first, each with the number of devices that it is assigned to."""
         return await self._store.read(release_rows.listed)

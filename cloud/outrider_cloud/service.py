@@ -152,7 +152,7 @@ class CloudService:
         self._intake = intake
         for worker in intake.workers:
             self._background.spawn(worker.run(), "worker")
-        housekeeper = asyncio.create_task(self._keep_house(store, intake, deliveries))
+        housekeeper = asyncio.create_task(self._keep_house(store, intake, deliveries, pulls))
         self._stack.callback(housekeeper.cancel)
 
     async def _open_store(self, folder: Path) -> Store:
@@ -222,7 +222,7 @@ class CloudService:
             raise UnreachableError("not connected to the broker yet", reason="broker_unreachable", fix="wait a moment")
         return await self._session.publish(message)
 
-    async def _keep_house(self, store: Store, intake: Intake, deliveries: Deliveries) -> None:
+    async def _keep_house(self, store: Store, intake: Intake, deliveries: Deliveries, pulls: Pulls) -> None:
         """Second by second; what fails is tried again at its next turn."""
         loop, lease_s = asyncio.get_running_loop(), self._config.lease_s
         renew_at, forget_at = loop.time() + lease_s / 3, loop.time()
@@ -237,7 +237,9 @@ class CloudService:
                     await intake.take_over(own=False)
                 if loop.time() >= forget_at:
                     forget_at = loop.time() + _FORGET_EVERY_S
-                    await store.write(partial(inputs.forget, before_ms=now_ms() - _FORGET_AFTER_MS))
+                    before_ms = now_ms() - _FORGET_AFTER_MS
+                    await store.write(partial(inputs.forget, before_ms=before_ms))
+                    await asyncio.to_thread(pulls.tidy, before_ms / 1000)
             except Exception:  # supervised: a full disk now is no reason never to tidy again
                 log.exception("housekeeping.failed")
                 self._metrics.error("housekeeping")

@@ -226,7 +226,4 @@ class Worker:
 
     def _receipt_if_waiting(self, job: Job) -> None:
         if self._jobs.get(job.key) is job and not self._stopping:
-            self._background.spawn(self._send_receipt(job), "receipt")
-
-    async def _send_receipt(self, job: Job) -> None:
-        await self._settler.send(job, Receipt(id=job.escalation.id))
+            self._background.spawn(self._settler.send(job, Receipt(id=job.escalation.id)), "receipt")

@@ -13,6 +13,7 @@ class AloneUplink:
 
     enabled = False
     connected = False
+    bytes_up = 0
 
     def listen(self, on_final: OnFinal) -> None:
         """There will be no outcomes."""

@@ -256,6 +256,7 @@ def _status(
             agent=agent_version(),
             uptime_s=round(time.monotonic() - began, 3),
             broker=reach if uplink.enabled else "none",
+            bytes_up=uplink.bytes_up,
             account=agent.account(),
             tasks=[task_view(runtime) for runtime in agent.runtimes.values()],
             slots=updater.slots(),

@@ -10,6 +10,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Coroutine, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -78,6 +79,10 @@ class Offering:
         self._flying = 0
         self._wake = asyncio.Event()
 
+    def __contains__(self, id_: str) -> bool:
+        """Whether that question is open, as far as is known here."""
+        return id_ in self._book
+
     def listen(self, on_final: OnFinal) -> None:
         """Names whom to tell of outcomes."""
         self._on_final = on_final
@@ -106,11 +111,11 @@ class Offering:
     async def escalate(self, entry: OutboxEntry) -> None:
         """As `outrider_edge.ports.UplinkPort.escalate`. The first offer may overtake the commit; the return never does."""
         envelope = envelope_of(entry)
-        committed = self._outbox.put(entry, envelope)
         now = self._clock.now()
         question = Question(id=entry.id, expires_at=now + entry.keep_for_s, due_at=now)
         data = [part.data for part in entry.parts]
         overlaps = self._ready and all(len(part) <= INLINE_BYTES for part in data)
+        committed = self._outbox.put(entry, envelope, kept=None if overlaps else partial(self._take_up, question))
         if overlaps:
             question.in_flight = True
             self._book.add(question)
@@ -120,9 +125,6 @@ class Offering:
         except OutriderError:
             self._close(entry.id)
             raise
-        if not overlaps:
-            self._book.add(question)
-        self._wake.set()
 
     def connected(self) -> None:
         """There is a new connection: everything open is offered again, or asked after."""
@@ -183,6 +185,10 @@ class Offering:
             self.counts["failures"] += 1
             log.error("uplink.offering_failed", exc_info=error)
 
+    def _take_up(self, question: Question) -> None:
+        self._book.add(question)
+        self._wake.set()
+
     async def _pump(self) -> None:
         while True:
             self._wake.clear()
@@ -199,6 +205,10 @@ class Offering:
     async def _offer_stored(self, question: Question) -> None:
         try:
             found = await self._outbox.load(question.id)
+        except OutriderError as error:
+            log.warning("uplink.not_loaded", extra={"id": question.id, "reason": error.reason})
+            self._book.offered(question.id, self._clock.now(), sent=False)
+            return
         finally:
             self._flying -= 1
         if found is None:

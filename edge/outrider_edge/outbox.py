@@ -7,6 +7,7 @@ the account adds up all the same.
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -125,10 +126,15 @@ class Outbox:
 
     # What the uplink does
 
-    def put(self, entry: OutboxEntry, envelope: Escalation | None = None) -> "asyncio.Future[None]":
+    def put(
+        self, entry: OutboxEntry, envelope: Escalation | None = None, *, kept: Callable[[], None] | None = None
+    ) -> "asyncio.Future[None]":
         """Keeps an escalation; the future resolves when it is as durable as it asks. Whether there is room is told at once.
 
-        ``envelope``: `envelope_of` the entry, when it is at hand.
+        Args:
+            entry: what is kept.
+            envelope: `envelope_of` the entry, when it is at hand.
+            kept: called when it is durable, whether or not anybody still waits for the future.
 
         Raises:
             RuleRefusalError: the outbox is full; nothing is kept or counted.
@@ -142,7 +148,7 @@ class Outbox:
             )
         self._open += 1
         self._bytes += size
-        written = asyncio.ensure_future(self._put(entry, envelope or envelope_of(entry)))
+        written = asyncio.ensure_future(self._put(entry, envelope or envelope_of(entry), kept))
         written.add_done_callback(lambda future: self._undo_if_failed(future, size))
         return asyncio.shield(written)
 
@@ -196,7 +202,7 @@ class Outbox:
         self._in_memory.add(entry.id)
         return self._memory
 
-    async def _put(self, entry: OutboxEntry, envelope: Escalation) -> None:
+    async def _put(self, entry: OutboxEntry, envelope: Escalation, kept: Callable[[], None] | None) -> None:
         shelf = await self._shelf_for(entry)
         inline = [part.data if len(part.data) <= INLINE_BYTES else None for part in entry.parts]
         row = NewRow.of(entry, envelope, inline)
@@ -205,19 +211,25 @@ class Outbox:
             for part, held in zip(envelope.parts, entry.parts, strict=True)
             if part.size > INLINE_BYTES
         }
+        on_put = partial(self._on_put, row, kept)
         if not large:
-            await shelf.writer.run(lambda store: store.put(row), done=lambda new: self._on_put(entry, row, new))
+            await shelf.writer.run(lambda store: store.put(row), done=on_put)
             return
         loop = asyncio.get_running_loop()
         try:
             await loop.run_in_executor(self._disk_work, _hold, shelf.payloads, large)
-            await shelf.writer.run(lambda store: store.put(row), done=lambda new: self._on_put(entry, row, new))
-        finally:
+            await shelf.writer.run(lambda store: store.put(row), done=on_put)
+        finally:  # what a failed put leaves in the folder is swept at the next start: another row may refer to it
             await loop.run_in_executor(self._disk_work, _release, shelf.payloads, large)
 
-    def _on_put(self, entry: OutboxEntry, row: NewRow, new: bool) -> None:
+    def _on_put(self, row: NewRow, kept: Callable[[], None] | None, new: bool) -> None:
         pending = {"pending": int(row.state == "pending")}
-        self._accounts.kept(entry.task, {**row.counts(), **pending} if new else {})
+        self._accounts.kept(row.report.task, {**row.counts(), **pending} if new else {})
+        if not new:
+            self._open -= 1
+            self._bytes -= row.payload_bytes
+        elif kept is not None:
+            kept()
 
     def _undo_if_failed(self, written: "asyncio.Future[None]", size: int) -> None:
         if written.cancelled() or written.exception() is not None:

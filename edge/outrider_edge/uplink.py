@@ -126,6 +126,11 @@ class Uplink:
         """Bytes of the largest packet that the broker carries."""
         return self._session.packet_limit
 
+    @property
+    def bytes_up(self) -> int:
+        """Payload bytes that the broker has taken since the start: escalations, blobs, presence and telemetry."""
+        return self._session.bytes_published
+
     def listen(self, on_final: OnFinal) -> None:
         """As `outrider_edge.ports.UplinkPort.listen`."""
         self.offering.listen(on_final)

@@ -48,6 +48,8 @@ class StatusView(Struct, kw_only=True, frozen=True):
     """Version of Outrider."""
     uptime_s: float
     broker: Literal["none", "connected", "unreachable"]
+    bytes_up: int
+    """Payload bytes that the broker has taken since the start."""
     account: Account
     tasks: list[TaskView]
     slots: list[SlotReport]

@@ -51,11 +51,12 @@ async def test_everything_but_health_asks_for_the_token(tmp_path: Path) -> None:
         for route, operations in paths.items():
             for method, operation in operations.items():
                 url = route.replace("{sha256}", "0" * 64).replace("{digest}", "0" * 64).replace("{task}", "colours")
-                status, said = await request(service, method.upper(), url, token="guess")
+                status, _ = await request(service, method.upper(), url, token="guess")
                 if operation["security"]:
-                    assert (status, said["error"]["reason"]) == (401, "unauthorised"), route
+                    assert status == 401, route
                 else:
                     assert route.startswith("/health/")
+        assert (await get(service, "/v1/account"))[1]["error"]["reason"] == "unauthorised"
         assert (await get(service, "/v1/account", token="let-me-in"))[0] == 200
 
 
@@ -70,6 +71,7 @@ async def test_the_document_lists_every_route_of_the_contract(tmp_path: Path) ->
         ("get", "/v1/account"),
         ("get", "/v1/devices"),
         ("put", "/v1/blobs/{sha256}"),
+        ("head", "/v1/blobs/{sha256}"),
         ("post", "/v1/releases"),
         ("get", "/v1/releases"),
         ("post", "/v1/releases/{digest}/assign"),

@@ -269,6 +269,23 @@ async def test_a_full_queue_refuses_as_busy_and_still_repeats_answers(broker: st
         assert (await account(service))["offers"]["busy"] == 1
 
 
+async def test_a_flood_is_refused_message_by_message_and_the_line_stays_up(broker: str, tmp_path: Path) -> None:
+    model = HeldModel()
+    path = write_config(tmp_path, broker)
+    async with make_service(path, model, queue_max=1) as service, Device(broker, "cam-flood") as device:
+        await ready(service)
+        task = the_task(tmp_path)
+        model.open.clear()
+        held = await device.escalate(make_escalation(task, {"image": b"0", "question": "held"}))
+        await device.hears(Receipt, held)
+        flood = [make_escalation(task, {"image": b"1", "question": "flood"}) for _ in range(1200)]
+        await asyncio.gather(*(device.escalate(escalation) for escalation in flood))
+        await device.until(lambda: len(device.of(Refusal)) == len(flood), within_s=30)
+        model.open.set()
+        await device.hears(Answer, held)
+        assert (await account(service))["offers"] == {"received": 1201, "claimed": 1, "busy": 1200}
+
+
 async def test_one_input_that_the_model_fails_on_does_not_fail_its_batch(broker: str, tmp_path: Path) -> None:
     model = HeldModel()
     async with make_service(write_config(tmp_path, broker), model) as service, Device(broker, "cam-poison") as device:
@@ -319,6 +336,32 @@ async def test_a_device_that_does_not_have_the_part_is_told_so(broker: str, tmp_
         await device.escalate(sent)
         assert (await device.hears(Refusal, sent.id)).reason == "payload_unavailable"
         assert (await account(service))["offers"]["unfetched"] == 1
+
+
+async def test_a_device_that_has_let_its_payload_go_still_gets_its_answer(broker: str, tmp_path: Path) -> None:
+    model = HeldModel()
+    path = write_config(tmp_path, broker)
+    async with make_service(path, model) as service, Device(broker, "cam-let-go") as device:
+        await ready(service)
+        image = os.urandom(100_000)
+        device.serve(image)
+        sent = make_escalation(the_task(tmp_path), {"image": image, "question": "?"})
+        await device.escalate(sent)
+        first = await device.hears(Answer, sent.id)
+        device.blobs.clear()
+        await device.escalate(msgspec.structs.replace(sent, offer=2))
+        assert await device.hears(Answer, sent.id, count=2) == first
+        model.open.clear()
+        device.serve(image)
+        sent = make_escalation(the_task(tmp_path), {"image": image, "question": "again"})
+        await device.escalate(sent)
+        await device.hears(Receipt, sent.id)
+        device.blobs.clear()
+        await device.escalate(msgspec.structs.replace(sent, offer=2))
+        await device.hears(Receipt, sent.id, count=2)
+        model.open.set()
+        await device.hears(Answer, sent.id)
+        assert not device.of(Refusal)
 
 
 async def test_two_workers_share_the_work_and_answer_each_input_once(broker: str, tmp_path: Path) -> None:

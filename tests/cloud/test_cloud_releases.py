@@ -144,8 +144,10 @@ async def test_a_blob_that_is_not_what_its_digest_says_is_not_stored(broker: str
         status, said = await request(service, "PUT", f"/v1/blobs/{digest}", data=b"wrong")
         assert (status, said["error"]["reason"]) == (400, "digest_mismatch")
         assert not [file for file in (tmp_path / "data/blobs").rglob("*") if file.is_file()]
+        assert (await request(service, "HEAD", f"/v1/blobs/{digest}"))[0] == 404
         results = await asyncio.gather(
             *(request(service, "PUT", f"/v1/blobs/{digest}", data=b"right") for _ in range(5))
         )
         assert {status for status, _ in results} == {201}
+        assert (await request(service, "HEAD", f"/v1/blobs/{digest}"))[0] == 200
         assert (await request(service, "PUT", "/v1/blobs/short", data=b"x"))[1]["error"]["reason"] == "invalid_digest"

@@ -72,6 +72,7 @@ async def served(folder: Path, **about: Any) -> AsyncIterator[Served]:
                 agent="1",
                 uptime_s=1.0,
                 broker="connected",
+                bytes_up=0,
                 account=agent.account(),
                 tasks=tasks,
                 slots=[],

@@ -46,7 +46,7 @@ class Bench:
         self.finals: list[AnswerReport] = []
 
     async def start(self, **limits: int) -> None:
-        self.outbox = Outbox(folder=self.folder, clock=self.hand.clock, flush_s=0.02, **limits)  # type: ignore[arg-type]  # the counts
+        self.outbox = Outbox(folder=self.folder, clock=self.hand.clock, flush_s=0.02, **limits)
         await self.outbox.start()
         self.offering = Offering(outbox=self.outbox, line=self.line, clock=self.hand.clock)
 
@@ -154,6 +154,20 @@ async def test_while_the_broker_is_away_inputs_are_kept_and_offered_when_it_is_b
     bench.offering.connected()
     await until(lambda: len(bench.line.offers) == 100)
     assert sorted(offer.id for offer in bench.line.offers) == ids
+
+
+@pytest.mark.parametrize("size", [10, INLINE_BYTES + 1], ids=["small", "large"])
+async def test_what_a_caller_left_behind_is_asked_all_the_same(bench: Bench, size: int) -> None:
+    bench.line.connected = False
+    entry = make_entry(b"x" * size)
+    bench.outbox.arrived(entry.task)
+    asking = asyncio.create_task(bench.offering.escalate(entry))
+    await asyncio.sleep(0)
+    asking.cancel()
+    await until(lambda: bench.outbox.account() == Account(received=1, pending=1) and entry.id in bench.offering)
+    bench.line.connected = True
+    bench.offering.connected()
+    await until(lambda: bench.line.offers)
 
 
 async def test_what_nobody_wants_any_more_expires(bench: Bench) -> None:

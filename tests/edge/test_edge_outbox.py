@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 from edge_entries import HandClock, make_answer, make_entry, new_id, until
@@ -28,7 +29,7 @@ class Opened:
         self.hand = HandClock()
 
     async def open(self, **limits: int) -> Outbox:
-        outbox = Outbox(folder=self.folder, clock=self.hand.clock, flush_s=0.02, **limits)  # type: ignore[arg-type]  # the counts
+        outbox = Outbox(folder=self.folder, clock=self.hand.clock, flush_s=0.02, **limits)
         await outbox.start()
         return outbox
 
@@ -131,7 +132,7 @@ async def test_an_audit_is_answered_from_the_start_and_nothing_changes_it(place:
 @pytest.mark.parametrize(
     "odd", [{"label": "purple"}, {"task": "animals"}, {"probabilities": [0.5, 0.5]}], ids=lambda odd: next(iter(odd))
 )
-async def test_an_answer_to_another_question_settles_nothing(place: Opened, odd: dict[str, object]) -> None:
+async def test_an_answer_to_another_question_settles_nothing(place: Opened, odd: dict[str, Any]) -> None:
     outbox = await place.open()
     id_ = await ask(outbox, make_entry())
     settled = await outbox.settle(id_, Answered(make_answer(id_, **odd)))

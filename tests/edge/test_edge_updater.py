@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from edge_entries import until
@@ -14,7 +15,7 @@ from outrider_edge.updater import TaskUpdater, UpdateTerms
 from outrider_engine.selftest import SelfTestReport, run_selftest
 from outrider_wire.manifest import MANIFEST_FILE
 
-SECOND = {"seed": 2, "version": "2"}
+SECOND: dict[str, Any] = {"seed": 2, "version": "2"}
 
 
 @pytest.fixture

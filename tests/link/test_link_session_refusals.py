@@ -137,7 +137,7 @@ async def test_hostile_bytes_cost_the_connection_and_not_the_session(hostile: by
         await until(lambda: len(broker.received(1)) >= 2)  # it came back
         broker.greeting = b""
         async with asyncio.timeout(10):
-            while not await reaches(session):  # one more connection may have been greeted badly meanwhile
+            while not await reaches(session):  # noqa: ASYNC110  one more connection may be greeted badly meanwhile
                 await asyncio.sleep(0.01)
 
 

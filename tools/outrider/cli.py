@@ -26,10 +26,8 @@ COMMANDS: dict[str, Entry] = {
     "config": Entry("outrider.commands.config", "Check and show edge.toml, cloud.toml and task files."),
     "export": Entry("outrider.commands.export", "Turn a trained model into a certified bundle."),
     "bundle": Entry("outrider.commands.bundle", "Look into bundles, verify and compare them."),
-    "distill": Entry(
-        "outrider.commands.distill", "Make a small model from a large one, and better ones from what was escalated."
-    ),
-    "data": Entry("outrider.commands.data", "Bring labelled data into the cloud's store, and see what it holds."),
+    "distill": Entry("outrider.commands.distill", "Train small models from a large one, and from escalations."),
+    "data": Entry("outrider.commands.data", "Bring labelled data into the cloud's store, and count it."),
     "ota": Entry("outrider.commands.ota", "Publish bundles to devices over the air."),
     "demo": Entry("outrider.commands.demo", "Play the whole loop on this machine, with real models and data."),
     "doctor": Entry("outrider.commands.doctor", "Check this machine, and say how to fix what is wrong."),

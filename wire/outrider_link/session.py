@@ -61,6 +61,8 @@ class MqttSession:
         self.url = parse_url(url)
         self.handler_failures = 0
         """How many times ``on_message`` or ``on_connected`` has raised."""
+        self.bytes_published = 0
+        """Payload bytes that the broker has acknowledged."""
         self.connections = 0
         """How many times the broker has accepted this session."""
         self.refused = ""
@@ -135,7 +137,9 @@ class MqttSession:
         """
         if self._connection is None:
             raise self._unreachable(f"not connected to {self.url}")
-        return await self._connection.publish(message)
+        heard = await self._connection.publish(message)
+        self.bytes_published += len(message.payload)
+        return heard
 
     # --- keeping the connection
 

@@ -4,6 +4,7 @@ Two paho-mqtt clients, MQTT 5, QoS 1, each with its own network thread; no code 
 """
 
 import queue
+import socket
 import sqlite3
 import threading
 import time
@@ -12,6 +13,11 @@ from typing import Any
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
+
+WAIT_S = 10.0
+_QUICKACK = getattr(socket, "TCP_QUICKACK", None)
+"""As in `outrider_link.pump`: against a broker that leaves Nagle's algorithm on, an echo without it measures two delayed
+acknowledgements of TCP, 88 ms, and would flatter whatever is compared with it."""
 
 
 class Journal:
@@ -39,23 +45,30 @@ class Echo:
 
     With ``folder``, both keep a `Journal` and commit where an escalation does: the sender before it publishes and when the
     echo is there, the peer when it has the message and before it answers.
+
+    Args:
+        name: of its topics and clients; each echo on one broker needs another.
+        host: the broker's.
+        port: the broker's.
+        folder: where the journals lie; None: nothing is committed.
     """
 
-    def __init__(self, *, host: str, port: int, folder: Path | None = None) -> None:
+    def __init__(self, *, name: str, host: str, port: int, folder: Path | None = None) -> None:
         self._address = (host, port)
         self._journals = (Journal(folder / "sender.db"), Journal(folder / "peer.db")) if folder else None
+        self._out, self._home = f"bench/{name}/out", f"bench/{name}/back"
         self._back: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        self._sender = self._client("bench-sender", "bench/back", self._back.put)
-        self._peer = self._client("bench-peer", "bench/out", self._answer)
+        self._ready = threading.Semaphore(0)
+        self._sender = self._client(f"{name}-sender", self._home, self._back.put)
+        self._peer = self._client(f"{name}-peer", self._out, self._answer)
 
     def __enter__(self) -> "Echo":
         for client in (self._peer, self._sender):
             client.connect(*self._address)
             client.loop_start()
-        deadline = time.monotonic() + 10
-        while not (self._sender.is_connected() and self._peer.is_connected()) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        time.sleep(0.2)  # both subscriptions are acknowledged by now
+        for _ in range(2):
+            if not self._ready.acquire(timeout=WAIT_S):
+                raise TimeoutError("the broker did not grant the echo's subscriptions")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -69,34 +82,46 @@ class Echo:
         """There and back again."""
         if self._journals:
             self._journals[0].commit("queued", payload)
-        self._sender.publish("bench/out", payload, qos=1)
-        self._back.get(timeout=10)
+        self._sender.publish(self._out, payload, qos=1)
+        self._back.get(timeout=WAIT_S)
         if self._journals:
             self._journals[0].commit("answered")
 
     def per_second(self, payload: bytes, *, n: int, window: int = 32) -> float:
-        """Sustained echoes a second with up to ``window`` under way."""
+        """Sustained echoes a second with up to ``window`` under way; nothing is committed by the sender."""
         started = time.perf_counter()
         for k in range(n + window):
             if k < n:
-                self._sender.publish("bench/out", payload, qos=1)
+                self._sender.publish(self._out, payload, qos=1)
             if k >= window:
-                self._back.get(timeout=10)
+                self._back.get(timeout=WAIT_S)
         return n / (time.perf_counter() - started)
 
     def _answer(self, data: bytes) -> None:
         if self._journals:
             self._journals[1].commit("claimed", data)
             self._journals[1].commit("answered")
-        self._peer.publish("bench/back", data, qos=1)
+        self._peer.publish(self._home, data, qos=1)
 
     def _client(self, name: str, topic: str, on_data: Any) -> mqtt.Client:
-        client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=name, protocol=mqtt.MQTTv5)
+        client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=f"bench-{name}", protocol=mqtt.MQTTv5)
         client.max_inflight_messages_set(1000)
 
-        def subscribe(*_: object) -> None:
+        def connected(*_: object) -> None:
+            if isinstance(sock := client.socket(), socket.socket):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             client.subscribe(topic, qos=1)
 
-        client.on_connect = subscribe
-        client.on_message = lambda _client, _userdata, message: on_data(message.payload)
+        def arrived(_client: object, _userdata: object, message: mqtt.MQTTMessage) -> None:
+            acknowledge_soon()
+            on_data(message.payload)
+
+        def acknowledge_soon(*_: object) -> None:
+            if _QUICKACK is not None and isinstance(sock := client.socket(), socket.socket):
+                sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+
+        client.on_connect = connected
+        client.on_subscribe = lambda *_: self._ready.release()
+        client.on_message = arrived
+        client.on_publish = acknowledge_soon
         return client

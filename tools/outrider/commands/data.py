@@ -8,7 +8,7 @@ import typer
 from outrider.commands.options import CloudFile, Json, Quiet, TaskName, group
 from outrider.output import Screen
 
-app = group("Bring labelled data into the cloud's store, and see what it holds.")
+app = group("Bring labelled data into the cloud's store, and count it.")
 
 Rows = Annotated[
     Path, typer.Argument(metavar="FILE|DIR", help="JSON lines, or a folder with one sub-folder of images a class.")
@@ -38,7 +38,7 @@ def import_(rows: Rows, task: TaskName, config: CloudFile = None, json: Json = F
 
 @app.command()
 def stats(task: TaskName, config: CloudFile = None, json: Json = False, quiet: Quiet = False) -> None:
-    """Count a task's examples by role, source and label, and say what they can certify."""
+    """Count a task's examples, and say what they can certify."""
     from outrider import learning
     from outrider_cloud.learning.opening import opened
 

@@ -8,7 +8,7 @@ import typer
 from outrider.commands.options import CloudFile, Json, Quiet, TaskName, group
 from outrider.output import Screen
 
-app = group("Make a small model from a large one, and better ones from what was escalated.")
+app = group("Train small models from a large one, and from escalations.")
 
 Seed = Annotated[int, typer.Option(help="Of batches and augmentation; the same seed gives the same model.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of training.")]

@@ -165,7 +165,7 @@ def _bytes_up(demo: Demo) -> int:
     total = 0
     for address in demo.settings.agents.values():
         with Client(address) as client:
-            total += int(client.status().get("bytes_up", 0))
+            total += int(client.status()["bytes_up"])
     return total
 
 

@@ -1,0 +1,122 @@
+"""Calibration and certificate: one row a group, once, and a sentence that says what is missing."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from outrider_engine.model import Model, load_model
+from outrider_export.build import BuildReport
+from outrider_export.certify import Certified, Promise, calibrate_and_certify, forecast, rows_needed
+from outrider_export.data import Table
+from outrider_wire.certificate import DEFAULT_COVERAGES, first_tested, items_needed
+from outrider_wire.errors import RuleRefusalError
+
+Squares = Callable[[int, int], Table]
+
+
+@pytest.fixture(scope="module")
+def model(built: BuildReport) -> Model:
+    return load_model(built.bundle)
+
+
+def certified(model: Model, tuning: Table, certification: Table | None, risk: float = 0.1) -> Certified:
+    return calibrate_and_certify(
+        model=model,
+        tuning=tuning,
+        certification=certification,
+        promise=Promise(risk=risk, delta=0.1, label_source="large_model"),
+        key="k",
+    )
+
+
+def relabelled(table: Table, labels: np.ndarray) -> Table:
+    return Table(values=table.values, index=table.index, labels=labels, groups=table.groups)
+
+
+def test_too_few_rows_certify_nothing_and_the_sentence_says_how_many_would(model: Model, squares: Squares) -> None:
+    found = certified(model, squares(60, 2), squares(12, 3))
+
+    assert found.certificate is None
+    assert found.acceptance.threshold is None
+    assert found.acceptance.support_threshold is not None
+    assert f"takes {items_needed(0.1, 0.1)} accepted rows" in found.sentences[0]
+    assert str(rows_needed(0.1, 0.1)) in found.sentences[0]
+    assert "everything escalates" in found.sentences[0]
+
+
+def test_a_model_that_is_wrong_too_often_is_not_certified(model: Model, squares: Squares) -> None:
+    rows = squares(200, 3)
+    found = certified(model, squares(60, 2), relabelled(rows, (rows.labels + 1) % 3))
+
+    assert found.certificate is None
+    assert "were wrong" in found.sentences[0]
+
+
+def test_many_rows_of_one_group_count_as_one(model: Model, squares: Squares) -> None:
+    rows = squares(300, 3)
+    crowded = Table(values=rows.values, index=rows.index, labels=rows.labels, groups=[str(k % 15) for k in range(300)])
+    found = certified(model, squares(60, 2), crowded)
+
+    assert found.outcome is not None
+    assert found.outcome.n == 15
+    assert found.certificate is None
+
+
+def test_rows_without_a_label_are_left_out(model: Model, squares: Squares) -> None:
+    rows = squares(200, 3)
+    some = relabelled(rows, np.where(np.arange(200) < 120, rows.labels, -1))
+    found = certified(model, squares(60, 2), some)
+
+    assert found.certificate is not None
+    assert found.certificate.n == 120
+    assert found.certificate.label_source == "large_model"
+    assert "the large model" in found.sentences[0]
+
+
+def test_a_group_in_two_roles_is_refused(model: Model, squares: Squares) -> None:
+    with pytest.raises(RuleRefusalError) as overlap:
+        certified(model, squares(60, 2), squares(60, 2).take(range(5)))
+    assert overlap.value.reason == "roles_overlap"
+
+
+def test_without_labelled_tuning_rows_there_is_nothing_to_calibrate(model: Model, squares: Squares) -> None:
+    rows = squares(40, 2)
+    with pytest.raises(RuleRefusalError, match="no labelled rows"):
+        certified(model, relabelled(rows, np.full(40, -1)), None)
+
+
+def test_the_data_digest_knows_the_groups_and_not_their_order(model: Model, squares: Squares) -> None:
+    rows = squares(200, 3)
+    tuning = squares(60, 2)
+    forward, backward = (certified(model, tuning, rows.take(order)) for order in (range(200), range(199, -1, -1)))
+    fewer = certified(model, tuning, rows.take(range(199)))
+
+    digests = [found.certificate.data_digest for found in (forward, backward, fewer) if found.certificate]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_the_support_false_alarm_rate_is_measured_on_fresh_rows(model: Model, squares: Squares) -> None:
+    found = certified(model, squares(300, 2), squares(300, 3))
+
+    assert found.support_false_alarm is not None
+    assert found.support_false_alarm <= 0.04
+
+
+@pytest.mark.parametrize("n", [10, 59, 150, 700, 5000])
+def test_the_forecast_promises_what_the_test_allows(n: int) -> None:
+    risk = delta = 0.05
+    said = forecast(n, risk, delta)
+    first = first_tested(DEFAULT_COVERAGES, n, risk, delta)
+
+    if first == len(DEFAULT_COVERAGES):
+        assert f"{n} certification rows cannot certify" in said
+        assert str(items_needed(risk, delta)) in said
+    else:
+        kept, allowed = int(DEFAULT_COVERAGES[first] * n), int(said.split("at most ")[2].split()[0])
+        assert items_needed(risk, delta, allowed) <= kept < items_needed(risk, delta, allowed + 1)
+
+
+def test_the_rows_needed_let_the_first_test_survive_five_errors() -> None:
+    assert first_tested(DEFAULT_COVERAGES, rows_needed(0.05, 0.05), 0.05, 0.05) == 0
+    assert rows_needed(0.05, 0.05) == pytest.approx(700, abs=15)
