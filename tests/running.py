@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from factory import make_bundle, make_task
-
 from outrider.client import Client
 from outrider.processes import Processes, free_port
 from outrider_wire.task import Policy, Task

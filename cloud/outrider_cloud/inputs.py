@@ -115,10 +115,11 @@ def settle(connection: sa.Connection, end: Settlement) -> bytes:
     return standing.reply if standing and standing.reply else end.reply
 
 
-def record(connection: sa.Connection, *, claim: Claim, end: Settlement) -> bytes:
-    """The whole life of an input in one change: for tasks that gave durability up."""
-    start(connection, claim)
-    return settle(connection, end)
+def record(connection: sa.Connection, *, lives: Sequence[tuple[Claim, Settlement]]) -> None:
+    """The whole life of inputs in one change: for tasks that gave durability up."""
+    for claim, end in lives:
+        start(connection, claim)
+        settle(connection, end)
 
 
 def find(connection: sa.Connection, *, device: str, input_id: str) -> Found | None:

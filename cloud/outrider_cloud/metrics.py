@@ -32,6 +32,9 @@ class Metrics:
         self.replies_unsent = Counter(
             "outrider_replies_unsent", "Replies the broker did not take; the device asks again", registry=self.registry
         )
+        self.handler_failures = Gauge(
+            "outrider_handler_failures", "Messages whose handling raised; they are not retried", registry=self.registry
+        )
         self.waiting = Gauge("outrider_waiting", "Inputs admitted and unanswered", ["task"], registry=self.registry)
         self.batch_size = Histogram(
             "outrider_batch_size", "Inputs a call of the large model", ["task"], buckets=_SIZES, registry=self.registry

@@ -4,7 +4,6 @@ What a stop leaves unanswered stands claimed in the store with its lease given u
 """
 
 import asyncio
-import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
@@ -17,10 +16,10 @@ from outrider_cloud import inputs
 from outrider_cloud.api import Api
 from outrider_cloud.background import Background
 from outrider_cloud.blobstore import BlobStore
-from outrider_cloud.clock import now_ms
 from outrider_cloud.config import BrokerSettings, CloudConfig, TaskSettings, check, read_secret, read_task
 from outrider_cloud.deliveries import Deliveries
 from outrider_cloud.fleet import Fleet
+from outrider_cloud.housekeeping import Housekeeping
 from outrider_cloud.hub import Hub
 from outrider_cloud.intake import Intake
 from outrider_cloud.large.base import LargeModel
@@ -40,12 +39,7 @@ from outrider_wire.errors import OperatorConfigError, OperatorSetupError, Unreac
 from outrider_wire.task import Task
 from outrider_wire.topics import Topics
 
-log = logging.getLogger(__name__)
-
 _DRAIN_S = 10.0
-_TIDY_EVERY_S = 1.0
-_FORGET_EVERY_S = 3600.0
-_FORGET_AFTER_MS = 86_400_000
 
 
 LoadLarge = Callable[[TaskSettings, Task], LargeModel]
@@ -146,14 +140,23 @@ class CloudService:
         )
         hub = Hub(name=self.name, topics=self._topics, intake=intake, fleet=fleet, releases=releases, pulls=pulls)
         await intake.take_over(own=True)
-        self._session = _session(config.broker, self.name, hub, deliveries)
-        await self._stack.enter_async_context(self._session)
+        self._session = session = _session(config.broker, self.name, hub, deliveries)
+        await self._stack.enter_async_context(session)
+        self._metrics.handler_failures.set_function(lambda: session.handler_failures)
         self._stack.push_async_callback(self._drain, store, intake, deliveries)
         self._intake = intake
         for worker in intake.workers:
             self._background.spawn(worker.run(), "worker")
-        housekeeper = asyncio.create_task(self._keep_house(store, intake, deliveries, pulls))
-        self._stack.callback(housekeeper.cancel)
+        housekeeping = Housekeeping(
+            name=self.name,
+            store=store,
+            intake=intake,
+            deliveries=deliveries,
+            pulls=pulls,
+            lease_s=config.lease_s,
+            metrics=self._metrics,
+        )
+        self._stack.callback(asyncio.create_task(housekeeping.run()).cancel)
 
     async def _open_store(self, folder: Path) -> Store:
         store = Store(url=self._config.store.url or f"sqlite:///{folder / 'cloud.db'}")
@@ -221,28 +224,6 @@ class CloudService:
         if self._session is None:
             raise UnreachableError("not connected to the broker yet", reason="broker_unreachable", fix="wait a moment")
         return await self._session.publish(message)
-
-    async def _keep_house(self, store: Store, intake: Intake, deliveries: Deliveries, pulls: Pulls) -> None:
-        """Second by second; what fails is tried again at its next turn."""
-        loop, lease_s = asyncio.get_running_loop(), self._config.lease_s
-        renew_at, forget_at = loop.time() + lease_s / 3, loop.time()
-        while True:
-            await asyncio.sleep(_TIDY_EVERY_S)
-            try:
-                await deliveries.flush()
-                if loop.time() >= renew_at:
-                    renew_at = loop.time() + lease_s / 3
-                    until = now_ms() + round(lease_s * 1000)
-                    await store.write(partial(inputs.renew, worker=self.name, lease_until_ms=until))
-                    await intake.take_over(own=False)
-                if loop.time() >= forget_at:
-                    forget_at = loop.time() + _FORGET_EVERY_S
-                    before_ms = now_ms() - _FORGET_AFTER_MS
-                    await store.write(partial(inputs.forget, before_ms=before_ms))
-                    await asyncio.to_thread(pulls.tidy, before_ms / 1000)
-            except Exception:  # supervised: a full disk now is no reason never to tidy again
-                log.exception("housekeeping.failed")
-                self._metrics.error("housekeeping")
 
     async def _drain(self, store: Store, intake: Intake, deliveries: Deliveries) -> None:
         """Takes nothing more, finishes the batches in hand, and gives up the leases on the rest."""

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from functools import partial
+from typing import TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -19,8 +20,11 @@ from outrider_wire.messages import Answer, Receipt, Refusal
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 30.0
+_BEHIND_S = 0.1
 
 
 class Settler:
@@ -32,6 +36,8 @@ class Settler:
         self._deliveries = deliveries
         self._lease_s = lease_s
         self._metrics = metrics
+        self._behind: list[tuple[inputs.Claim, inputs.Settlement]] = []
+        self._writing: asyncio.Task[None] | None = None
 
     async def settle(
         self, job: Job, state: inputs.Settled, reply: Answer | Refusal, example: NewExample | None = None
@@ -53,8 +59,7 @@ class Settler:
             example=example,
         )
         if job.in_memory:
-            claim = job.claim(worker=self._name, lease_s=self._lease_s)
-            await self._commit(partial(inputs.record, claim=claim, end=end))
+            await self._record_soon(job.claim(worker=self._name, lease_s=self._lease_s), end)
         else:
             standing = decode(await self._commit(partial(inputs.settle, end=end)), limit=BLOB_BYTES)
             if isinstance(standing, Answer | Refusal):
@@ -73,7 +78,19 @@ class Settler:
             committed=committed,
         )
 
-    async def _commit(self, change: Change[bytes]) -> bytes:
+    async def _record_soon(self, claim: inputs.Claim, end: inputs.Settlement) -> None:
+        """Writes together with others, so that the store does not compete with the next answers; returns when it is durable."""
+        self._behind.append((claim, end))
+        if self._writing is None:
+            self._writing = asyncio.get_running_loop().create_task(self._write_behind())
+        await asyncio.shield(self._writing)
+
+    async def _write_behind(self) -> None:
+        await asyncio.sleep(_BEHIND_S)
+        lives, self._behind, self._writing = self._behind, [], None
+        await self._commit(partial(inputs.record, lives=lives))
+
+    async def _commit(self, change: Change[T]) -> T:
         """Writes until it is written: a full disk makes everybody wait, and loses nothing."""
         pause = _FIRST_PAUSE_S
         while True:

@@ -79,6 +79,10 @@ def _lift_memory_limit() -> None:
 
 
 def _peak_mb() -> float:
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux; ru_maxrss would begin with what the parent had resident when it forked
+        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return round(int(peak.split()[1]) / 1024, 1)
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
 
 

@@ -1,7 +1,7 @@
 """Supervised training and prediction of a torch module on prepared tensors. Knows no files, tasks or bundles."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +38,10 @@ class TrainingPlan:
     auxiliary_weight: float = 0.5
     max_steps: int = 10_000
     """Epochs are cut down to this many steps, so that a large data set ends as well."""
+
+    def mirrored(self) -> "TrainingPlan":
+        """The same plan for pictures in which left and right mean the same: every second epoch sees them mirrored."""
+        return replace(self, jitter=replace(self.jitter, flip=True))
 
 
 class _Batch(NamedTuple):

@@ -60,7 +60,8 @@ LARGE = student(
         jitter=Jitter(translate=2, flip=True),
     ),
 )
-SMALL = replace(ARCHITECTURES["image-text-small"], plan=replace(ARCHITECTURES["image-text-small"].plan, epochs=100))
+SMALL = ARCHITECTURES["image-text-small"]
+SMALL = replace(SMALL, plan=replace(SMALL.plan.mirrored(), epochs=100))
 SPLIT = np.random.default_rng(7).permutation(4000)
 
 

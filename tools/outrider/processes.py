@@ -40,8 +40,8 @@ class Processes:
                 [sys.executable, "-m", "outrider", *command], stdout=log, stderr=log, env=_environment()
             )
 
-    def wait_ready(self, name: str, url: str, *, within_s: float = 30.0) -> None:
-        """Returns when ``url`` answers 200.
+    def wait_ready(self, name: str, url: str, *, within_s: float = 30.0, every_s: float = 0.05) -> None:
+        """Returns when ``url`` answers 200, which is looked for ``every_s``.
 
         Raises:
             OperatorSetupError: the process ended, with the last line that it printed.
@@ -52,7 +52,7 @@ class Processes:
             self._check_alive(name)
             if _answers(url):
                 return
-            time.sleep(0.05)
+            time.sleep(every_s)
         raise UndecidedError(
             f"{name} was not ready within {within_s:.0f} s", reason="not_ready", fix=f"see {self._logs / name}.log"
         )

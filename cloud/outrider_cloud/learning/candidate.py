@@ -1,6 +1,7 @@
 """A candidate from weights to a bundle in its place: distilled, exported, certified, delivered. Judges nothing."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,18 +103,23 @@ class Workshop:
         )
         return load_model(self.bundle, bounds=self.task.inputs)
 
-    def certify(self, rows: Table, *, delta: float) -> Certified:
-        """Certifies the built bundle, once, and writes what came of it into its manifest."""
+    @property
+    def key(self) -> str:
+        """Chooses the tuning row of each group; `build_bundle`'s own, so that calibration and thresholds stay the same."""
+        return f"build-{self.seed}"
+
+    def certify(self, rows: Table, *, delta: float, coverages: Sequence[float]) -> Certified:
+        """Certifies the built bundle, once, at the first of ``coverages`` or more, and writes it into the manifest."""
         built = load_model(self.bundle, bounds=self.task.inputs)
-        key = f"build-{self.seed}"  # `build_bundle`'s: the same tuning rows give the same calibration
         certified = calibrate_and_certify(
             model=built,
             tuning=self.tuning,
             certification=rows,
             promise=Promise(risk=self.task.policy.target_risk, delta=delta),
-            key=key,
+            key=self.key,
             bounds=self.task.inputs,
             support_fitted_on=0 if self.known else len(set(self.tuning.groups)),
+            coverages=coverages,
         )
         manifest = msgspec.structs.replace(
             built.manifest,

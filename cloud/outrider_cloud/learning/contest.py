@@ -1,24 +1,23 @@
 """Two small models under the same rule, on the same rows: what each would keep, and what the system would answer. Pure arithmetic.
 
-Certificates are not compared: each would spend certification rows. Instead the certificate's own procedure is played on gate
-rows, for both models, so that each is judged near the threshold that it would ship with.
+Certificates are not compared: each would spend certification rows. Both models get a threshold by one procedure, from tuning
+and gate rows alone. For the candidate it is also the most permissive one that its certificate may come to, so that what ships
+is what was judged, or stricter.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from outrider_cloud.learning.promotion import Behaviour
+from outrider_cloud.learning.promotion import Behaviour, Flags, Margins, check_classes
 from outrider_wire.acceptance import supported_scores
-from outrider_wire.certificate import fixed_sequence, one_per_group, thresholds_at
+from outrider_wire.certificate import DEFAULT_COVERAGES, thresholds_at
 from outrider_wire.manifest import Acceptance
 
 Combine = Callable[[Sequence[float], Sequence[float]], Sequence[float]]
 """(large distribution, small distribution) of one input → the answer's: the task's strategy."""
-Method = Literal["fixed-sequence", "measured"]
 
 
 class Said(Struct, kw_only=True, frozen=True):
@@ -34,12 +33,18 @@ class Said(Struct, kw_only=True, frozen=True):
         """(n,) index of the label that it gives."""
         return np.asarray(self.probabilities.argmax(axis=1), np.int64)
 
+    def take(self, rows: NDArray[np.int64]) -> "Said":
+        """Of these rows."""
+        support = self.support[rows] if self.support is not None else None
+        return Said(probabilities=self.probabilities[rows], support=support)
+
 
 class Contender(Struct, kw_only=True, frozen=True):
-    """One small model: its acceptance rule (without a threshold of its own), and what it says of tuning and gate rows."""
+    """One small model: its acceptance rule (whose own threshold does not count), and what it says of tuning and gate rows."""
 
     rule: Acceptance
     tuning: Said
+    """Of one row a group: what certification takes its thresholds from."""
     gate: Said
 
     @property
@@ -49,7 +54,7 @@ class Contender(Struct, kw_only=True, frozen=True):
 
     @property
     def thresholds(self) -> list[float]:
-        """Fixed on tuning rows, the strictest first."""
+        """Of `DEFAULT_COVERAGES`, fixed on tuning rows: the strictest first."""
         return thresholds_at(supported_scores(self.rule, self.tuning.probabilities, self.tuning.support))
 
 
@@ -58,9 +63,13 @@ class GateRows(Struct, kw_only=True, frozen=True):
 
     labels: NDArray[np.int64]
     """(n,)"""
-    groups: Sequence[str]
+    classes: Sequence[str]
+    """(n,) the same in words."""
     large: NDArray[np.float64]
     """(n, k) what the large model says."""
+    risk: float
+    """r*"""
+    combine: Combine
 
 
 class System(Struct, kw_only=True, frozen=True):
@@ -74,53 +83,59 @@ class System(Struct, kw_only=True, frozen=True):
     risk: float
     """Share of what is kept that is wrong."""
     threshold: float | None
-    """None: at no threshold is the risk small enough."""
+    """None: at no threshold is the risk small enough, and everything escalates."""
+    most: float
+    """Share of the tuning rows that the threshold was fixed at; 0 without one."""
 
 
-def comparable_thresholds(
-    contenders: Sequence[Contender], rows: GateRows, *, risk: float, delta: float
-) -> tuple[list[float | None], Method]:
-    """A threshold for each contender, all by one procedure.
+class Played(Struct, kw_only=True, frozen=True):
+    """What one model does at one threshold."""
 
-    ``fixed-sequence``: what the certificate's test gives on one gate row a group. Where it gives one of them nothing (few
-    rows, a weak model), ``measured``: the most permissive threshold whose measured risk is at most ``risk``. Measured risk
-    alone would compare at the very edge of the promise, where no certificate lets a model work.
+    behaviour: Behaviour
+    system: System
+
+
+def play_deployed(contender: Contender, rows: GateRows) -> Played:
+    """At the most permissive of its thresholds whose measured risk on gate rows is at most r*."""
+    return next(_fitting(contender, rows))
+
+
+def play_candidate(contender: Contender, rows: GateRows, *, deployed: Behaviour, margins: Margins) -> Played:
+    """At the most permissive of its thresholds by the same rule at which, besides, no class loses more than it may.
+
+    A bound on the error of all that is kept lets a model that keeps more collect its errors in one class; a stricter
+    threshold sends that class to the large model. Where none is strict enough, the first is returned, to be refused by.
     """
-    tested = [_certifiable(each, rows, risk, delta) for each in contenders]
-    if all(threshold is not None for threshold in tested):
-        return tested, "fixed-sequence"
-    return [_permissive(each, rows, risk) for each in contenders], "measured"
+    played = list(_fitting(contender, rows))
+    fair = (each for each in played if check_classes(deployed, each.behaviour, rows.classes, margins).passed)
+    return next(fair, played[0])
 
 
-def _certifiable(contender: Contender, rows: GateRows, risk: float, delta: float) -> float | None:
-    drawn = one_per_group(rows.groups, "gate")
-    right = contender.gate.answers == rows.labels
-    return fixed_sequence(contender.scores[drawn], right[drawn], contender.thresholds, risk, delta).threshold
-
-
-def _permissive(contender: Contender, rows: GateRows, risk: float) -> float | None:
-    scores, right = contender.scores, contender.gate.answers == rows.labels
-    fitting = [threshold for threshold in contender.thresholds if _risk(scores >= threshold, right) <= risk]
-    return min(fitting) if fitting else None
-
-
-def behaviour(
-    contender: Contender, rows: GateRows, *, threshold: float | None, combine: Combine
-) -> tuple[Behaviour, System]:
-    """What a model does on the gate rows at that threshold (None: escalate everything), and the figures of it."""
-    right = contender.gate.answers == rows.labels
-    kept = contender.scores >= threshold if threshold is not None else np.zeros(len(right), np.bool_)
+def _fitting(contender: Contender, rows: GateRows) -> Iterator[Played]:
+    """At every threshold whose measured risk is at most r*, the most permissive first; everything escalated where there is none."""
+    right, scores = contender.gate.answers == rows.labels, contender.scores
     both = zip(rows.large.tolist(), contender.gate.probabilities.tolist(), strict=True)
-    asked = np.array([int(np.argmax(combine(*pair))) for pair in both])
-    combined = np.where(kept, right, asked == rows.labels)
-    return Behaviour(accepted=kept, right=right, combined=combined), System(
-        small_accuracy=float(right.mean()),
-        accuracy=float(combined.mean()),
-        coverage=float(kept.mean()),
-        risk=_risk(kept, right),
-        threshold=threshold,
+    asked_right = np.array([int(np.argmax(rows.combine(*pair))) for pair in both]) == rows.labels
+    found = False
+    for threshold, most in reversed(list(zip(contender.thresholds, DEFAULT_COVERAGES, strict=True))):
+        played = _played(scores >= threshold, right, asked_right, threshold, most)
+        if played.system.risk <= rows.risk:
+            found = True
+            yield played
+    if not found:
+        yield _played(np.zeros(len(right), np.bool_), right, asked_right, None, 0.0)
+
+
+def _played(kept: Flags, right: Flags, asked_right: Flags, threshold: float | None, most: float) -> Played:
+    combined = np.where(kept, right, asked_right)
+    return Played(
+        behaviour=Behaviour(accepted=kept, right=right, combined=combined),
+        system=System(
+            small_accuracy=float(right.mean()),
+            accuracy=float(combined.mean()),
+            coverage=float(kept.mean()),
+            risk=float((~right[kept]).mean()) if kept.any() else 0.0,
+            threshold=threshold,
+            most=most,
+        ),
     )
-
-
-def _risk(kept: NDArray[np.bool_], right: NDArray[np.bool_]) -> float:
-    return float((~right[kept]).mean()) if kept.any() else 0.0

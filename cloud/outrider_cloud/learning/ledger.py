@@ -6,12 +6,13 @@ Rows that no certificate has used pay δ. Once they are too few, all rows are us
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from msgspec import Struct
 
 from outrider_cloud.schema import certifications, certified_groups
-from outrider_wire.certificate import DEFAULT_COVERAGES, first_tested, reused_delta
+from outrider_wire.certificate import first_tested, reused_delta
 from outrider_wire.manifest import Certificate
 
 
@@ -27,24 +28,37 @@ class Draw(Struct, kw_only=True, frozen=True):
     """Groups in the store that no certification had used."""
 
 
-def draw(groups: Sequence[str], uses: Mapping[str, int], *, risk: float, delta: float, coverage: float) -> Draw:
-    """Fresh groups where there are enough of them, else all.
+class Taken(NamedTuple):
+    """A draw that is written down."""
+
+    number: int
+    """Of the certification."""
+    drawn: Draw
+
+
+def draw(
+    groups: Sequence[str], uses: Mapping[str, int], *, risk: float, delta: float, coverages: Sequence[float]
+) -> Draw | None:
+    """Fresh groups where they are enough to test the first of ``coverages``, else all; None where even these are not.
 
     Args:
         groups: of the certification rows there are.
         uses: how many certifications have used each.
         risk: r*.
         delta: δ of a first use.
-        coverage: what the model keeps; rows are enough when the first test needs no larger share of them.
+        coverages: what will be tested, rising.
     """
     known = sorted(set(groups))
     fresh = [group for group in known if not uses.get(group)]
-    start = first_tested(DEFAULT_COVERAGES, len(fresh), risk, delta)
-    enough = start < len(DEFAULT_COVERAGES) and DEFAULT_COVERAGES[start] <= coverage
-    if enough or len(fresh) == len(known):
+    if _testable(fresh, risk, delta, coverages):
         return Draw(groups=fresh, use=1, delta=delta, fresh=len(fresh))
-    use = 1 + max(uses.get(group, 0) for group in known)
-    return Draw(groups=known, use=use, delta=reused_delta(delta, use), fresh=len(fresh))
+    use = 1 + max((uses.get(group, 0) for group in known), default=0)
+    again = Draw(groups=known, use=use, delta=reused_delta(delta, use), fresh=len(fresh))
+    return again if use > 1 and _testable(known, risk, again.delta, coverages) else None
+
+
+def _testable(groups: Sequence[str], risk: float, delta: float, coverages: Sequence[float]) -> bool:
+    return first_tested(coverages, len(groups), risk, delta) < len(coverages)
 
 
 def digest_of(groups: Sequence[str]) -> str:
@@ -70,17 +84,14 @@ def take(
     groups: Sequence[str],
     risk: float,
     delta: float,
-    coverage: float,
+    coverages: Sequence[float],
     now_ms: int,
-) -> tuple[int, Draw | None]:
-    """Draws groups and writes them down as used, in one change; the certification's number, and the draw.
-
-    None, and nothing is used up, where so few rows could certify nothing even without an error.
-    """
-    drawn = draw(groups, uses(connection, task), risk=risk, delta=delta, coverage=coverage)
-    if first_tested(DEFAULT_COVERAGES, len(drawn.groups), risk, drawn.delta) == len(DEFAULT_COVERAGES):
-        return 0, None
-    return record(connection, task=task, drawn=drawn, risk=risk, bundle="", now_ms=now_ms), drawn
+) -> Taken | None:
+    """Draws groups and writes them down as used, in one change; None, and nothing is used up, where they are too few."""
+    drawn = draw(groups, uses(connection, task), risk=risk, delta=delta, coverages=coverages)
+    if drawn is None:
+        return None
+    return Taken(record(connection, task=task, drawn=drawn, risk=risk, bundle="", now_ms=now_ms), drawn)
 
 
 def record(connection: sa.Connection, *, task: str, drawn: Draw, risk: float, bundle: str, now_ms: int) -> int:

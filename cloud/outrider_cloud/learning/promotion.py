@@ -151,7 +151,7 @@ def judge_candidate(
             says=f"of what the deployed model kept and had right, the candidate has {retention:.1%} right; "
             f"{margins.retention:.0%} is asked for",
         ),
-        _classes(deployed, candidate, classes, margins),
+        check_classes(deployed, candidate, classes, margins),
         Check(
             name="agreement",
             passed=agreement >= margins.agreement,
@@ -197,7 +197,8 @@ def _gain(before: Flags, after: Flags, groups: Sequence[str]) -> float:
     return 0.5 * math.erfc(float(means.mean()) / (spread / math.sqrt(len(means))) / math.sqrt(2.0))
 
 
-def _classes(deployed: Behaviour, candidate: Behaviour, classes: Sequence[str], margins: Margins) -> Check:
+def check_classes(deployed: Behaviour, candidate: Behaviour, classes: Sequence[str], margins: Margins) -> Check:
+    """Whether no class with rows enough loses more than the margin; judged by the one that loses most."""
     worst, before, after = "", 1.0, 1.0
     for label, (old, new) in class_accuracy(deployed, candidate, classes, least=margins.class_rows).items():
         if not worst or new - old < after - before:

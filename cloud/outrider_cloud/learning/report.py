@@ -4,7 +4,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from outrider_cloud.learning.contest import Method, System
+from outrider_cloud.learning.contest import System
 from outrider_cloud.learning.lessons import Counts
 from outrider_cloud.learning.promotion import Check
 from outrider_cloud.learning.teacher import Confidence
@@ -14,8 +14,6 @@ from outrider_wire.manifest import Certificate
 class Contest(Struct, kw_only=True, frozen=True):
     """Both systems on the gate rows."""
 
-    method: Method
-    """How the thresholds were set, for both alike."""
     before: System
     after: System
     large_accuracy: float

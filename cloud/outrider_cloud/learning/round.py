@@ -7,7 +7,7 @@ student, its bundle, the gate on gate rows, and last the certificate, on rows th
 import logging
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,6 +29,7 @@ from outrider_cloud.learning.trial import compare
 from outrider_export.certify import forecast
 from outrider_export.data import Progress, Table
 from outrider_export.distil import DistilPlan
+from outrider_wire.certificate import DEFAULT_COVERAGES
 from outrider_wire.errors import RuleRefusalError
 
 log = logging.getLogger(__name__)
@@ -135,6 +136,7 @@ class _Round:
                 candidate=candidate,
                 material=material,
                 work=self.work,
+                key=workshop.key,
                 margins=self.plan.margins,
             )
         report = replace(
@@ -152,17 +154,16 @@ class _Round:
 
     def _certified(self, report: RoundReport, workshop: Workshop, rows: Table | None, contest: Contest) -> RoundReport:
         """With the certificate, where there are rows for one; they are written down as used before they are looked at."""
-        number, drawn = self._draw(rows, contest) if rows else (0, None)
-        if rows is None or drawn is None:
-            n, policy = len(set(rows.groups)) if rows else 0, self.work.task.policy
-            return replace(
-                report, sentences=[f"no certificate: {forecast(n, policy.target_risk, self.work.task.delta)}"]
-            )
-        members = set(drawn.groups)
+        coverages = [each for each in DEFAULT_COVERAGES if each <= contest.after.most]
+        taken = self._take(rows, coverages) if rows else None
+        if rows is None or taken is None:
+            n, task = len(set(rows.groups)) if rows else 0, self.work.task
+            return replace(report, sentences=[f"no certificate: {forecast(n, task.policy.target_risk, task.delta)}"])
+        drawn, members = taken.drawn, set(taken.drawn.groups)
         used = rows.take(np.flatnonzero([group in members for group in rows.groups]))
-        certified = workshop.certify(used, delta=drawn.delta)
+        certified = workshop.certify(used, delta=drawn.delta, coverages=coverages)
         digest = workshop.finished().digest
-        self.work.library.store.submit(partial(ledger.name_bundle, number=number, bundle=digest)).result()
+        self.work.library.store.submit(partial(ledger.name_bundle, number=taken.number, bundle=digest)).result()
         return replace(
             report,
             candidate=digest,
@@ -171,7 +172,7 @@ class _Round:
             sentences=certified.sentences,
         )
 
-    def _draw(self, rows: Table, contest: Contest) -> tuple[int, ledger.Draw | None]:
+    def _take(self, rows: Table, coverages: Sequence[float]) -> ledger.Taken | None:
         task, store, deployed = self.work.task, self.work.library.store, self.base.model
         if (standing := deployed.manifest.certificate) is not None:
             known = partial(
@@ -189,7 +190,7 @@ class _Round:
             groups=rows.groups,
             risk=task.policy.target_risk,
             delta=task.delta,
-            coverage=contest.after.coverage,
+            coverages=coverages,
             now_ms=now_ms(),
         )
         return store.submit(take).result()
