@@ -112,12 +112,11 @@ class CloudService:
         )
         fleet = Fleet(store=store)
         await self._serve_api(store, blobs, releases, fleet, list(served))
-        replies = Replies(publish=self._publish, topics=self._topics, metrics=self._metrics)
-        deliveries = Deliveries(name=self.name, store=store, replies=replies)
-        settler = Settler(
-            name=self.name, store=store, deliveries=deliveries, lease_s=config.lease_s, metrics=self._metrics
+        deliveries = Deliveries(
+            name=self.name,
+            store=store,
+            replies=Replies(publish=self._publish, topics=self._topics, metrics=self._metrics),
         )
-        workers = await self._load_workers(tasks, blobs=blobs, settler=settler, roles_key=roles_key(config))
         pulls = Pulls(
             publish=self._publish,
             topics=self._topics,
@@ -126,7 +125,36 @@ class CloudService:
             folder=_made(folder / "incoming" / self.name),
             packet_limit=lambda: self._session.packet_limit if self._session else 0,
         )
-        intake = Intake(
+        intake = await self._make_intake(tasks, store=store, blobs=blobs, deliveries=deliveries, pulls=pulls)
+        hub = Hub(name=self.name, topics=self._topics, intake=intake, fleet=fleet, releases=releases, pulls=pulls)
+        await intake.take_over(own=True)
+        await self._connect(hub, intake, store, deliveries)
+        housekeeping = Housekeeping(
+            name=self.name,
+            store=store,
+            intake=intake,
+            deliveries=deliveries,
+            pulls=pulls,
+            lease_s=config.lease_s,
+            metrics=self._metrics,
+        )
+        self._stack.callback(asyncio.create_task(housekeeping.run()).cancel)
+
+    async def _make_intake(
+        self,
+        tasks: dict[str, tuple[TaskSettings, Task]],
+        *,
+        store: Store,
+        blobs: BlobStore,
+        deliveries: Deliveries,
+        pulls: Pulls,
+    ) -> Intake:
+        config = self._config
+        settler = Settler(
+            name=self.name, store=store, deliveries=deliveries, lease_s=config.lease_s, metrics=self._metrics
+        )
+        workers = await self._load_workers(tasks, blobs=blobs, settler=settler, roles_key=roles_key(config))
+        return Intake(
             name=self.name,
             workers=workers,
             store=store,
@@ -138,25 +166,16 @@ class CloudService:
             background=self._background,
             metrics=self._metrics,
         )
-        hub = Hub(name=self.name, topics=self._topics, intake=intake, fleet=fleet, releases=releases, pulls=pulls)
-        await intake.take_over(own=True)
-        self._session = session = _session(config.broker, self.name, hub, deliveries)
+
+    async def _connect(self, hub: Hub, intake: Intake, store: Store, deliveries: Deliveries) -> None:
+        """The last step: from here on escalations come in."""
+        self._session = session = _session(self._config.broker, self.name, hub, deliveries)
         await self._stack.enter_async_context(session)
         self._metrics.handler_failures.set_function(lambda: session.handler_failures)
         self._stack.push_async_callback(self._drain, store, intake, deliveries)
         self._intake = intake
         for worker in intake.workers:
             self._background.spawn(worker.run(), "worker")
-        housekeeping = Housekeeping(
-            name=self.name,
-            store=store,
-            intake=intake,
-            deliveries=deliveries,
-            pulls=pulls,
-            lease_s=config.lease_s,
-            metrics=self._metrics,
-        )
-        self._stack.callback(asyncio.create_task(housekeeping.run()).cancel)
 
     async def _open_store(self, folder: Path) -> Store:
         store = Store(url=self._config.store.url or f"sqlite:///{folder / 'cloud.db'}")

@@ -153,7 +153,7 @@ class Agent:
         told = self._finals.tell(report)
         if report.state == "cloud" and (metrics := self._metrics.tasks.get(report.task)) is not None:
             metrics.cloud_ms.add(report.ms.get("total", 0.0))
-        log.info(
+        log.debug(
             "escalation.ended",
             extra={"id": report.id, "task": report.task, "state": report.state, "late": report.late, "awaited": told},
         )

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from outrider_edge.accounts import Accounts
 from outrider_edge.escalations import envelope_of
 from outrider_edge.outbox_store import Freed, NewRow, OpenRow, OutboxStore, Settled
-from outrider_edge.outbox_writer import OutboxWriter
+from outrider_edge.outbox_writer import MemoryWriter, OutboxWriter, Writer
 from outrider_edge.outcomes import Outcome
 from outrider_edge.payloads import PayloadFiles, PayloadMemory, Payloads
 from outrider_edge.ports import OutboxEntry
@@ -30,7 +30,7 @@ from outrider_wire.report import Account, AnswerReport
 class _Shelf:
     """One place for entries: a file with its payload folder, or memory."""
 
-    def __init__(self, *, writer: OutboxWriter, payloads: Payloads) -> None:
+    def __init__(self, *, writer: Writer, payloads: Payloads) -> None:
         self.writer = writer
         self.payloads = payloads
 
@@ -196,7 +196,7 @@ class Outbox:
         if entry.durability == "disk":
             return self._disk
         if self._memory is None:
-            shelf = _Shelf(writer=OutboxWriter(path=None, clock=self._clock), payloads=PayloadMemory())
+            shelf = _Shelf(writer=MemoryWriter(clock=self._clock), payloads=PayloadMemory())
             await shelf.writer.start()
             self._memory = self._memory or shelf
         self._in_memory.add(entry.id)

@@ -24,6 +24,8 @@ Delivery = Literal["queued", "offered", "received", "done"]
 _REPORT = msgspec.msgpack.Decoder(AnswerReport)
 _ENVELOPE = msgspec.msgpack.Decoder(Escalation)
 _ENCODER = msgspec.msgpack.Encoder()
+_SEEN_EVERY_S = 1.0
+"""How often a file that is written all the time notes for how long this boot has run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +105,7 @@ class OutboxStore:
     def __init__(self, *, connection: sqlite3.Connection, clock: RunClock) -> None:
         self._sql = connection
         self._clock = clock
+        self._seen_s = float("-inf")
 
     def enter_boot(self) -> None:
         """At start: what other boots left gets its age so far, and is counted on from now."""
@@ -116,10 +119,14 @@ class OutboxStore:
         self.touch()
 
     def touch(self) -> None:
-        """Remembers that this boot has run until now."""
+        """Remembers that this boot has run until now, give or take `_SEEN_EVERY_S`."""
+        now = self._clock.now()
+        if now - self._seen_s < _SEEN_EVERY_S:
+            return
+        self._seen_s = now
         self._sql.executemany(
             "INSERT INTO meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-            [("boot_id", self._clock.boot_id), ("seen_s", repr(self._clock.now()))],
+            [("boot_id", self._clock.boot_id), ("seen_s", repr(now))],
         )
 
     def put(self, row: NewRow) -> bool:
@@ -165,33 +172,37 @@ class OutboxStore:
     def received(self, id_: str) -> Freed | None:
         """The cloud has it: its payload goes. None when that was known, or no such question is open."""
         found = self._sql.execute(
-            "UPDATE input SET delivery = 'received' WHERE id = ? AND delivery IN ('queued', 'offered') RETURNING seq",
+            "UPDATE input SET delivery = 'received' WHERE id = ? AND delivery IN ('queued', 'offered')"
+            " RETURNING seq, bytes",
             (id_,),
         ).fetchone()
-        return self._free(found[0]) if found else None
+        if found is None:
+            return None
+        self._sql.execute("UPDATE input SET bytes = 0 WHERE seq = ?", (found[0],))
+        return self._free(*found)
 
     def settle(self, id_: str, outcome: Outcome) -> Settled:
         """Ends a question; sets the input's terminal state if it has none yet. The first outcome wins."""
         found = self._sql.execute(
-            "SELECT seq, state, delivery, report, envelope, age_s + ? - at_s FROM input WHERE id = ?",
+            "SELECT seq, state, delivery, report, envelope, age_s + ? - at_s, bytes FROM input WHERE id = ?",
             (self._clock.now(), id_),
         ).fetchone()
         if found is None:
             return Settled(known=False)
-        seq, state, delivery, report_data, envelope_data, age_s = found
+        seq, state, delivery, report_data, envelope_data, age_s, held = found
         if delivery == "done":
             return Settled(known=True)
         before = _REPORT.decode(report_data)
         if isinstance(outcome, Answered) and (fault := fault_of(outcome.answer, before)):
             return Settled(known=True, fault=fault)
-        freed = self._free(seq)
-        self._sql.execute("UPDATE input SET delivery = 'done' WHERE seq = ?", (seq,))
+        freed = self._free(seq, held)
         if state != "pending":
+            self._sql.execute("UPDATE input SET delivery = 'done', bytes = 0 WHERE seq = ?", (seq,))
             return Settled(known=True, closed=True, freed=freed)
         within_ms = _ENVELOPE.decode(envelope_data).answer_within_ms
         report = final_report(before, outcome, age_s=age_s, answer_within_ms=within_ms)
         self._sql.execute(
-            "UPDATE input SET state = ?, report = ? WHERE seq = ? AND state = 'pending'",
+            "UPDATE input SET delivery = 'done', bytes = 0, state = ?, report = ? WHERE seq = ?",
             (report.state, _ENCODER.encode(report), seq),
         )
         counts = terminal_counts(report)
@@ -243,12 +254,10 @@ class OutboxStore:
             "DELETE FROM input WHERE delivery = 'done' AND seq <= (SELECT max(seq) FROM input) - ?", (keep,)
         )
 
-    def _free(self, seq: int) -> Freed:
-        """Lets an input's payload go."""
-        (held,) = self._sql.execute("SELECT bytes FROM input WHERE seq = ?", (seq,)).fetchone()
+    def _free(self, seq: int, held: int) -> Freed:
+        """Lets the ``held`` bytes of an input's payload go; its row is the caller's to change."""
         if not held:
             return Freed()
-        self._sql.execute("UPDATE input SET bytes = 0 WHERE seq = ?", (seq,))
         filed = self._sql.execute("SELECT DISTINCT sha256 FROM part WHERE seq = ? AND data IS NULL", (seq,)).fetchall()
         self._sql.execute("DELETE FROM part WHERE seq = ?", (seq,))
         unused = tuple(

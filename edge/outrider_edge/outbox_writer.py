@@ -1,7 +1,8 @@
 """The one thread that touches the outbox's file, and group commit. Knows transactions and threads, not what is written.
 
 Jobs wait in a queue while a commit is under way; the next transaction takes all of them, so many waiting callers pay for
-one disk flush. A job that fails is undone alone; when the commit fails, every job of it fails.
+one disk flush. A job that fails is undone alone; when the commit fails, every job of it fails. Rows that live in memory
+need no thread: their jobs are done at once.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from outrider_edge.outbox_schema import open_file
 from outrider_edge.outbox_store import OutboxStore
@@ -35,10 +36,54 @@ class _Job:
     error: Exception | None = field(default=None)
 
 
-class OutboxWriter:
-    """Runs jobs over an `OutboxStore` in a thread of its own. Made and used on one event loop."""
+class Writer(Protocol):
+    """Runs jobs over an `OutboxStore`, in the order they are given. Made and used on one event loop."""
 
-    def __init__(self, *, path: Path | None, clock: RunClock) -> None:
+    async def start(self) -> None:
+        """Opens it; see `OutboxWriter.start` for what it raises."""
+
+    async def stop(self) -> None:
+        """Ends after every job that was given before."""
+
+    def run(self, work: Callable[[OutboxStore], T], *, done: Callable[[T], None] | None = None) -> "asyncio.Future[T]":
+        """Gives it a job. The future resolves once its transaction is done, just after ``done`` was called with the result.
+
+        ``done`` is called whether or not anybody still waits; it must not raise.
+        """
+        ...
+
+
+class MemoryWriter:
+    """A `Writer` over memory. A hop to a thread costs more than the job."""
+
+    def __init__(self, *, clock: RunClock) -> None:
+        self._clock = clock
+        self._opened: tuple[sqlite3.Connection, OutboxStore] | None = None
+
+    async def start(self) -> None:
+        """Makes the tables."""
+        self._opened = _opened(None, self._clock)
+
+    async def stop(self) -> None:
+        """Forgets everything."""
+        if self._opened is not None:
+            self._opened[0].close()
+            self._opened = None
+
+    def run(self, work: Callable[[OutboxStore], T], *, done: Callable[[T], None] | None = None) -> "asyncio.Future[T]":
+        """Does a job, here and now."""
+        if self._opened is None:
+            raise _closed()
+        job = _Job(work, asyncio.get_running_loop().create_future(), done)
+        _commit(*self._opened, [job])
+        _resolve([job])
+        return job.future
+
+
+class OutboxWriter:
+    """A `Writer` over a file, in a thread of its own."""
+
+    def __init__(self, *, path: Path, clock: RunClock) -> None:
         self._path = path
         self._clock = clock
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -46,7 +91,7 @@ class OutboxWriter:
         self._thread: threading.Thread | None = None
 
     async def start(self) -> None:
-        """Opens the file (``path`` None: memory) and brings it to the newest schema.
+        """Opens the file and brings it to the newest schema.
 
         Raises:
             OperatorSetupError: it cannot be opened, is damaged, or is newer than this version.
@@ -65,35 +110,24 @@ class OutboxWriter:
             self._thread = None
 
     def run(self, work: Callable[[OutboxStore], T], *, done: Callable[[T], None] | None = None) -> "asyncio.Future[T]":
-        """Queues a job. The future resolves once its transaction is durable, just after ``done`` was called with the result.
-
-        ``done`` is called whether or not anybody still waits; it must not raise.
-        """
+        """Queues a job; its transaction is durable when the future resolves."""
         if self._loop is None or self._thread is None:
-            raise OperatorSetupError("the outbox is not open", reason="outbox_closed", fix="start it first")
+            raise _closed()
         future: asyncio.Future[T] = self._loop.create_future()
         self._jobs.put(_Job(work, future, done))
         return future
 
     def _run(self, loop: asyncio.AbstractEventLoop, opened: "asyncio.Future[None]") -> None:
         try:
-            connection = self._open()
+            connection, store = _opened(self._path, self._clock)
         except Exception as error:  # noqa: BLE001 - handed to whoever awaits the start
             loop.call_soon_threadsafe(opened.set_exception, error)
             return
         loop.call_soon_threadsafe(opened.set_result, None)
-        store = OutboxStore(connection=connection, clock=self._clock)
         while batch := self._take():
-            self._commit(connection, store, batch)
+            _commit(connection, store, batch)
             loop.call_soon_threadsafe(_resolve, batch)
         connection.close()
-
-    def _open(self) -> sqlite3.Connection:
-        connection = open_file(self._path)
-        connection.execute("BEGIN IMMEDIATE")
-        OutboxStore(connection=connection, clock=self._clock).enter_boot()
-        connection.execute("COMMIT")
-        return connection
 
     def _take(self) -> list[_Job]:
         """Waits for a job and takes what has gathered behind it; empty at the end."""
@@ -112,29 +146,45 @@ class OutboxWriter:
                 self._jobs.put(None)
         return batch
 
-    def _commit(self, connection: sqlite3.Connection, store: OutboxStore, batch: list[_Job]) -> None:
-        try:
-            connection.execute("BEGIN")
-            before = connection.total_changes
-            for job in batch:
-                self._do(connection, store, job)
+
+def _opened(path: Path | None, clock: RunClock) -> tuple[sqlite3.Connection, OutboxStore]:
+    connection = open_file(path)
+    store = OutboxStore(connection=connection, clock=clock)
+    connection.execute("BEGIN IMMEDIATE")
+    store.enter_boot()
+    connection.execute("COMMIT")
+    return connection, store
+
+
+def _commit(connection: sqlite3.Connection, store: OutboxStore, batch: list[_Job]) -> None:
+    """All of the batch in one transaction."""
+    try:
+        connection.execute("BEGIN")
+        before = connection.total_changes
+        for job in batch:
+            _do(connection, store, job, alone=len(batch) == 1)
+        if connection.in_transaction:
             if connection.total_changes != before:
                 store.touch()
             connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            log.error("outbox.commit_failed", extra={"error": str(error), "jobs": len(batch)})
-            for job in batch:
-                job.error = _unwritable(error)
+    except sqlite3.Error as error:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        log.error("outbox.commit_failed", extra={"error": str(error), "jobs": len(batch)})
+        for job in batch:
+            job.error = _unwritable(error)
 
-    def _do(self, connection: sqlite3.Connection, store: OutboxStore, job: _Job) -> None:
+
+def _do(connection: sqlite3.Connection, store: OutboxStore, job: _Job, *, alone: bool) -> None:
+    """One job. When it fails it is undone: to its savepoint, or, ``alone``, with the transaction."""
+    if not alone:
         connection.execute("SAVEPOINT job")
-        try:
-            job.result = job.work(store)
-        except Exception as error:  # noqa: BLE001 - handed to whoever awaits the job; the batch goes on without it
-            job.error = _unwritable(error) if isinstance(error, sqlite3.Error) else error
-            connection.execute("ROLLBACK TO job")
+    try:
+        job.result = job.work(store)
+    except Exception as error:  # noqa: BLE001 - handed to whoever awaits the job; the batch goes on without it
+        job.error = _unwritable(error) if isinstance(error, sqlite3.Error) else error
+        connection.execute("ROLLBACK" if alone else "ROLLBACK TO job")
+    if not alone:
         connection.execute("RELEASE job")
 
 
@@ -149,6 +199,10 @@ def _resolve(batch: list[_Job]) -> None:
             job.future.set_exception(job.error)
         else:
             job.future.set_result(job.result)
+
+
+def _closed() -> OperatorSetupError:
+    return OperatorSetupError("the outbox is not open", reason="outbox_closed", fix="start it first")
 
 
 def _unwritable(error: Exception) -> OperatorSetupError:

@@ -19,7 +19,7 @@ from torch import nn
 
 from outrider_engine.golden import Golden, check_golden, encode_golden
 from outrider_engine.model import Model, load_model
-from outrider_export.certify import Certified, LabelSource, Promise, calibrate_and_certify
+from outrider_export.certify import Certified, LabelSource, Promise, calibrate_and_certify, check_disjoint
 from outrider_export.checkpoint import checkpoint_path, save_checkpoint
 from outrider_export.data import Progress, Table
 from outrider_export.students import Architecture
@@ -112,6 +112,8 @@ def build_bundle(
     """
     tell = progress or (lambda stage, share: None)
     _check_free(out)
+    if certification is not None:
+        check_disjoint(tuning, certification)
     key = f"build-{seed}"
     inputs = architecture.inputs(task)
     own_support = tuning.one_per_group(key)

@@ -104,7 +104,7 @@ def calibrate_and_certify(
     calibration = Calibration(temperature=temperature, n=len(tuned.labels))
     outcome, false_alarm, groups = None, None, []
     if certification is not None:
-        _check_disjoint(tuning, certification)
+        check_disjoint(tuning, certification)
         held_out = _inferred(model, _usable(certification, key), bounds)
         groups = list(held_out.groups)
         fresh = softmax(held_out.logits, temperature)
@@ -162,7 +162,12 @@ def _support_threshold(support: NDArray[np.float64] | None, fitted_on: int) -> f
     return unseen_distance(threshold, fitted_on) if fitted_on else threshold
 
 
-def _check_disjoint(tuning: Table, certification: Table) -> None:
+def check_disjoint(tuning: Table, certification: Table) -> None:
+    """Refuses rows to certify on that a choice was made on.
+
+    Raises:
+        RuleRefusalError: a group is in both tables.
+    """
     shared = set(tuning.groups) & set(certification.groups)
     if shared:
         raise RuleRefusalError(

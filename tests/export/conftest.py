@@ -89,7 +89,7 @@ def trained(architecture: Architecture, task: Task, training_rows: Table) -> tor
 
 
 @pytest.fixture(scope="session")
-def built(
+def built(  # noqa: PLR0917 -- pytest passes fixtures by name
     trained: torch.nn.Module,
     architecture: Architecture,
     task: Task,

@@ -19,7 +19,7 @@ from outrider_export.data import Table
 from outrider_export.students import ARCHITECTURES, Architecture, new_module
 from outrider_export.task_text import task_to_toml
 from outrider_wire.acceptance import judge
-from outrider_wire.errors import OperatorConfigError, OperatorSetupError
+from outrider_wire.errors import OperatorConfigError, OperatorSetupError, RuleRefusalError
 from outrider_wire.manifest import MANIFEST_FILE, Calibration, encode_manifest
 from outrider_wire.task import Task, parse_task
 
@@ -86,7 +86,7 @@ def test_every_variant_says_how_far_it_is_from_the_one_before(built: BuildReport
     assert int8["agreement"] >= 0.98
 
 
-def test_the_same_inputs_give_the_same_digest_and_the_old_bundle_is_replaced(
+def test_the_same_inputs_give_the_same_digest_and_the_old_bundle_is_replaced(  # noqa: PLR0917 -- fixtures
     built: BuildReport,
     trained: torch.nn.Module,
     architecture: Architecture,
@@ -135,22 +135,46 @@ def test_a_directory_that_is_no_bundle_is_left_alone(
     assert (tmp_path / "thesis.tex").exists()
 
 
-def test_a_failed_build_leaves_nothing_behind(
-    trained: torch.nn.Module, architecture: Architecture, task: Task, squares: Squares, tmp_path: Path
+def test_a_build_that_fails_half_way_leaves_nothing_behind(
+    built: BuildReport, task: Task, squares: Squares, tmp_path: Path
 ) -> None:
-    tuning = squares(60, 2)
-    with pytest.raises(Exception, match="both the tuning and the certification"):
+    data = (built.bundle / "model.fp32.onnx").read_bytes()
+    rows = squares(60, 2)
+    unlabelled = Table(values=rows.values, index=rows.index, labels=np.full(60, -1), groups=rows.groups)
+    stages: list[str] = []
+    with pytest.raises(RuleRefusalError, match="no labelled rows"):
         build_bundle(
             task=task,
-            model=trained,
-            architecture=architecture,
-            tuning=tuning,
-            certification=tuning,
+            model=data,
+            architecture=onnx_architecture(data),
+            tuning=unlabelled,
+            certification=None,
             out=tmp_path / "bundle",
             version="1",
             precisions=("fp32",),
+            progress=lambda stage, _: stages.append(stage),
         )
+    assert stages[-1] == "certifying"
     assert not list(tmp_path.iterdir())
+
+
+def test_rows_in_two_roles_are_refused_before_any_work(
+    built: BuildReport, task: Task, squares: Squares, tmp_path: Path
+) -> None:
+    data = (built.bundle / "model.fp32.onnx").read_bytes()
+    stages: list[str] = []
+    with pytest.raises(RuleRefusalError, match="both the tuning and the certification"):
+        build_bundle(
+            task=task,
+            model=data,
+            architecture=onnx_architecture(data),
+            tuning=squares(60, 2),
+            certification=squares(60, 2),
+            out=tmp_path / "bundle",
+            version="1",
+            progress=lambda stage, _: stages.append(stage),
+        )
+    assert stages == []
 
 
 def test_an_onnx_file_becomes_a_bundle_without_a_checkpoint(

@@ -31,7 +31,7 @@ def test_the_gaussian_gives_the_mahalanobis_distance() -> None:
 def test_a_feature_that_never_varied_does_not_break_it() -> None:
     rows = np.hstack([cloud(100, 3), np.full((100, 1), 7.0)])
     gaussian = fit_gaussian(rows)
-    strange = rows[:1] + [[0, 0, 0, 1.0]]
+    strange = rows[:1] + np.array([[0, 0, 0, 1.0]])
 
     assert np.isfinite(distances(rows, gaussian)).all()
     assert distances(strange, gaussian)[0] > 10 * distances(rows, gaussian).max()

@@ -49,16 +49,16 @@ TASK = Task(
 )
 LARGE = student(
     "image-text-large-mini",
-    Shape(image=32, channels=(16, 32, 64), strides=(2, 2, 1), width=128, words=512, bigrams=True, head=128),
+    Shape(image=32, channels=(16, 32, 48), strides=(2, 2, 1), width=96, words=192, bigrams=True, head=96),
     TrainingPlan(
         epochs=20,
         subjects=64,
         rows_per_subject=8,
-        learning_rate=5e-3,
+        learning_rate=6e-3,
         weight_decay=5e-3,
         capture=Capture(blur=(0.0, 0.75)),
-        jitter=Jitter(translate=2, flip=True),
-    ),
+        jitter=Jitter(translate=2),
+    ).mirrored(),
 )
 SMALL = ARCHITECTURES["image-text-small"]
 SMALL = replace(SMALL, plan=replace(SMALL.plan.mirrored(), epochs=100))

@@ -12,31 +12,13 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from outrider_cloud.learning.promotion import Behaviour, Flags, Margins, check_classes
+from outrider_export.asking import Said
 from outrider_wire.acceptance import supported_scores
 from outrider_wire.certificate import DEFAULT_COVERAGES, thresholds_at
 from outrider_wire.manifest import Acceptance
 
 Combine = Callable[[Sequence[float], Sequence[float]], Sequence[float]]
 """(large distribution, small distribution) of one input → the answer's: the task's strategy."""
-
-
-class Said(Struct, kw_only=True, frozen=True):
-    """What a model says of rows."""
-
-    probabilities: NDArray[np.float64]
-    """(n, k), calibrated."""
-    support: NDArray[np.float64] | None
-    """(n,) distance from what it knows; None: it exports none."""
-
-    @property
-    def answers(self) -> NDArray[np.int64]:
-        """(n,) index of the label that it gives."""
-        return np.asarray(self.probabilities.argmax(axis=1), np.int64)
-
-    def take(self, rows: NDArray[np.int64]) -> "Said":
-        """Of these rows."""
-        support = self.support[rows] if self.support is not None else None
-        return Said(probabilities=self.probabilities[rows], support=support)
 
 
 class Contender(Struct, kw_only=True, frozen=True):

@@ -13,11 +13,11 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from outrider_cloud.learning.asking import Rows, ask
-from outrider_cloud.learning.contest import Said
+from outrider_cloud.learning.asking import Rows
 from outrider_cloud.learning.library import Shelf
 from outrider_cloud.learning.teacher import Confidence, calibrated, choose_confidence, tempered
 from outrider_engine.model import Model
+from outrider_export.asking import Said, ask
 from outrider_export.data import Table, Tensors
 from outrider_export.distil import Taught
 from outrider_export.support import FEWEST_ROWS

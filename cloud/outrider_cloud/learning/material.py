@@ -6,13 +6,13 @@ from pathlib import Path
 from outrider_cloud.large.onnx_expert import OnnxExpert
 from outrider_cloud.learning.asking import Rows
 from outrider_cloud.learning.candidate import Base
-from outrider_cloud.learning.contest import Said
 from outrider_cloud.learning.lessons import Counts, Lessons, choose_confident, make_lessons, measure_teacher
 from outrider_cloud.learning.library import Library, Shelf
 from outrider_cloud.learning.opening import OpenTask
 from outrider_cloud.learning.promotion import Margins
 from outrider_cloud.learning.teacher import Confidence
 from outrider_engine.model import Model, load_model
+from outrider_export.asking import Said
 from outrider_export.data import Progress, Table
 from outrider_wire.errors import OperatorConfigError, RuleRefusalError
 

@@ -47,3 +47,67 @@ def run(
     screen.result(report, report.verdict)
     if report.state == "refused":
         raise typer.Exit(3)
+
+
+@app.command()
+def fit(
+    *,
+    teacher: Annotated[
+        str,
+        typer.Option(
+            metavar="MODEL",
+            help="The large model: a name (image-large), module:attr[#FILE.safetensors], FILE.onnx, or a bundle.",
+        ),
+    ],
+    student: Annotated[
+        str, typer.Option(metavar="MODEL", help="The small one: the same, image-small among the names.")
+    ],
+    data: Annotated[
+        Path, typer.Option(metavar="DIR|FILE", help="Labelled images, one sub-folder a class; or JSON lines.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where everything goes.")],
+    task: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The task; default: what the folder states.")
+    ] = None,
+    risk: Annotated[
+        float | None, typer.Option(min=0.0001, max=0.5, help="Most of what is kept that may be wrong, as a share.")
+    ] = None,
+    delta: Annotated[
+        float | None, typer.Option(min=0.0001, max=0.5, help="Most probability that the certificate is wrong.")
+    ] = None,
+    seed: Seed = 0,
+    threads: Threads = 1,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """A first small model: train it on labels and on a large model, certify it, and write what a system starts from."""
+    from outrider.progress import bar
+
+    screen = Screen(json=json, quiet=quiet)
+    screen.note("loading PyTorch")
+    import torch
+
+    from outrider import fitting
+
+    torch.set_num_threads(threads)
+    stated = fitting.task_for(data, task, risk=risk, delta=delta)
+    with fitting.Fitting(task=stated, data=data, out=out, seed=seed) as work:
+        foreseen = work.foresee()
+        screen.note(f"task {stated.name}: {', '.join(f'{n} {role}' for role, n in foreseen.rows.items())} rows")
+        for sentence in foreseen.sentences:
+            screen.note(sentence)
+        with bar(screen) as tell:
+            report = work.run(teacher=teacher, student=student, tell=tell)
+    commands = fitting.next_commands(out)
+    screen.table((f"on {report.test_rows} test rows", ""), report.table())
+    screen.result(
+        {"task": stated.name, "out": str(out), "forecast": foreseen, **_fields(report), "next": commands},
+        "\n".join([*report.sentences, "next, each in a terminal of its own:", *(f"  {each}" for each in commands)]),
+    )
+
+
+def _fields(struct: object) -> dict[str, object]:
+    import msgspec
+
+    found: dict[str, object] = msgspec.to_builtins(struct)
+    return found

@@ -1,0 +1,284 @@
+"""A first small model from a large one and a labelled data set: split, forecast, train, export, certify, test.
+
+Knows no store, no broker and no configuration file. A large model that is a bundle already is taken as it is.
+"""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from msgspec import Struct
+from torch import nn
+
+from outrider_engine.bundle import open_bundle
+from outrider_engine.model import Model, load_model
+from outrider_export.asking import Said, ask
+from outrider_export.build import build_bundle
+from outrider_export.certify import forecast
+from outrider_export.data import Progress, Table, Tensors
+from outrider_export.distil import FEWEST_ROWS, DistilPlan, Taught, distil
+from outrider_export.named import Named, find_named, is_bundle
+from outrider_export.students import new_module
+from outrider_export.training import predict, train
+from outrider_wire.acceptance import accepted
+from outrider_wire.certificate import DEFAULT_COVERAGES, first_tested
+from outrider_wire.errors import BundleMismatchError, RuleRefusalError
+from outrider_wire.manifest import Certificate
+from outrider_wire.roles import ROLES, Role, Shares, role_of
+from outrider_wire.task import Task
+
+EXPECTED: Mapping[float, str] = {
+    0.05: "with 400 rows 46 % (nothing in 11 % of draws), with 2,000 rows 64 %",
+    0.02: "with 400 rows 13 % (nothing in 62 % of draws), with 2,000 rows 33 %",
+    0.01: "with 400 rows nothing, with 2,000 rows 11 % (nothing in 49 % of draws)",
+}
+"""Risk → what a calibrated model that is right 88 % of the time was measured to keep, at confidence 90 %."""
+
+Tables = Mapping[Role, Table]
+
+
+class Allowance(NamedTuple):
+    """What the certificate may use."""
+
+    groups: Sequence[str]
+    """Of the certification role."""
+    delta: float
+    """δ that this use pays."""
+
+
+class Forecast(Struct, kw_only=True, frozen=True):
+    """What a data set is good for, said before anything is trained."""
+
+    rows: dict[str, int]
+    """Role → rows."""
+    groups: dict[str, int]
+    can_certify: bool
+    sentences: list[str]
+
+
+class FitReport(Struct, kw_only=True, frozen=True):
+    """What came of it. Shares are of the test rows, which nothing was trained, chosen or certified on."""
+
+    teacher_accuracy: float
+    student_accuracy: float
+    distilled: bool
+    """False: distillation made the student worse on tuning rows, or there were too few rows, so it was left out."""
+    kept: float
+    """Share that the device answers itself under the certificate."""
+    kept_risk: float
+    system_accuracy: float
+    """With the large model's answer where the device does not keep its own."""
+    test_rows: int
+    certificate: Certificate | None
+    sentences: list[str]
+    small: str
+    """Digest of the small bundle."""
+    large: str
+
+    def table(self) -> list[tuple[str, str]]:
+        """(figure, value) for a person."""
+        certified = f"{self.certificate.coverage:.1%}" if self.certificate else "nothing"
+        return [
+            ("large model right", f"{self.teacher_accuracy:.1%}"),
+            ("small model right", f"{self.student_accuracy:.1%}"),
+            ("certified to stay on the device", certified),
+            ("kept on the device", f"{self.kept:.1%}"),
+            ("of these wrong", f"{self.kept_risk:.1%}"),
+            ("right as a system", f"{self.system_accuracy:.1%}"),
+        ]
+
+
+def split(table: Table, *, key: str, shares: Shares) -> dict[Role, Table]:
+    """The labelled rows by the role of their group.
+
+    Raises:
+        RuleRefusalError: a role that `fit` needs gets no rows.
+    """
+    rows: dict[Role, list[int]] = {role: [] for role in ROLES}
+    for row, (group, label) in enumerate(zip(table.groups, table.labels, strict=True)):
+        if label >= 0:
+            rows[role_of(group, key=key, shares=shares)].append(row)
+    if empty := [role for role in ("train", "tuning", "certification", "test") if not rows[role]]:
+        raise RuleRefusalError(
+            f"of {len(table)} rows none falls to the {empty[0]} role",
+            reason="too_few_rows",
+            fix="bring more labelled rows: some hundreds at least",
+        )
+    return {role: table.take(np.asarray(mine, np.int64)) for role, mine in rows.items()}
+
+
+def foresee(tables: Tables, task: Task) -> Forecast:
+    """Rows a role, and what the certification rows can certify at best."""
+    groups: dict[str, int] = {role: len(set(table.groups)) for role, table in tables.items()}
+    risk, n = task.policy.target_risk, groups["certification"]
+    possible = first_tested(DEFAULT_COVERAGES, n, risk, task.delta) < len(DEFAULT_COVERAGES)
+    nearest = min(EXPECTED, key=lambda known: abs(known - risk))
+    sentences = [
+        forecast(n, risk, task.delta),
+        f"for scale: at risk {nearest:.3g} a model that is right 88 % of the time keeps {EXPECTED[nearest]}",
+    ]
+    if not possible:
+        sentences.append(
+            "WARNING: nothing can be certified with this data, so every input will escalate; "
+            "bring more, or promise less with --risk"
+        )
+    return Forecast(
+        rows={role: len(table) for role, table in tables.items()},
+        groups=groups,
+        can_certify=possible,
+        sentences=sentences,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """One fit: the large model first, then the small one that learns from it. Both bundles go under ``out``."""
+
+    task: Task
+    tables: Tables
+    out: Path
+    seed: int
+    allow: Callable[[Sequence[str]], Allowance]
+    """Asked once, with the groups of the certification rows, before these are looked at: a ledger writes down that they are used."""
+    progress: Progress
+
+    @property
+    def small(self) -> Path:
+        """The small model's bundle; its checkpoint lies beside it."""
+        return self.out / "small"
+
+    @property
+    def large(self) -> Path:
+        """The large model's bundle."""
+        return self.out / "large"
+
+    def run(self, *, teacher: str, student: str) -> FitReport:
+        """Trains what is still to be trained, exports and certifies.
+
+        Args:
+            teacher: as `outrider_export.named.find_named` takes it, or a bundle's directory.
+            student: as `outrider_export.named.find_named` takes it.
+
+        Raises:
+            OutriderError: a model cannot be used, or there are too few rows.
+        """
+        learner = find_named(student, self.task)
+        large = self._large(teacher)
+        module, was_distilled = self._student(learner, large)
+        certification, delta = self._allowed()
+        built = build_bundle(
+            task=self.task,
+            model=module,
+            architecture=learner.architecture,
+            tuning=self.tables["tuning"],
+            certification=certification,
+            delta=delta,
+            support=self.tables["train"],
+            out=self.small,
+            version="1",
+            seed=self.seed,
+            progress=self._named("student"),
+        )
+        return self._tested(large, built.sentences, was_distilled)
+
+    def _allowed(self) -> tuple[Table, float]:
+        table = self.tables["certification"]
+        allowance = self.allow(sorted(set(table.groups)))
+        members = set(allowance.groups)
+        return table.take(np.flatnonzero([group in members for group in table.groups])), allowance.delta
+
+    def _large(self, teacher: str) -> Model:
+        if is_bundle(teacher):
+            self._copied(Path(teacher))
+        else:
+            named = find_named(teacher, self.task)
+            build_bundle(
+                task=self.task,
+                model=named.model or self._trained(named, self._tensors(named, "train"), "teacher"),
+                architecture=named.architecture,
+                tuning=self.tables["tuning"],
+                certification=None,
+                support=self.tables["train"],
+                out=self.large,
+                version="large-1",
+                seed=self.seed,
+                precisions=("fp32",),
+                progress=self._named("teacher"),
+            )
+        return load_model(self.large, bounds=self.task.inputs)
+
+    def _copied(self, bundle: Path) -> None:
+        manifest = open_bundle(bundle).manifest
+        if manifest.labels != self.task.labels or {each.part for each in manifest.inputs} != {
+            part.name for part in self.task.inputs
+        }:
+            raise BundleMismatchError(
+                f"{bundle} has other labels or parts than task {self.task.name}",
+                reason="task_mismatch",
+                fix="export a teacher for this task, with its labels in its order",
+            )
+        if bundle.resolve() != self.large.resolve():
+            shutil.rmtree(self.large, ignore_errors=True)
+            shutil.copytree(bundle, self.large)
+
+    def _trained(self, named: Named, rows: Tensors, who: str) -> nn.Module:
+        module = new_module(named.architecture, self.task, seed=self.seed)
+        train(module, rows, named.architecture.plan, seed=self.seed, progress=self._named(who))
+        return module
+
+    def _student(self, named: Named, large: Model) -> tuple[nn.Module | bytes, bool]:
+        """The student after labels and after the teacher, whichever is better on tuning rows."""
+        if isinstance(named.model, bytes):
+            return named.model, False
+        rows = self._tensors(named, "train")
+        module = named.model or self._trained(named, rows, "student")
+        if len(rows) < FEWEST_ROWS:
+            return module, False
+        taught = Taught(tensors=rows, probabilities=self._said(large, "train").probabilities)
+        better = distil(
+            module,
+            unsure=taught,
+            sure=None,
+            labelled=rows,
+            plan=DistilPlan(),
+            seed=self.seed,
+            progress=self._named("student"),
+        )
+        tuning = self._tensors(named, "tuning")
+        return (better, True) if _accuracy(better, tuning) >= _accuracy(module, tuning) else (module, False)
+
+    def _tested(self, large: Model, sentences: list[str], was_distilled: bool) -> FitReport:
+        small = load_model(self.small, bounds=self.task.inputs)
+        labels = self.tables["test"].labels
+        ours, theirs = self._said(small, "test"), self._said(large, "test")
+        kept = accepted(small.manifest.acceptance, ours.probabilities, ours.support)
+        right, large_right = ours.answers == labels, theirs.answers == labels
+        return FitReport(
+            teacher_accuracy=float(large_right.mean()),
+            student_accuracy=float(right.mean()),
+            distilled=was_distilled,
+            kept=float(kept.mean()),
+            kept_risk=float((~right[kept]).mean()) if kept.any() else 0.0,
+            system_accuracy=float(np.where(kept, right, large_right).mean()),
+            test_rows=len(labels),
+            certificate=small.manifest.certificate,
+            sentences=sentences,
+            small=small.digest,
+            large=large.digest,
+        )
+
+    def _said(self, model: Model, role: Role) -> Said:
+        return ask(model, self.tables[role].tensors(model.manifest.inputs, self.task.inputs))
+
+    def _tensors(self, named: Named, role: Role) -> Tensors:
+        return self.tables[role].tensors(named.architecture.inputs(self.task), self.task.inputs)
+
+    def _named(self, who: str) -> Progress:
+        return lambda what, share: self.progress(f"{who}: {what}", share)
+
+
+def _accuracy(module: nn.Module, tensors: Tensors) -> float:
+    return float((predict(module, tensors).argmax(1) == tensors.labels).mean())

@@ -1,0 +1,61 @@
+"""A model as a person names it: a student of the table, one's own module, its weights, an ONNX file or a bundle. Trains nothing."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from outrider_export.adopt import onnx_architecture, read_onnx
+from outrider_export.checkpoint import checkpoint_path, load_checkpoint
+from outrider_export.students import Architecture, find_architecture, new_module
+from outrider_wire.errors import OperatorConfigError
+from outrider_wire.manifest import MANIFEST_FILE
+from outrider_wire.task import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """What a name stands for."""
+
+    architecture: Architecture
+    model: nn.Module | bytes | None
+    """With its weights; ONNX bytes; None: still to be trained."""
+
+
+def find_named(text: str, task: Task) -> Named:
+    """``NAME``, ``module:attribute``, either with ``#FILE.safetensors``, ``FILE.onnx``, or a bundle with its checkpoint.
+
+    Raises:
+        OperatorConfigError: it is none of these, or its weights do not fit it.
+        BundleError: not an ONNX file that a device would load.
+    """
+    name, _, weights = text.partition("#")
+    if Path(name).suffix == ".onnx":
+        data = read_onnx(Path(name))
+        return Named(architecture=onnx_architecture(data, name=Path(name).name), model=data)
+    if is_bundle(name):
+        module, architecture = load_checkpoint(checkpoint_path(Path(name).resolve()), task)
+        return Named(architecture=architecture, model=module)
+    architecture = find_architecture(name)
+    return Named(architecture=architecture, model=_with_weights(architecture, task, Path(weights)) if weights else None)
+
+
+def is_bundle(text: str) -> bool:
+    """Whether a name is the directory of a bundle."""
+    return (Path(text) / MANIFEST_FILE).is_file()
+
+
+def _with_weights(architecture: Architecture, task: Task, file: Path) -> nn.Module:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    module = new_module(architecture, task, seed=0)
+    try:
+        module.load_state_dict(load(file.read_bytes()))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise OperatorConfigError(
+            f"{file} does not hold the weights of {architecture.name} on task {task.name}: {error}",
+            reason="checkpoint_mismatch",
+            fix="name a .safetensors file of that module's own state_dict",
+        ) from error
+    return module.eval()
