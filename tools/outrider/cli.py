@@ -87,6 +87,8 @@ def root(
 
 def main() -> None:
     """The console script. Exits with the code of `outrider_wire.errors.OutriderError.exit_code`, never with a traceback."""
+    # Idle OpenMP threads that spin make a 10 s training take minutes when anything else runs; read when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         typer.main.get_command(app)(prog_name="outrider")
     except Exception as error:  # noqa: BLE001 - the outermost place: whatever is left becomes one sentence and an exit code

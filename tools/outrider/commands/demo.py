@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from outrider.commands.options import Json, Quiet
-from outrider.output import Screen
+from outrider.output import PIPED_WIDTH, Screen
 
 FOLDER = Path(".outrider/demo")
 """Everything the demo makes is here; ``make clean`` removes it."""
@@ -42,6 +42,8 @@ def demo(
         screen.note(f"wrote {write_device_bundle}/task.toml and {write_device_bundle}/bundle")
         return
     console = Console(stderr=json, quiet=quiet)
+    if not console.is_terminal:
+        console = Console(stderr=json, quiet=quiet, width=PIPED_WIDTH)
     figures = story.run(
         seed=seed,
         port_offset=port_offset,

@@ -1,10 +1,12 @@
 """What the demo shows: steps, a live line, tables on the terminal and a picture. Computes no figure."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
+from rich.columns import Columns
 from rich.console import Console
 from rich.table import Table
 
@@ -79,8 +81,7 @@ def tally_line(tally: Tally) -> str:
 def print_figures(figures: Figures, console: Console) -> None:
     """The one table, kept accuracy a class, foreign pictures; and what disappointed, said plainly."""
     console.print(_systems(figures))
-    console.print(_classes(figures))
-    console.print(_foreign(figures))
+    console.print(Columns([_classes(figures), _foreign(figures)], padding=(0, 4)))
     for sentence in disappointments(figures):
         console.print(f"[yellow]‼[/] {sentence}")
 
@@ -135,67 +136,65 @@ def print_where_next(folder: Path, console: Console) -> None:
 
 
 def _systems(figures: Figures) -> Table:
-    table = Table(title="The same held-out questions, five ways", title_justify="left")
-    for name in (
-        "",
-        "accuracy",
-        "on device",
-        "wrong there",
-        "certified",
-        "large calls",
-        "bytes/input",
-        "edge p50/p95",
-        "cloud p50/p95",
-    ):
-        table.add_column(name, justify="left" if not name else "right")
-    dash = ("–",) * 7
-    table.add_row("question-only majority", f"{figures.majority_accuracy:.1%}", *dash)
-    table.add_row("small model alone", f"{figures.before.small_accuracy:.1%}", "100%", "–", "no", "0%", "0", "–", "–")
-    table.add_row("large model alone", f"{figures.large_accuracy:.1%}", "0%", "–", "–", "100%", "–", "–", "–")
-    table.add_row("Outrider before the update", *_cells(figures.before))
-    if figures.after:
-        table.add_row("Outrider after the update", *_cells(figures.after))
-        table.add_row(
-            "small model alone, updated", f"{figures.after.small_accuracy:.1%}", "100%", "–", "no", "0%", "0", "–", "–"
-        )
+    """One column a system, one row a figure: it fits eighty characters."""
+    before, after = figures.before, figures.after
+    columns: dict[str, Sequence[str]] = {
+        "question\nonly": _alone(figures.majority_accuracy),
+        "small\nalone": _alone(before.small_accuracy),
+        "large\nalone": _alone(figures.large_accuracy, calls="100%"),
+        "Outrider\nbefore": _cells(before),
+    }
+    if after:
+        columns["Outrider\nafter"] = _cells(after)
+        columns["small, up-\ndated, alone"] = _alone(after.small_accuracy)
+    table = _table("The same held-out questions", *columns)
+    names = (
+        "right", "kept on the device", "  wrong among these", "  certified to be", "large-model calls", "bytes sent an input",
+        "device p50/p95 ms", "cloud p50/p95 ms",
+    )  # fmt: skip
+    for row, name in enumerate(names):
+        table.add_row(name, *(cells[row] for cells in columns.values()))
     return table
 
 
-def _cells(phase: Phase) -> tuple[str, ...]:
-    certified = "nothing" if phase.certified_risk is None else f"≤ {phase.certified_risk:.0%}"
+def _alone(accuracy: float, *, calls: str = "0%") -> Sequence[str]:
+    return (f"{accuracy:.1%}", "–", "–", "–", calls, "–", "–", "–")
+
+
+def _cells(phase: Phase) -> Sequence[str]:
     return (
         f"{phase.accuracy:.1%}",
         f"{phase.on_device_share:.1%}",
         f"{phase.kept_risk:.1%}",
-        certified,
+        "nothing" if phase.certified_risk is None else f"≤ {phase.certified_risk:.0%}",
         f"{phase.large_calls:.1%}",
         f"{phase.bytes_up:,.0f}",
-        f"{phase.p50_ms_edge:.1f}/{phase.p95_ms_edge:.1f} ms",
-        f"{phase.p50_ms_cloud:.1f}/{phase.p95_ms_cloud:.1f} ms",
+        f"{phase.p50_ms_edge:.1f}/{phase.p95_ms_edge:.1f}",
+        f"{phase.p50_ms_cloud:.1f}/{phase.p95_ms_cloud:.1f}",
     )
 
 
 def _classes(figures: Figures) -> Table:
-    table = Table(title="Kept on the device, by the true answer: right / kept", title_justify="left")
-    labels = sorted(set(figures.before.kept_by_class) | set(figures.after.kept_by_class if figures.after else {}))
-    table.add_column("")
-    for label in labels:
-        table.add_column(label, justify="right")
-    for name, phase in (("before", figures.before), ("after", figures.after)):
-        if phase:
-            cells = [phase.kept_by_class.get(label, (0, 0)) for label in labels]
-            table.add_row(name, *(f"{right}/{count}" for count, right in cells))
+    table = _table("Kept, by the true answer: right / kept", "before", "after")
+    after = figures.after.kept_by_class if figures.after else {}
+    for label in sorted(set(figures.before.kept_by_class) | set(after)):
+        cells = [phase.get(label, (0, 0)) for phase in (figures.before.kept_by_class, after)]
+        table.add_row(label, *(f"{right}/{count}" for count, right in cells))
     return table
 
 
 def _foreign(figures: Figures) -> Table:
-    table = Table(title="Foreign pictures: share kept on the device (less is better)", title_justify="left")
+    table = _table("Foreign pictures: share kept (less is better)", "before", "after")
+    for kind, shares in figures.foreign.items():
+        table.add_row(kind, *("–" if share is None else f"{share:.0%}" for share in shares))
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
-    for kind in figures.foreign:
-        table.add_column(kind, justify="right")
-    table.add_row("before", *(f"{before:.0%}" for before, _ in figures.foreign.values()))
-    if figures.after:
-        table.add_row("after", *("–" if after is None else f"{after:.0%}" for _, after in figures.foreign.values()))
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
     return table
 
 
