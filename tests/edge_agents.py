@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from factory import make_bundle, make_task
-from outrider_edge.agent import Agent
-from outrider_edge.escalations import envelope_of
+from outrider_edge.journey.agent import Agent
+from outrider_edge.journey.pipeline import TaskRuntime
 from outrider_edge.metrics import Metrics
-from outrider_edge.outbox import Outbox
-from outrider_edge.outcomes import Answered, Expired, Outcome, Refused
-from outrider_edge.pipeline import TaskRuntime
+from outrider_edge.outbox.outbox import Outbox
+from outrider_edge.outbox.outcomes import Answered, Expired, Outcome, Refused
 from outrider_edge.ports import OnFinal, OutboxEntry
+from outrider_edge.uplink.escalations import envelope_of
 from outrider_engine.model import load_model
 from outrider_wire.errors import RuleRefusalError
 from outrider_wire.messages import Answer, Refusal

@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+from outrider_edge.outbox.clock import RunClock
 from outrider_edge.ports import OutboxEntry, OutboxPart
-from outrider_edge.runtime_clock import RunClock
 from outrider_wire.messages import Answer
 from outrider_wire.report import AnswerReport
 

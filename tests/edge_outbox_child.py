@@ -6,8 +6,8 @@ from pathlib import Path
 
 from edge_entries import make_answer, make_entry
 
-from outrider_edge.outbox import Outbox
-from outrider_edge.outcomes import Answered
+from outrider_edge.outbox.outbox import Outbox
+from outrider_edge.outbox.outcomes import Answered
 from outrider_wire.limits import INLINE_BYTES
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from factory import make_bundle, make_task
-from outrider_edge.pipeline import TaskRuntime
-from outrider_edge.slots import SlotFolder
-from outrider_edge.starting import SlotStart, start_slots
-from outrider_edge.update_rules import Assigned, Record, Slot
-from outrider_edge.updater import TaskUpdater, UpdateTerms
+from outrider_edge.journey.pipeline import TaskRuntime
+from outrider_edge.updates.rules import Assigned, Record, Slot
+from outrider_edge.updates.slots import SlotFolder
+from outrider_edge.updates.starting import SlotStart, start_slots
+from outrider_edge.updates.updater import TaskUpdater, UpdateTerms
 from outrider_engine.bundle import Bundle
 from outrider_engine.model import Model, load_model
 from outrider_engine.selftest import SelfTestReport
@@ -29,7 +29,7 @@ def load(bundle: Bundle) -> Model:
 
 
 class ShelfSource:
-    """`outrider_edge.fetching.ReleaseSource` from memory; ``away`` times unreachable first."""
+    """`outrider_edge.updates.fetching.ReleaseSource` from memory; ``away`` times unreachable first."""
 
     def __init__(self, *bundles: Path) -> None:
         self.blobs: dict[str, bytes] = {}

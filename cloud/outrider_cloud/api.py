@@ -13,13 +13,13 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 from aiohttp import web
 
-from outrider_cloud import dead_letters, examples, inputs
-from outrider_cloud.blobstore import BlobStore
 from outrider_cloud.fleet import Fleet
 from outrider_cloud.metrics import Metrics
 from outrider_cloud.openapi import document
 from outrider_cloud.releases import Releases
-from outrider_cloud.store import Store
+from outrider_cloud.store import dead_letters, examples, inputs
+from outrider_cloud.store.blobstore import BlobStore
+from outrider_cloud.store.store import Store
 from outrider_wire.errors import (
     BundleError,
     CallerError,

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct, field
 
-from outrider_cloud.strategies import DEFAULT_LAMBDA, MAX_LAMBDA
+from outrider_cloud.answering.strategies import DEFAULT_LAMBDA, MAX_LAMBDA
 from outrider_wire.errors import OperatorConfigError
 from outrider_wire.names import NAME_PATTERN, Name
 from outrider_wire.roles import DEFAULT_SHARES, Shares
@@ -58,7 +58,7 @@ class TaskSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True
     """``onnx:DIR`` (a bundle), or ``zero:uniform`` / ``zero:echo`` (costs nothing: for benchmarks)."""
     strategy: Literal["shunt", "soft-prune"] = "soft-prune"
     strength: Annotated[float, Meta(ge=0.0, le=MAX_LAMBDA)] = field(name="lambda", default=DEFAULT_LAMBDA)
-    """λ of ``soft-prune``. Fit it on tuning data; the default is a cautious guess, see `outrider_cloud.strategies`."""
+    """λ of ``soft-prune``. Fit it on tuning data; the default is a cautious guess, see `outrider_cloud.answering.strategies`."""
     threads: Annotated[int, Meta(ge=1, le=256)] = 1
     """Threads of the large model."""
 

@@ -8,8 +8,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
 from outrider_cloud.clock import now_ms
-from outrider_cloud.schema import assignments, devices
-from outrider_cloud.store import Store
+from outrider_cloud.store.schema import assignments, devices
+from outrider_cloud.store.store import Store
 from outrider_wire.errors import PeerMessageError
 from outrider_wire.messages import Presence, Reported, Telemetry
 

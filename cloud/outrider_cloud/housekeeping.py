@@ -4,13 +4,13 @@ import asyncio
 import logging
 from functools import partial
 
-from outrider_cloud import inputs
+from outrider_cloud.answering.deliveries import Deliveries
 from outrider_cloud.clock import now_ms
-from outrider_cloud.deliveries import Deliveries
-from outrider_cloud.intake import Intake
+from outrider_cloud.intake.intake import Intake
+from outrider_cloud.intake.pulls import Pulls
 from outrider_cloud.metrics import Metrics
-from outrider_cloud.pulls import Pulls
-from outrider_cloud.store import Store
+from outrider_cloud.store import inputs
+from outrider_cloud.store.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -1,8 +1,8 @@
 """What arrives on the broker, by the kind of its topic, to whom it concerns. Decides nothing itself."""
 
 from outrider_cloud.fleet import Fleet
-from outrider_cloud.intake import Intake
-from outrider_cloud.pulls import Pulls
+from outrider_cloud.intake.intake import Intake
+from outrider_cloud.intake.pulls import Pulls
 from outrider_cloud.releases import Releases
 from outrider_link.envelope import Incoming
 from outrider_wire.codec import decode

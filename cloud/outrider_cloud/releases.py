@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from outrider_cloud import release_rows
 from outrider_cloud.background import Background
-from outrider_cloud.blobstore import BlobStore
 from outrider_cloud.clock import now_ms
-from outrider_cloud.replies import Publish
-from outrider_cloud.store import Store
+from outrider_cloud.intake.replies import Publish
+from outrider_cloud.store import release_rows
+from outrider_cloud.store.blobstore import BlobStore
+from outrider_cloud.store.store import Store
 from outrider_engine.walk import walk
 from outrider_link.blobs import BlobHolder
 from outrider_link.envelope import Outgoing

@@ -12,26 +12,26 @@ from typing import Self
 
 from aiohttp import web
 
-from outrider_cloud import inputs
+from outrider_cloud.answering.deliveries import Deliveries
+from outrider_cloud.answering.settler import Settler
+from outrider_cloud.answering.worker import Worker
 from outrider_cloud.api import Api
 from outrider_cloud.background import Background
-from outrider_cloud.blobstore import BlobStore
 from outrider_cloud.config import BrokerSettings, CloudConfig, TaskSettings, check, read_secret, read_task
-from outrider_cloud.deliveries import Deliveries
 from outrider_cloud.fleet import Fleet
 from outrider_cloud.housekeeping import Housekeeping
 from outrider_cloud.hub import Hub
-from outrider_cloud.intake import Intake
+from outrider_cloud.intake.intake import Intake
+from outrider_cloud.intake.pulls import Pulls
+from outrider_cloud.intake.replies import Replies
 from outrider_cloud.large.base import LargeModel
 from outrider_cloud.large.table import load_large
 from outrider_cloud.metrics import Metrics
-from outrider_cloud.pulls import Pulls
 from outrider_cloud.releases import Releases
-from outrider_cloud.replies import Replies
 from outrider_cloud.roles_key import roles_key
-from outrider_cloud.settler import Settler
-from outrider_cloud.store import Store
-from outrider_cloud.worker import Worker
+from outrider_cloud.store import inputs
+from outrider_cloud.store.blobstore import BlobStore
+from outrider_cloud.store.store import Store
 from outrider_cloud.worker_name import default_name, held
 from outrider_link.envelope import Outgoing, Tls
 from outrider_link.session import MqttSession

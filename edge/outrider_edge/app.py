@@ -18,20 +18,20 @@ from typing import Literal
 
 from aiohttp import web
 
-from outrider_edge.agent import NO_TASK, Agent
-from outrider_edge.api import Api
 from outrider_edge.config import EdgeConfig, read_task
 from outrider_edge.exposition import AgentCollector, page
 from outrider_edge.ground import audit_key, bound_sockets, hold_folder, read_secret
+from outrider_edge.journey.agent import NO_TASK, Agent
+from outrider_edge.journey.pipeline import TaskRuntime
+from outrider_edge.local_api.api import Api
+from outrider_edge.local_api.openapi import agent_version
+from outrider_edge.local_api.views import StatusView, task_view
 from outrider_edge.metrics import Metrics
-from outrider_edge.openapi import agent_version
-from outrider_edge.outbox import Outbox
-from outrider_edge.pipeline import TaskRuntime
-from outrider_edge.slots import SlotFolder
-from outrider_edge.starting import Load, SlotStart, start_slots
-from outrider_edge.updater import TaskUpdater, Updater, UpdateTerms
-from outrider_edge.uplink import AloneUplink, BrokerAccess, Uplink
-from outrider_edge.views import StatusView, task_view
+from outrider_edge.outbox.outbox import Outbox
+from outrider_edge.updates.slots import SlotFolder
+from outrider_edge.updates.starting import Load, SlotStart, start_slots
+from outrider_edge.updates.updater import TaskUpdater, Updater, UpdateTerms
+from outrider_edge.uplink.uplink import AloneUplink, BrokerAccess, Uplink
 from outrider_engine.bundle import Bundle
 from outrider_engine.model import Model, load_model
 from outrider_link.session import Tls

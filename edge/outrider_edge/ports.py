@@ -64,7 +64,7 @@ their answers are given. Must not raise."""
 
 
 class UplinkPort(Protocol):
-    """The way to the cloud. Real: `outrider_edge.uplink.Uplink`; without a broker: `outrider_edge.uplink.AloneUplink`."""
+    """The way to the cloud. Real: `outrider_edge.uplink.uplink.Uplink`; without a broker: `outrider_edge.uplink.uplink.AloneUplink`."""
 
     @property
     def enabled(self) -> bool:
@@ -93,7 +93,7 @@ class UplinkPort(Protocol):
 
 
 class LedgerPort(Protocol):
-    """The account and the escalated inputs. Real: `outrider_edge.outbox.Outbox`.
+    """The account and the escalated inputs. Real: `outrider_edge.outbox.outbox.Outbox`.
 
     The three counting methods are plain and cheap: they change numbers in memory, and a flush makes what is complete
     durable within a second, so that the account on disk adds up after a kill too (an input in flight is in neither sum).
@@ -137,7 +137,7 @@ class FiguresPort(Protocol):
 
 
 class RuntimePort(Protocol):
-    """One task's model in use, as the updater sees it. Real: `outrider_edge.pipeline.TaskRuntime`."""
+    """One task's model in use, as the updater sees it. Real: `outrider_edge.journey.pipeline.TaskRuntime`."""
 
     @property
     def task(self) -> Task:

@@ -13,8 +13,8 @@ import pytest
 from cloud_device import Device, make_escalation
 from cloud_service import eventually, the_task, write_config
 
-from outrider_cloud import inputs
-from outrider_cloud.store import Store
+from outrider_cloud.store import inputs
+from outrider_cloud.store.store import Store
 from outrider_link.broker import EmbeddedBroker
 from outrider_wire.messages import Answer, Escalation, Receipt
 from outrider_wire.report import Account

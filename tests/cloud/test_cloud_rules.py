@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outrider_cloud.answers import check_replies, make_answer
-from outrider_cloud.batcher import DeadlineQueue, wait_for_more
+from outrider_cloud.answering.answers import check_replies, make_answer
+from outrider_cloud.answering.batcher import DeadlineQueue, wait_for_more
+from outrider_cloud.answering.strategies import STRATEGIES, fit_lambda
 from outrider_cloud.large.base import LargeRefusal, LargeReply
-from outrider_cloud.strategies import STRATEGIES, fit_lambda
 from outrider_wire.task import AnswerSpace, InputPart, Task
 
 TASK = Task(

@@ -12,11 +12,11 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from msgspec.structs import replace
 
-from outrider_cloud import dead_letters, examples, inputs
-from outrider_cloud.dead_letters import DeadLetter
-from outrider_cloud.inputs import Claim, Settlement
-from outrider_cloud.schema import METADATA, counts
-from outrider_cloud.store import Store
+from outrider_cloud.store import dead_letters, examples, inputs
+from outrider_cloud.store.dead_letters import DeadLetter
+from outrider_cloud.store.inputs import Claim, Settlement
+from outrider_cloud.store.schema import METADATA, counts
+from outrider_cloud.store.store import Store
 
 CLAIM = Claim(
     device="cam",

@@ -8,7 +8,7 @@ from edge_agents import QUIET, Bench, running_agent
 from msgspec.structs import asdict, replace
 
 from factory import make_task, parts_of, sure, unsure
-from outrider_edge.agent import NO_TASK
+from outrider_edge.journey.agent import NO_TASK
 from outrider_wire.errors import CallerInputError, CallerUnknownError
 from outrider_wire.report import AnswerReport
 from outrider_wire.task import Policy, Privacy

@@ -17,9 +17,9 @@ from edge_agents import QUIET, Bench, running_agent
 from msgspec.structs import replace
 
 from factory import make_task, sure, unsure
-from outrider_edge.api import Api, body_limit
 from outrider_edge.exposition import AgentCollector, page
-from outrider_edge.views import StatusView, task_view
+from outrider_edge.local_api.api import Api, body_limit
+from outrider_edge.local_api.views import StatusView, task_view
 from outrider_wire.report import AnswerReport
 
 ASK = "/v1/tasks/colours/answers"

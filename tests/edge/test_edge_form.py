@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outrider_edge.form import form_fields
+from outrider_edge.local_api.form import form_fields
 from outrider_wire.errors import CallerInputError
 
 TYPE = "multipart/form-data; boundary=xyz"

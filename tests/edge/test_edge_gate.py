@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from outrider_edge.gate import decide
+from outrider_edge.journey.gate import decide
 from outrider_wire.acceptance import Verdict
 
 ACCEPTED = Verdict(accepted=True, why="accepted", score=0.97)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from edge_entries import HandClock, make_answer, make_entry, new_id, until
 
-from outrider_edge.escalations import envelope_of, offer_of
-from outrider_edge.offering import Offering
-from outrider_edge.outbox import Outbox
+from outrider_edge.outbox.outbox import Outbox
 from outrider_edge.ports import OutboxEntry
+from outrider_edge.uplink.escalations import envelope_of, offer_of
+from outrider_edge.uplink.offering import Offering
 from outrider_wire.codec import encode
 from outrider_wire.errors import RuleRefusalError, UnreachableError
 from outrider_wire.limits import INLINE_BYTES, MESSAGE_BYTES
@@ -20,7 +20,7 @@ from outrider_wire.report import Account, AnswerReport
 
 
 class HandLine:
-    """`outrider_edge.offering.Line` that keeps what is offered."""
+    """`outrider_edge.uplink.offering.Line` that keeps what is offered."""
 
     def __init__(self) -> None:
         self.connected = True

@@ -2,7 +2,7 @@
 
 import pytest
 
-from outrider_edge.offers import MAX_TIMER_S, OfferBook, Question
+from outrider_edge.uplink.offers import MAX_TIMER_S, OfferBook, Question
 
 ID = "an-id"
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from edge_entries import HandClock, make_answer, make_entry, new_id, until
 
-from outrider_edge.outbox import Outbox
-from outrider_edge.outbox_schema import MIGRATIONS
-from outrider_edge.outcomes import Answered, Expired, Refused
+from outrider_edge.outbox.outbox import Outbox
+from outrider_edge.outbox.outcomes import Answered, Expired, Refused
+from outrider_edge.outbox.schema import MIGRATIONS
 from outrider_edge.ports import OutboxEntry
 from outrider_wire.errors import OperatorSetupError, RuleRefusalError
 from outrider_wire.limits import INLINE_BYTES

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from outrider_edge.outbox import Outbox
+from outrider_edge.outbox.outbox import Outbox
 
 CHILD = Path(__file__).parents[1] / "edge_outbox_child.py"
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from factory import foreign, make_bundle, make_task, parts_of, sure, unsure
-from outrider_edge.pipeline import LOOP_BYTES, LOOP_MS, TaskRuntime
+from outrider_edge.journey.pipeline import LOOP_BYTES, LOOP_MS, TaskRuntime
 from outrider_engine.model import Model, load_model
 from outrider_wire.errors import BundleMismatchError, CallerInputError
 

@@ -7,8 +7,8 @@ import pytest
 from edge_releases import TASK, Device
 
 from factory import make_bundle, make_task
-from outrider_edge.slots import SlotFolder, open_fitting
-from outrider_edge.update_rules import Record
+from outrider_edge.updates.rules import Record
+from outrider_edge.updates.slots import SlotFolder, open_fitting
 from outrider_engine.bundle import open_bundle
 from outrider_wire.errors import BundleError, BundleMismatchError
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from outrider_edge.update_rules import (
+from outrider_edge.updates.rules import (
     MAX_BOOTS,
     MAX_REFUSED,
     MAX_TRIES,

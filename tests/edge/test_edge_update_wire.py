@@ -10,11 +10,11 @@ from edge_entries import until
 from edge_releases import TASK, Device, load
 
 from factory import make_bundle, parts_of, sure
+from outrider_edge.journey.pipeline import TaskRuntime
 from outrider_edge.metrics import Metrics
-from outrider_edge.outbox import Outbox
-from outrider_edge.pipeline import TaskRuntime
-from outrider_edge.updater import TaskUpdater, Updater, UpdateTerms
-from outrider_edge.uplink import BrokerAccess, Uplink
+from outrider_edge.outbox.outbox import Outbox
+from outrider_edge.updates.updater import TaskUpdater, Updater, UpdateTerms
+from outrider_edge.uplink.uplink import BrokerAccess, Uplink
 from outrider_link.broker import EmbeddedBroker
 from outrider_wire.messages import SlotReport
 

@@ -11,7 +11,7 @@ from edge_entries import until
 from edge_releases import PATIENT, TASK, CutFolder, Device, PowerCut, ShelfSource
 
 from factory import make_bundle, make_task, parts_of, sure
-from outrider_edge.updater import TaskUpdater, UpdateTerms
+from outrider_edge.updates.updater import TaskUpdater, UpdateTerms
 from outrider_engine.selftest import SelfTestReport, run_selftest
 from outrider_wire.manifest import MANIFEST_FILE
 

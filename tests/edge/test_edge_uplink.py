@@ -10,9 +10,9 @@ import pytest
 from edge_cloud import FakeCloud
 from edge_entries import make_answer, make_entry, new_id, until
 
-from outrider_edge.outbox import Outbox
+from outrider_edge.outbox.outbox import Outbox
 from outrider_edge.ports import TaskFigures
-from outrider_edge.uplink import AloneUplink, BrokerAccess, Uplink
+from outrider_edge.uplink.uplink import AloneUplink, BrokerAccess, Uplink
 from outrider_link.broker import EmbeddedBroker
 from outrider_wire.codec import encode
 from outrider_wire.errors import RuleRefusalError

@@ -21,7 +21,9 @@ def stream():
 
 def test_the_console_shows_event_and_facts(stream):
     set_up(stream=stream)
-    logging.getLogger("outrider_edge.agent").info("escalation.answered", extra={"task": "easy-vqa", "ms": 12.54321})
+    logging.getLogger("outrider_edge.journey.agent").info(
+        "escalation.answered", extra={"task": "easy-vqa", "ms": 12.54321}
+    )
     line = stream.getvalue()
     assert line.endswith("INFO    escalation.answered task=easy-vqa ms=12.54\n")
 
@@ -35,12 +37,12 @@ def test_a_fact_with_spaces_or_line_breaks_stays_on_the_line(stream):
 
 def test_json_lines_carry_the_same(stream):
     set_up(form=LogFormat.JSON, stream=stream)
-    logging.getLogger("outrider_edge.agent").warning("outbox.full", extra={"level": "forged", "left": 3})
+    logging.getLogger("outrider_edge.journey.agent").warning("outbox.full", extra={"level": "forged", "left": 3})
     entry = json.loads(stream.getvalue())
     assert (entry["event"], entry["level"], entry["logger"], entry["left"]) == (
         "outbox.full",
         "warning",
-        "outrider_edge.agent",
+        "outrider_edge.journey.agent",
         3,
     )
     assert entry["time"].endswith("+00:00")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from outrider.bundle_report import claim
 from outrider.exchange import read_part
-from outrider_edge.gate import decide
-from outrider_edge.pipeline import TaskRuntime, check_fit
-from outrider_edge.reports import local_report, stages
+from outrider_edge.journey.gate import decide
+from outrider_edge.journey.pipeline import TaskRuntime, check_fit
+from outrider_edge.journey.reports import local_report, stages
 from outrider_engine.model import load_model
 from outrider_wire.errors import CallerInputError, OutriderError
 from outrider_wire.ids import RANDOM_BYTES, uuid7

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 from outrider import start
 from outrider.progress import Tell
 from outrider.settings_files import FileKind
-from outrider_cloud import examples
 from outrider_cloud.config import CloudConfig, load_cloud_config
 from outrider_cloud.learning.opening import OpenTask
+from outrider_cloud.store import examples
 
 if TYPE_CHECKING:
     from outrider_cloud.learning.report import RoundReport

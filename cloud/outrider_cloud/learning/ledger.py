@@ -11,7 +11,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from msgspec import Struct
 
-from outrider_cloud.schema import certifications, certified_groups
+from outrider_cloud.store.schema import certifications, certified_groups
 from outrider_wire.certificate import first_tested, reused_delta
 from outrider_wire.manifest import Certificate
 

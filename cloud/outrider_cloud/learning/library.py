@@ -14,10 +14,10 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from outrider_cloud.blobstore import BlobStore
-from outrider_cloud.examples import NewExample, add_all, payload
-from outrider_cloud.schema import examples
-from outrider_cloud.store import Store
+from outrider_cloud.store.blobstore import BlobStore
+from outrider_cloud.store.examples import NewExample, add_all, payload
+from outrider_cloud.store.schema import examples
+from outrider_cloud.store.store import Store
 from outrider_export.data import UNLABELLED, Example, PartValue, Progress, Table
 from outrider_wire.errors import CallerInputError, RuleRefusalError
 from outrider_wire.images import decode_picture

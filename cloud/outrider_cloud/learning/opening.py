@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from outrider_cloud.blobstore import BlobStore
 from outrider_cloud.config import CloudConfig, TaskSettings, read_task
 from outrider_cloud.learning.library import Library
 from outrider_cloud.roles_key import roles_key
-from outrider_cloud.store import Store
+from outrider_cloud.store.blobstore import BlobStore
+from outrider_cloud.store.store import Store
 from outrider_wire.errors import CallerUnknownError
 from outrider_wire.roles import Shares
 from outrider_wire.task import Task

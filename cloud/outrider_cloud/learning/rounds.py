@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from outrider_cloud.schema import rounds
+from outrider_cloud.store.schema import rounds
 
 Ended = Literal["promoted", "refused", "failed"]
 

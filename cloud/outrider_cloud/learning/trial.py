@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
+from outrider_cloud.answering.strategies import STRATEGIES
 from outrider_cloud.learning.asking import times
 from outrider_cloud.learning.contest import Contender, GateRows, play_candidate, play_deployed
 from outrider_cloud.learning.material import Material
 from outrider_cloud.learning.opening import OpenTask
 from outrider_cloud.learning.promotion import Margins, Verdict, class_accuracy, judge_candidate
 from outrider_cloud.learning.report import Contest
-from outrider_cloud.strategies import STRATEGIES
 from outrider_engine.model import Model
 from outrider_wire.certificate import one_per_group
 

@@ -19,10 +19,10 @@ from outrider.bench.stopwatch import Timing, time_calls, timing
 from outrider.client import Client
 from outrider.processes import Processes, free_port
 from outrider.progress import Tell
-from outrider_edge.agent import Agent
 from outrider_edge.app import serving
 from outrider_edge.config import EdgeConfig, load_edge_config, read_task
-from outrider_edge.gate import decide
+from outrider_edge.journey.agent import Agent
+from outrider_edge.journey.gate import decide
 from outrider_engine.model import Example, Model
 from outrider_engine.session import load_runtime
 from outrider_wire.acceptance import judge

@@ -17,7 +17,24 @@ Rng = np.random.Generator
 SIDE = 64
 _COLOURS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
 _SHAPES = ("circle", "rectangle", "triangle")
-_WORDS = "what colour is the shape in this picture and is there a circle or a triangle".split()
+_WORDS = [
+    "what",
+    "colour",
+    "is",
+    "the",
+    "shape",
+    "in",
+    "this",
+    "picture",
+    "and",
+    "is",
+    "there",
+    "a",
+    "circle",
+    "or",
+    "a",
+    "triangle",
+]
 _PNG_BYTES = 57
 """A PNG around its one data chunk; the data adds 11 and five a block to what it holds, and one a line."""
 

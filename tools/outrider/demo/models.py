@@ -168,7 +168,7 @@ def _trained(
 
 
 def _fit_strength(world: World, large: Path, small: Path) -> float:
-    from outrider_cloud.strategies import fit_lambda
+    from outrider_cloud.answering.strategies import fit_lambda
 
     table = world.table(world.questions(world.deal.tuning))
     theirs, ours = look(large, table), look(small, table)

@@ -1,0 +1,60 @@
+"""The large model's reply and the small model's distribution become the answer that is sent. Pure."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from outrider_cloud.answering.strategies import STRATEGIES
+from outrider_cloud.large.base import LargeRefusal, LargeReply
+from outrider_wire.messages import Answer
+from outrider_wire.task import Task
+
+
+def make_answer(
+    *,
+    input_id: str,
+    task: Task,
+    large: Sequence[float],
+    small: Sequence[float],
+    strategy: str,
+    strength: float,
+    model: str,
+    ms: Mapping[str, float],
+) -> Answer:
+    """The answer by ``strategy``; its label is the likeliest, the first of equals.
+
+    Args:
+        large: the large model's distribution, in the order of the task's labels.
+        small: the small model's.
+        strength: λ of ``soft-prune``.
+        model: name and revision of the large model.
+        ms: milliseconds a stage.
+    """
+    combined = [min(max(p, 0.0), 1.0) for p in STRATEGIES[strategy](large, small, strength)]
+    best = combined.index(max(combined))
+    return Answer(
+        id=input_id,
+        task=task.name,
+        label=task.labels[best],
+        confidence=combined[best],
+        probabilities=combined,
+        strategy=strategy,
+        model=model,
+        ms={stage: round(value, 3) for stage, value in ms.items()},
+    )
+
+
+def check_replies(replies: Sequence[LargeReply | LargeRefusal], asked: int, labels: int) -> None:
+    """Whether a backend has kept to its protocol.
+
+    Raises:
+        ValueError: it has not: a reply is missing, or a distribution is not one over the labels.
+    """
+    if len(replies) != asked:
+        raise ValueError(f"{asked} requests, {len(replies)} replies")
+    for reply in replies:
+        if isinstance(reply, LargeReply) and not (
+            len(reply.probabilities) == labels
+            and all(math.isfinite(p) and p >= 0.0 for p in reply.probabilities)
+            and math.isclose(sum(reply.probabilities), 1.0, abs_tol=1e-3)
+        ):
+            raise ValueError(f"not a distribution over {labels} labels")

@@ -1,0 +1,74 @@
+"""Which replies have reached the broker: noted lazily, so that after a crash some are sent twice and none is forgotten.
+
+A device that has its receipt may wait in silence; the answer must come to it whatever happened here in between.
+"""
+
+import logging
+from functools import partial
+
+from outrider_cloud.clock import now_ms
+from outrider_cloud.intake.replies import Replies
+from outrider_cloud.store import inputs
+from outrider_cloud.store.store import Store
+from outrider_wire.codec import MSGPACK, decode
+from outrider_wire.limits import BLOB_BYTES
+from outrider_wire.messages import Answer, Receipt, Refusal
+
+log = logging.getLogger(__name__)
+
+
+class Deliveries:
+    """Remembers what was taken, sends again what was not."""
+
+    def __init__(self, *, name: str, store: Store, replies: Replies) -> None:
+        self._name = name
+        self._store = store
+        self._replies = replies
+        self._taken: dict[tuple[str, str], None] = {}
+
+    async def send(
+        self,
+        device: str,
+        reply: Receipt | Answer | Refusal,
+        *,
+        content_type: str = MSGPACK,
+        correlation: bytes | None = None,
+        expiry_s: float | None = None,
+        committed: bool = False,
+    ) -> bool:
+        """Sends a reply (see `Replies.send`); a ``committed`` one that the broker takes is noted.
+
+        Returns:
+            Whether the broker took it.
+        """
+        taken = await self._replies.send(
+            device, reply, content_type=content_type, correlation=correlation, expiry_s=expiry_s
+        )
+        if taken and committed:
+            self._taken[(device, reply.id)] = None
+        return taken
+
+    async def flush(self) -> None:
+        """Makes what was noted durable."""
+        if self._taken:
+            keys, self._taken = list(self._taken), {}
+            await self._store.write(partial(inputs.mark_sent, keys=keys))
+
+    async def resend(self) -> None:
+        """Sends every reply again that is not known to have been taken: after a start, and after each reconnection."""
+        await self.flush()
+        stamp = now_ms()
+        rows = await self._store.read(partial(inputs.unsent, worker=self._name, now_ms=stamp))
+        for row in rows:
+            reply = decode(row["reply"], limit=BLOB_BYTES)
+            if isinstance(reply, Answer | Refusal):
+                await self.send(
+                    row["device"],
+                    reply,
+                    content_type=row["content_type"],
+                    correlation=row["correlation"],
+                    expiry_s=(row["keep_until_ms"] - stamp) / 1000,
+                    committed=True,
+                )
+        if rows:
+            log.info("replies.resent", extra={"count": len(rows)})

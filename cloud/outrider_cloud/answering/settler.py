@@ -1,0 +1,103 @@
+"""The end of an escalation: committed first, then told to the device. Knows the store and the replies, no queue and no model."""
+
+import asyncio
+import logging
+from functools import partial
+from typing import TypeVar
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from outrider_cloud.answering.deliveries import Deliveries
+from outrider_cloud.clock import now_ms
+from outrider_cloud.intake.jobs import Job
+from outrider_cloud.metrics import Metrics
+from outrider_cloud.store import inputs
+from outrider_cloud.store.examples import NewExample
+from outrider_cloud.store.store import Change, Store
+from outrider_wire.codec import decode, encode
+from outrider_wire.limits import BLOB_BYTES
+from outrider_wire.messages import Answer, Receipt, Refusal
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_FIRST_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 30.0
+_BEHIND_S = 0.1
+
+
+class Settler:
+    """Commits ends and sends replies, for every task of this process."""
+
+    def __init__(self, *, name: str, store: Store, deliveries: Deliveries, lease_s: float, metrics: Metrics) -> None:
+        self._name = name
+        self._store = store
+        self._deliveries = deliveries
+        self._lease_s = lease_s
+        self._metrics = metrics
+        self._behind: list[tuple[inputs.Claim, inputs.Settlement]] = []
+        self._writing: asyncio.Task[None] | None = None
+
+    async def settle(
+        self, job: Job, state: inputs.Settled, reply: Answer | Refusal, example: NewExample | None = None
+    ) -> None:
+        """Commits ``reply`` as the end of a job, and sends the one that stands: the first committed.
+
+        A task that gave durability up is answered first and recorded afterwards.
+        """
+        task, loop = job.task.name, asyncio.get_running_loop()
+        sent = job.in_memory and await self.send(job, reply)
+        end = inputs.Settlement(
+            device=job.device,
+            id=job.escalation.id,
+            task=task,
+            state=state,
+            reply=encode(reply),
+            settled_ms=now_ms(),
+            sent=sent,
+            example=example,
+        )
+        if job.in_memory:
+            await self._record_soon(job.claim(worker=self._name, lease_s=self._lease_s), end)
+        else:
+            standing = decode(await self._commit(partial(inputs.settle, end=end)), limit=BLOB_BYTES)
+            if isinstance(standing, Answer | Refusal):
+                await self.send(job, standing, committed=True)
+        self._metrics.settled.labels(task, state).inc()
+        self._metrics.answer_seconds.labels(task).observe(loop.time() - job.arrived)
+
+    async def send(self, job: Job, reply: Receipt | Answer | Refusal, *, committed: bool = False) -> bool:
+        """Sends a reply to the job's device in the coding of its request; whether the broker took it."""
+        return await self._deliveries.send(
+            job.device,
+            reply,
+            content_type=job.content_type,
+            correlation=job.correlation,
+            expiry_s=job.keep_until - asyncio.get_running_loop().time(),
+            committed=committed,
+        )
+
+    async def _record_soon(self, claim: inputs.Claim, end: inputs.Settlement) -> None:
+        """Writes together with others, so that the store does not compete with the next answers; returns when it is durable."""
+        self._behind.append((claim, end))
+        if self._writing is None:
+            self._writing = asyncio.get_running_loop().create_task(self._write_behind())
+        await asyncio.shield(self._writing)
+
+    async def _write_behind(self) -> None:
+        await asyncio.sleep(_BEHIND_S)
+        lives, self._behind, self._writing = self._behind, [], None
+        await self._commit(partial(inputs.record, lives=lives))
+
+    async def _commit(self, change: Change[T]) -> T:
+        """Writes until it is written: a full disk makes everybody wait, and loses nothing."""
+        pause = _FIRST_PAUSE_S
+        while True:
+            try:
+                return await self._store.write(change)
+            except SQLAlchemyError:
+                log.exception("store.failed", extra={"retry_after_s": pause})
+                self._metrics.error("store")
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_S)

@@ -1,0 +1,229 @@
+"""One task's line to its large model: what is admitted is batched, asked about, combined, and handed on to be settled.
+
+Knows no broker, and no message that has not been checked.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+
+from outrider_cloud.answering.answers import check_replies, make_answer
+from outrider_cloud.answering.batcher import DeadlineQueue, wait_for_more
+from outrider_cloud.answering.settler import Settler
+from outrider_cloud.background import Background
+from outrider_cloud.config import BatchSettings, TaskSettings
+from outrider_cloud.intake.jobs import Job
+from outrider_cloud.large.base import LargeModel, LargeRefusal, LargeReply, LargeRequest
+from outrider_cloud.metrics import Metrics
+from outrider_cloud.store import inputs
+from outrider_cloud.store.examples import NewExample
+from outrider_wire.messages import Answer, Receipt, Refusal
+from outrider_wire.roles import Shares
+from outrider_wire.task import Task
+
+log = logging.getLogger(__name__)
+
+MAX_FAILURES = 3
+"""How often the large model is asked about one input that it fails on, alone."""
+_RETRY_S = 1.0
+_RECEIPT_S = 0.025
+"""An answer that comes within this replaces the receipt."""
+
+
+class PartReader(Protocol):
+    """Where a worker finds the parts that are not inside their escalation."""
+
+    async def load(self, sha256: str) -> bytes | None:
+        """The bytes; None when they are not here."""
+        ...
+
+
+class Worker:
+    """Batches of one task, one at a time."""
+
+    def __init__(
+        self,
+        *,
+        task: Task,
+        settings: TaskSettings,
+        batch: BatchSettings,
+        large: LargeModel,
+        parts: PartReader,
+        settler: Settler,
+        roles_key: str,
+        shares: Shares,
+        background: Background,
+        metrics: Metrics,
+    ) -> None:
+        self.task = task
+        self._settings = settings
+        self._batch = batch
+        self._large = large
+        self._parts = parts
+        self._settler = settler
+        self._roles_key = roles_key
+        self._shares = shares
+        self._background = background
+        self._metrics = metrics
+        self._jobs: dict[tuple[str, str], Job] = {}
+        self._bytes = 0
+        self._queue: DeadlineQueue[Job] = DeadlineQueue()
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._last_size = 0
+        metrics.waiting.labels(task.name).set_function(lambda: len(self._jobs))
+
+    @property
+    def full(self) -> bool:
+        """Whether one more must be refused as busy."""
+        return len(self._jobs) >= self._batch.queue_max or self._bytes >= self._batch.queue_max_bytes
+
+    def find(self, key: tuple[str, str]) -> Job | None:
+        """The admitted, unsettled job of that (device, id)."""
+        return self._jobs.get(key)
+
+    def admit(self, job: Job) -> None:
+        """From here on it is ours: repeats are met by it."""
+        self._jobs[job.key] = job
+        self._bytes += job.size
+
+    def drop(self, job: Job) -> None:
+        """It is settled, or came to nothing here: another holds it, or its parts did not come."""
+        if self._jobs.pop(job.key, None) is not None:
+            self._bytes -= job.size
+
+    def enqueue(self, job: Job) -> None:
+        """It may be asked about; unless the answer is quick, the device gets its receipt meanwhile."""
+        loop = asyncio.get_running_loop()
+        job.queued = loop.time()
+        self._queue.push(job, job.queued)
+        self._wake.set()
+        if job.claimed and not job.failures:
+            loop.call_later(_RECEIPT_S, self._receipt_if_waiting, job)
+
+    def refuse(self, job: Job, reason: str, detail: str) -> None:
+        """It ends here without an answer."""
+        state: inputs.Settled = "expired" if reason == "expired" else "refused"
+        refusal = Refusal(id=job.escalation.id, reason=reason, detail=detail[:2048])
+        self._background.spawn(self._finish(job, state, refusal), "settle")
+
+    async def run(self) -> None:
+        """Asks batch after batch until `stop`; the batch in hand is finished."""
+        loop = asyncio.get_running_loop()
+        while not self._stopping:
+            await self._wake.wait()
+            self._wake.clear()
+            while len(self._queue) and not self._stopping:
+                await self._gather()
+                batch = self._queue.take(self._batch.max_size, loop.time())
+                for job in batch.expired:
+                    self.refuse(job, "expired", "its time ran out before the large model was asked")
+                if batch.items:
+                    self._last_size = len(batch.items)
+                    await self._ask(batch.items)
+
+    def stop(self) -> None:
+        """No further batch is begun."""
+        self._stopping = True
+        self._wake.set()
+
+    async def _gather(self) -> None:
+        """Holds a batch back for a moment where more is on its way."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._batch.max_wait_ms / 1000
+        while not self._stopping:
+            wait_s = wait_for_more(
+                queued=len(self._queue),
+                most=self._batch.max_size,
+                left_s=until - loop.time(),
+                last_size=self._last_size,
+            )
+            if wait_s <= 0:
+                return
+            self._wake.clear()
+            try:
+                await asyncio.wait_for(self._wake.wait(), wait_s)
+            except TimeoutError:
+                return
+
+    async def _ask(self, jobs: Sequence[Job]) -> None:
+        """Asks the large model about all of them; when that fails, about each alone, so that one cannot fail the others."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        try:
+            ready, requests = await self._requests(jobs)
+            replies = await self._large.answer(requests) if requests else []
+            check_replies(replies, len(requests), len(self.task.labels))
+        except Exception:  # supervised: whatever a backend raises is about this batch, and the worker goes on
+            log.exception("large_model.failed", extra={"task": self.task.name, "batch": len(jobs)})
+            self._metrics.error("large_model")
+            await self._failed(jobs)
+            return
+        took = loop.time() - started
+        self._metrics.batch_size.labels(self.task.name).observe(len(ready))
+        self._metrics.model_seconds.labels(self.task.name).observe(took)
+        for job, reply in zip(ready, replies, strict=True):
+            job.ms |= {"queue": (started - job.queued) * 1000, "model": took * 1000}
+            if isinstance(reply, LargeRefusal):
+                self.refuse(job, reply.reason, reply.detail)
+            else:
+                self._background.spawn(self._answer(job, reply), "settle")
+
+    async def _requests(self, jobs: Sequence[Job]) -> tuple[list[Job], list[LargeRequest]]:
+        """The requests of all whose parts are here; the others are refused."""
+        ready: list[Job] = []
+        requests: list[LargeRequest] = []
+        for job in jobs:
+            parts: dict[str, bytes] = {}
+            for part in job.escalation.parts:
+                data = part.inline if part.inline is not None else await self._parts.load(part.sha256)
+                if data is not None:
+                    parts[part.name] = data
+            if len(parts) < len(job.escalation.parts):
+                self.refuse(job, "payload_lost", "a part that was stored is not there any more")
+                continue
+            ready.append(job)
+            requests.append(LargeRequest(parts=parts, labels=self.task.labels, small=job.escalation.probabilities))
+        return ready, requests
+
+    async def _failed(self, jobs: Sequence[Job]) -> None:
+        if len(jobs) > 1:
+            for job in jobs:
+                await self._ask([job])
+            return
+        job = jobs[0]
+        job.failures += 1
+        if job.failures < MAX_FAILURES:
+            asyncio.get_running_loop().call_later(_RETRY_S * job.failures, self.enqueue, job)
+        else:
+            self.refuse(job, "large_model_failed", f"the large model failed on it {MAX_FAILURES} times")
+
+    async def _answer(self, job: Job, reply: LargeReply) -> None:
+        self._metrics.tokens.labels(self.task.name).inc(reply.cost.tokens)
+        self._metrics.money.labels(self.task.name).inc(reply.cost.money)
+        job.ms["total"] = (asyncio.get_running_loop().time() - job.arrived) * 1000
+        answer = make_answer(
+            input_id=job.escalation.id,
+            task=self.task,
+            large=reply.probabilities,
+            small=job.escalation.probabilities,
+            strategy=self._settings.strategy,
+            strength=self._settings.strength,
+            model=self._large.name,
+            ms=job.ms,
+        )
+        example = job.example(reply, model=self._large.name, key=self._roles_key, shares=self._shares)
+        await self._finish(job, "answered", answer, example)
+
+    async def _finish(
+        self, job: Job, state: inputs.Settled, reply: Answer | Refusal, example: NewExample | None = None
+    ) -> None:
+        try:
+            await self._settler.settle(job, state, reply, example)
+        finally:
+            self.drop(job)
+
+    def _receipt_if_waiting(self, job: Job) -> None:
+        if self._jobs.get(job.key) is job and not self._stopping:
+            self._background.spawn(self._settler.send(job, Receipt(id=job.escalation.id)), "receipt")

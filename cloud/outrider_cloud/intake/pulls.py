@@ -1,0 +1,98 @@
+"""Fetches the parts that a device offers by digest, block by block. Blocks count only from the device that was asked.
+
+A part of a task that keeps examples becomes a file of the blob store; of any other task, it is only held in memory.
+"""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from outrider_cloud.intake.replies import Publish
+from outrider_cloud.store.blobstore import BlobStore
+from outrider_link.blobs import BlobPuller
+from outrider_link.files import move_durably
+from outrider_wire.blobs import block_size
+from outrider_wire.errors import PeerMessageError
+from outrider_wire.messages import BlobBlock, BlobGone, Part
+from outrider_wire.topics import Topics
+
+AT_ONCE = 16
+"""Parts under way at the same time; the rest wait their turn."""
+_TIMEOUT_S = 3.0
+_RETRIES = 5
+
+
+class Pulls:
+    """All pulls of one worker. ``folder`` is its own: two workers never write one file."""
+
+    def __init__(
+        self,
+        *,
+        publish: Publish,
+        topics: Topics,
+        worker: str,
+        blobs: BlobStore,
+        folder: Path,
+        packet_limit: Callable[[], int],
+    ) -> None:
+        self._topics = topics
+        self._worker = worker
+        self._blobs = blobs
+        self._folder = folder
+        self._packet_limit = packet_limit
+        self._puller = BlobPuller(publish=publish, timeout_s=_TIMEOUT_S, retries=_RETRIES)
+        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._asked: dict[str, str] = {}
+
+    async def fetch(self, device: str, part: Part, *, keep: bool) -> bytes | None:
+        """Pulls a part: into the blob store (``keep``: returns None), or into memory.
+
+        Raises:
+            UnreachableError: the device sent nothing useful in time.
+            PeerError: it does not have the part, or sends what was not asked for.
+            BundleDamagedError: what it sent has another digest.
+            OSError: the file cannot be written.
+        """
+        async with self._slots:
+            if not keep:
+                return await self._pull(device, part, None)
+            found = self._blobs.find(part.sha256)
+            if found is None:
+                arrived = self._folder / part.sha256
+                await self._pull(device, part, arrived)
+                if arrived.exists():  # two inputs may bring the same bytes; the first moves them
+                    await asyncio.to_thread(move_durably, arrived, self._blobs.path(part.sha256))
+            elif found.stat().st_size != part.size:
+                raise PeerMessageError(f"part {part.name!r} is not of the size it says", reason="part_damaged")
+            return None
+
+    def tidy(self, before_s: float) -> None:
+        """Deletes what was begun and not touched since ``before_s`` (Unix time): its device is gone."""
+        for file in self._folder.iterdir():
+            if file.stat().st_mtime < before_s:
+                file.unlink(missing_ok=True)
+
+    def on_message(self, device: str, message: BlobBlock | BlobGone) -> None:
+        """Takes what a device sent; from another than was asked, nothing."""
+        if self._asked.get(message.transfer) == device:
+            self._puller.on_message(message)
+
+    async def _pull(self, device: str, part: Part, to: Path | None) -> bytes | None:
+        transfers: set[str] = set()
+
+        def topic(transfer: str) -> str:
+            transfers.add(transfer)
+            self._asked[transfer] = device
+            return self._topics.of("blob-down", device, transfer=transfer)
+
+        self._puller.block = block_size(self._packet_limit())
+        try:
+            if to is None:
+                return await self._puller.pull(
+                    sha256=part.sha256, size=part.size, want_topic=topic, worker=self._worker
+                )
+            await self._puller.pull(sha256=part.sha256, size=part.size, want_topic=topic, worker=self._worker, to=to)
+            return None
+        finally:
+            for transfer in transfers:
+                self._asked.pop(transfer, None)

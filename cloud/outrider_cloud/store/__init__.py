@@ -1,0 +1,1 @@
+"""What the cloud keeps: one database with its migrations, and blobs by digest."""

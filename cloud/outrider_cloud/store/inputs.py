@@ -1,0 +1,202 @@
+"""The account of escalations: claimed by one worker, then in exactly one terminal state. Functions of a connection.
+
+A row is keyed by (device, id), so that a repeat finds the claim or the reply; the first committed reply wins, and the counts
+move in the same transaction.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import sqlalchemy as sa
+from msgspec import Struct
+from sqlalchemy.dialects.sqlite import insert
+
+from outrider_cloud.store import examples
+from outrider_cloud.store.schema import counts, inputs
+from outrider_wire.report import Account
+
+Settled = Literal["answered", "refused", "expired"]
+MAX_CLAIMS = 5
+"""An input that was claimed so often and never settled takes its workers down with it; it is given up."""
+
+_ACCOUNT_NAMES = {"answered": "cloud", "refused": "refused", "expired": "expired", "received": "received"}
+
+
+_IS_IT = sa.and_(inputs.c.device == sa.bindparam("of_device"), inputs.c.id == sa.bindparam("of_id"))
+# Made once: to build and compile a statement anew costs more than to run it.
+_START = insert(inputs).on_conflict_do_nothing()
+_STANDING = sa.select(inputs.c.state, inputs.c.reply).where(_IS_IT)
+_TAKE = (
+    sa.update(inputs)
+    .where(_IS_IT, inputs.c.lease_until_ms < sa.bindparam("now_ms"))
+    .values(worker=sa.bindparam("by"), lease_until_ms=sa.bindparam("until_ms"), claims=inputs.c.claims + 1)
+)
+_SETTLE = (
+    sa.update(inputs)
+    .where(_IS_IT, inputs.c.state == "claimed")
+    .values(
+        state=sa.bindparam("as"),
+        reply=sa.bindparam("with"),
+        settled_ms=sa.bindparam("at_ms"),
+        sent=sa.bindparam("was_sent"),
+        request=None,
+    )
+)
+_MARK_SENT = sa.update(inputs).where(_IS_IT).values(sent=True)
+_COUNT = (
+    insert(counts)
+    .values(task=sa.bindparam("task"), name=sa.bindparam("name"), n=1)
+    .on_conflict_do_update(index_elements=["task", "name"], set_={"n": counts.c.n + 1})
+)
+
+
+class Claim(Struct, kw_only=True, frozen=True):
+    """What is stored of an escalation while it waits for its answer. Times are UTC milliseconds."""
+
+    device: str
+    id: str
+    task: str
+    worker: str
+    lease_until_ms: int
+    received_ms: int
+    answer_by_ms: int
+    keep_until_ms: int
+    content_type: str
+    correlation: bytes | None
+    request: bytes
+    """The escalation, encoded."""
+
+
+class Found(NamedTuple):
+    """What a claim met: nothing before it (``claimed``), another's claim (``held``), or a reply (``settled``)."""
+
+    outcome: Literal["claimed", "held", "settled"]
+    reply: bytes = b""
+
+
+def start(connection: sa.Connection, wanted: Claim) -> Found:
+    """Claims an input, unless it is settled or another worker's lease on it still runs."""
+    row = {field: getattr(wanted, field) for field in wanted.__struct_fields__}
+    if connection.execute(_START, row | {"state": "claimed", "claims": 1, "sent": False}).rowcount == 1:
+        count(connection, wanted.task, "received")
+        return Found("claimed")
+    it = {"of_device": wanted.device, "of_id": wanted.id}
+    standing = connection.execute(_STANDING, it).one()
+    if standing.state != "claimed":
+        return Found("settled", standing.reply)
+    lease = {"by": wanted.worker, "until_ms": wanted.lease_until_ms, "now_ms": wanted.received_ms}
+    return Found("claimed" if connection.execute(_TAKE, it | lease).rowcount == 1 else "held")
+
+
+class Settlement(Struct, kw_only=True, frozen=True):
+    """The end of one input."""
+
+    device: str
+    id: str
+    task: str
+    state: Settled
+    reply: bytes
+    settled_ms: int
+    sent: bool = False
+    """Whether the broker has taken the reply already."""
+    example: examples.NewExample | None = None
+
+
+def settle(connection: sa.Connection, end: Settlement) -> bytes:
+    """Sets the terminal state and the reply, unless there is one; returns the reply that stands."""
+    it = {"of_device": end.device, "of_id": end.id}
+    values = {"as": end.state, "with": end.reply, "at_ms": end.settled_ms, "was_sent": end.sent}
+    if connection.execute(_SETTLE, it | values).rowcount == 1:
+        count(connection, end.task, end.state)
+        if end.example is not None:
+            examples.add(connection, end.example)
+        return end.reply
+    standing = find(connection, device=end.device, input_id=end.id)
+    return standing.reply if standing and standing.reply else end.reply
+
+
+def record(connection: sa.Connection, *, lives: Sequence[tuple[Claim, Settlement]]) -> None:
+    """The whole life of inputs in one change: for tasks that gave durability up."""
+    for claim, end in lives:
+        start(connection, claim)
+        settle(connection, end)
+
+
+def find(connection: sa.Connection, *, device: str, input_id: str) -> Found | None:
+    """What is known of an input: held, or settled with the reply that stands; None: it was never claimed."""
+    standing = connection.execute(_STANDING, {"of_device": device, "of_id": input_id}).one_or_none()
+    if standing is None:
+        return None
+    return Found("held") if standing.state == "claimed" else Found("settled", standing.reply)
+
+
+def mark_sent(connection: sa.Connection, *, keys: Sequence[tuple[str, str]]) -> None:
+    """Notes that the broker has taken the replies to these (device, id)."""
+    if keys:
+        connection.execute(_MARK_SENT, [{"of_device": device, "of_id": input_id} for device, input_id in keys])
+
+
+def unsent(connection: sa.Connection, *, worker: str, now_ms: int) -> list[dict[str, Any]]:
+    """What ``worker`` has settled, is still wanted, and is not known to have reached the broker."""
+    rows = connection.execute(
+        sa.select(inputs).where(
+            inputs.c.state != "claimed",
+            sa.not_(inputs.c.sent),
+            inputs.c.worker == worker,
+            inputs.c.keep_until_ms > now_ms,
+        )
+    )
+    return [dict(row) for row in rows.mappings()]
+
+
+def take_over(
+    connection: sa.Connection, *, worker: str, tasks: Sequence[str], now_ms: int, lease_until_ms: int, own: bool
+) -> list[dict[str, Any]]:
+    """Claims for ``worker`` what is unanswered and whose lease has run out (``own``: or was its own); the rows of it."""
+    free = inputs.c.lease_until_ms < now_ms
+    rows = connection.execute(
+        sa.update(inputs)
+        .where(
+            inputs.c.state == "claimed", inputs.c.task.in_(tasks), (free | (inputs.c.worker == worker)) if own else free
+        )
+        .values(worker=worker, lease_until_ms=lease_until_ms, claims=inputs.c.claims + 1)
+        .returning(inputs)
+    )
+    return [dict(row) for row in rows.mappings()]
+
+
+def renew(connection: sa.Connection, *, worker: str, lease_until_ms: int) -> None:
+    """Prolongs the leases of everything that ``worker`` holds; a time in the past gives them up."""
+    connection.execute(
+        sa.update(inputs)
+        .where(inputs.c.state == "claimed", inputs.c.worker == worker)
+        .values(lease_until_ms=lease_until_ms)
+    )
+
+
+def forget(connection: sa.Connection, *, before_ms: int) -> int:
+    """Deletes settled rows that no device will ask for again; how many they were. The counts stay."""
+    gone = connection.execute(sa.delete(inputs).where(inputs.c.state != "claimed", inputs.c.keep_until_ms < before_ms))
+    return gone.rowcount
+
+
+def accounts(connection: sa.Connection) -> dict[str, Account]:
+    """The account of each task: what was received, what is pending, and every terminal state."""
+    found: dict[str, dict[str, int]] = {}
+    for task, name, n in connection.execute(sa.select(counts.c.task, counts.c.name, counts.c.n)):
+        found.setdefault(task, {})[_ACCOUNT_NAMES[name]] = n
+    pending = sa.select(inputs.c.task, sa.func.count()).where(inputs.c.state == "claimed").group_by(inputs.c.task)
+    for task, n in connection.execute(pending):
+        found.setdefault(task, {})["pending"] = n
+    return {task: Account(**numbers) for task, numbers in sorted(found.items())}
+
+
+def total(accounts: Mapping[str, Account]) -> Account:
+    """The sum over all tasks."""
+    fields = Account.__struct_fields__
+    return Account(**{field: sum(getattr(account, field) for account in accounts.values()) for field in fields})
+
+
+def count(connection: sa.Connection, task: str, name: str) -> None:
+    """One more of ``name`` in the account of ``task``."""
+    connection.execute(_COUNT, {"task": task, "name": name})

@@ -1,0 +1,69 @@
+"""Releases and who they are assigned to, in the store. Functions of a connection."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
+
+from outrider_cloud.store.schema import assignments, devices, release_files, releases
+from outrider_wire.errors import CallerUnknownError
+from outrider_wire.messages import Assignment
+
+
+def add(connection: sa.Connection, *, row: dict[str, Any], files: Mapping[str, int]) -> None:
+    """Stores a release and its files; one that is there stays as it is."""
+    connection.execute(insert(releases).values(row).on_conflict_do_nothing())
+    rows = [{"release": row["digest"], "sha256": sha256, "size": size} for sha256, size in files.items()]
+    connection.execute(insert(release_files).on_conflict_do_nothing(), rows)
+
+
+def assign(connection: sa.Connection, *, digest: str, to: Sequence[str] | None, stamp_ms: int) -> dict[str, int]:
+    """Stores the assignment of a release to devices; the counter of each has grown by one."""
+    task = connection.execute(sa.select(releases.c.task).where(releases.c.digest == digest)).scalar_one_or_none()
+    if task is None:
+        raise CallerUnknownError(f"there is no release {digest}", reason="unknown_release", fix="add it first")
+    known = set(connection.execute(sa.select(devices.c.device)).scalars())
+    wanted = sorted(known) if to is None else list(dict.fromkeys(to))
+    if strangers := [device for device in wanted if device not in known]:
+        raise CallerUnknownError(
+            f"no device {strangers[0]!r} was ever heard of", reason="unknown_device", fix="start its agent first"
+        )
+    counters: dict[str, int] = {}
+    for device in wanted:
+        row = {"device": device, "task": task, "release": digest, "counter": 1, "assigned_ms": stamp_ms}
+        counters[device] = connection.execute(
+            insert(assignments)
+            .values(row)
+            .on_conflict_do_update(
+                index_elements=["device", "task"],
+                set_={"release": digest, "counter": assignments.c.counter + 1, "assigned_ms": stamp_ms},
+            )
+            .returning(assignments.c.counter)
+        ).scalar_one()
+    return counters
+
+
+def assigned_to(connection: sa.Connection, *, device: str) -> list[Assignment]:
+    """What one device should hold."""
+    rows = connection.execute(
+        sa.select(assignments.c.task, assignments.c.release, releases.c.size, assignments.c.counter)
+        .join(releases, releases.c.digest == assignments.c.release)
+        .where(assignments.c.device == device)
+        .order_by(assignments.c.task)
+    )
+    return [Assignment(task=row.task, release=row.release, size=row.size, counter=row.counter) for row in rows]
+
+
+def listed(connection: sa.Connection) -> list[dict[str, Any]]:
+    """All releases, newest first."""
+    by_release = sa.select(assignments.c.release, sa.func.count()).group_by(assignments.c.release)
+    assigned = {row[0]: row[1] for row in connection.execute(by_release)}
+    rows = connection.execute(sa.select(releases).order_by(releases.c.created_ms.desc())).mappings()
+    return [{**row, "devices": assigned.get(row["digest"], 0)} for row in rows]
+
+
+def is_released(connection: sa.Connection, *, sha256: str) -> bool:
+    """Whether any release holds this blob."""
+    found = connection.execute(sa.select(release_files.c.release).where(release_files.c.sha256 == sha256).limit(1))
+    return found.first() is not None

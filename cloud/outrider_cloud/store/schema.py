@@ -1,0 +1,178 @@
+"""The store's tables. Knows names and types only; `outrider_cloud.store.migrations` makes them, the modules beside this read and write.
+
+Times are UTC milliseconds since 1970 (``…_ms``); probabilities are lists in the task's label order.
+"""
+
+import sqlalchemy as sa
+
+METADATA = sa.MetaData()
+
+inputs = sa.Table(
+    "inputs",
+    METADATA,
+    sa.Column("device", sa.String(64), primary_key=True),
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("task", sa.String(64), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),  # claimed, then once: answered, refused or expired
+    sa.Column("worker", sa.String(64), nullable=False),
+    sa.Column("claims", sa.Integer, nullable=False),  # how many times a worker took it up
+    sa.Column("lease_until_ms", sa.BigInteger, nullable=False),
+    sa.Column("received_ms", sa.BigInteger, nullable=False),
+    sa.Column("answer_by_ms", sa.BigInteger, nullable=False),
+    sa.Column("keep_until_ms", sa.BigInteger, nullable=False),
+    sa.Column("settled_ms", sa.BigInteger),
+    sa.Column("content_type", sa.String(64), nullable=False),
+    sa.Column("correlation", sa.LargeBinary),
+    sa.Column("request", sa.LargeBinary),  # the escalation, while it is claimed
+    sa.Column("reply", sa.LargeBinary),  # the answer or refusal, once settled
+    sa.Column("sent", sa.Boolean, nullable=False),  # whether the broker is known to have taken the reply
+    sa.Index("inputs_claimed", "lease_until_ms", sqlite_where=sa.text("state = 'claimed'")),
+    sa.Index("inputs_settled", "keep_until_ms", sqlite_where=sa.text("state <> 'claimed'")),
+    sa.Index("inputs_unsent", "worker", sqlite_where=sa.text("state <> 'claimed' AND NOT sent")),
+)
+"""Every escalation: claimed by a worker, then in exactly one terminal state, set once."""
+
+counts = sa.Table(
+    "counts",
+    METADATA,
+    sa.Column("task", sa.String(64), primary_key=True),
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("n", sa.BigInteger, nullable=False),
+)
+"""The account, moved in the same transactions as the inputs."""
+
+payloads = sa.Table(
+    "payloads",
+    METADATA,
+    sa.Column("sha256", sa.String(64), primary_key=True),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+)
+"""Parts of examples that are small enough to live in the database; larger ones are files of the blob store."""
+
+examples = sa.Table(
+    "examples",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("task", sa.String(64), nullable=False),
+    sa.Column("group", sa.String(192), nullable=False),
+    sa.Column("role", sa.String(16), nullable=False),  # set once, by keyed hash of the group
+    sa.Column("source", sa.String(16), nullable=False),  # escalation, audit, import
+    sa.Column("device", sa.String(64)),
+    sa.Column("input", sa.String(64)),
+    sa.Column("why", sa.String(64), nullable=False),
+    sa.Column("parts", sa.JSON, nullable=False),  # part name → SHA-256
+    sa.Column("label", sa.String(256)),  # a person's, or the import's
+    sa.Column("teacher_label", sa.String(256)),
+    sa.Column("teacher_probabilities", sa.JSON),
+    sa.Column("teacher_model", sa.String(256)),
+    sa.Column("small_label", sa.String(256)),
+    sa.Column("small_probabilities", sa.JSON),
+    sa.Column("small_model", sa.String(64)),
+    sa.Column("audit", sa.Float, nullable=False),  # known sampling probability of an audit, else 0
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("device", "input", name="examples_once"),
+    sa.Index("examples_role", "task", "role", "source"),
+)
+"""What is learnt from."""
+
+devices = sa.Table(
+    "devices",
+    METADATA,
+    sa.Column("device", sa.String(64), primary_key=True),
+    sa.Column("online", sa.Boolean, nullable=False),
+    sa.Column("boot_id", sa.String(64), nullable=False),
+    sa.Column("agent", sa.String(64), nullable=False),
+    sa.Column("wire", sa.JSON, nullable=False),
+    sa.Column("capabilities", sa.JSON, nullable=False),
+    sa.Column("slots", sa.JSON, nullable=False),  # task → what its slots hold, as reported
+    sa.Column("telemetry", sa.JSON, nullable=False),  # task → the last telemetry
+    sa.Column("first_seen_ms", sa.BigInteger, nullable=False),
+    sa.Column("seen_ms", sa.BigInteger, nullable=False),
+)
+"""The fleet as the devices describe themselves."""
+
+releases = sa.Table(
+    "releases",
+    METADATA,
+    sa.Column("digest", sa.String(64), primary_key=True),  # SHA-256 of the manifest
+    sa.Column("task", sa.String(64), nullable=False),
+    sa.Column("version", sa.String(128), nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),  # of the manifest, in bytes
+    sa.Column("parent", sa.String(64)),
+    sa.Column("certificate", sa.String(64), nullable=False),
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+)
+
+release_files = sa.Table(
+    "release_files",
+    METADATA,
+    sa.Column("release", sa.String(64), sa.ForeignKey("releases.digest"), primary_key=True),
+    sa.Column("sha256", sa.String(64), primary_key=True),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Index("release_files_by_digest", "sha256"),
+)
+"""The blobs that devices may pull: every file of a release, its manifest included."""
+
+assignments = sa.Table(
+    "assignments",
+    METADATA,
+    sa.Column("device", sa.String(64), primary_key=True),
+    sa.Column("task", sa.String(64), primary_key=True),
+    sa.Column("release", sa.String(64), sa.ForeignKey("releases.digest"), nullable=False),
+    sa.Column("counter", sa.BigInteger, nullable=False),  # grows with every assignment
+    sa.Column("assigned_ms", sa.BigInteger, nullable=False),
+)
+
+dead_letters = sa.Table(
+    "dead_letters",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("received_ms", sa.BigInteger, nullable=False),
+    sa.Column("topic", sa.String(256), nullable=False),
+    sa.Column("device", sa.String(64), nullable=False),
+    sa.Column("input", sa.String(64), nullable=False),
+    sa.Column("reason", sa.String(64), nullable=False),
+    sa.Column("detail", sa.String(512), nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("head", sa.LargeBinary, nullable=False),  # the first bytes
+)
+"""Messages that could not be taken, never retried."""
+
+certifications = sa.Table(
+    "certifications",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("task", sa.String(64), nullable=False),
+    sa.Column("data_digest", sa.String(64), nullable=False),
+    sa.Column("use", sa.Integer, nullable=False),  # k: the k-th time these rows certify
+    sa.Column("delta", sa.Float, nullable=False),  # what this use paid
+    sa.Column("risk", sa.Float, nullable=False),
+    sa.Column("n", sa.Integer, nullable=False),
+    sa.Column("bundle", sa.String(64), nullable=False),
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("task", "data_digest", "use", name="certifications_use"),
+)
+"""The certification ledger: the k-th use of the same rows pays δ·6/(π²k²)."""
+
+certified_groups = sa.Table(
+    "certified_groups",
+    METADATA,
+    sa.Column("certification", sa.Integer, sa.ForeignKey("certifications.id"), primary_key=True),
+    sa.Column("group", sa.String(192), primary_key=True),
+    sa.Index("certified_groups_by_group", "group"),
+)
+"""Which groups each certification used, one row of each."""
+
+rounds = sa.Table(
+    "rounds",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("task", sa.String(64), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),  # running, then: promoted, refused or failed
+    sa.Column("deployed", sa.String(64), nullable=False),
+    sa.Column("candidate", sa.String(64)),
+    sa.Column("report", sa.JSON),
+    sa.Column("started_ms", sa.BigInteger, nullable=False),
+    sa.Column("finished_ms", sa.BigInteger),
+)
+"""Learning rounds and their verdicts."""

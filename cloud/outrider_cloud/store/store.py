@@ -1,0 +1,162 @@
+"""The durable store: one SQLite file, one writer thread, changes committed in groups. Knows no table by name.
+
+A change is a function of a connection; `Store.write` returns once its transaction is on the disk (WAL,
+``synchronous=FULL``). Changes that wait together share one commit. A change may run twice (when its group fails, each of
+the group runs alone), so it must do nothing but talk to its connection.
+"""
+
+import asyncio
+import fcntl
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy import event
+
+from outrider_cloud.store.migrations import upgrade
+from outrider_wire.errors import OperatorSetupError
+
+T = TypeVar("T")
+Change = Callable[[sa.Connection], T]
+_Waiting = tuple[Change[Any], Future[Any]]
+
+_GROUP = 256
+_BUSY_MS = 10_000
+_PRAGMAS = (
+    "PRAGMA journal_mode=WAL",
+    "PRAGMA synchronous=FULL",
+    "PRAGMA foreign_keys=ON",
+    "PRAGMA secure_delete=ON",  # what a task does not keep is gone from the file as well
+    f"PRAGMA busy_timeout={_BUSY_MS}",
+)
+
+
+class Store:
+    """The database behind one folder; several processes of one machine may open the same."""
+
+    def __init__(self, *, url: str) -> None:
+        self._url = url
+        self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._writer = threading.Thread(target=self._write_all, name="store-writer", daemon=True)
+        self._readers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="store-reader")
+        self._engine: sa.Engine | None = None
+
+    def open(self) -> None:
+        """Makes the file and its folder when absent, brings the schema up to date, starts the writer.
+
+        Raises:
+            OperatorSetupError: the file cannot be used.
+        """
+        path = Path(self._url.removeprefix("sqlite:///"))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._engine = _engine(self._url)
+            with path.with_name(path.name + ".lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # two processes may start at once
+                upgrade(self._engine)
+        except (OSError, sa.exc.SQLAlchemyError) as error:
+            raise OperatorSetupError(
+                f"the store {path} cannot be used: {_first_line(error)}",
+                reason="store_unusable",
+                fix="check the folder's rights and free space, or restore the file from a copy",
+            ) from error
+        self._writer.start()
+
+    def close(self) -> None:
+        """Commits what waits, then lets go of the file."""
+        if self._writer.is_alive():
+            self._waiting.put(None)
+            self._writer.join()
+        self._readers.shutdown()
+        if self._engine is not None:
+            self._engine.dispose()
+
+    def submit(self, change: Change[T]) -> Future[T]:
+        """Queues a change; the future resolves when it is durable."""
+        future: Future[T] = Future()
+        self._waiting.put((change, future))
+        return future
+
+    async def write(self, change: Change[T]) -> T:
+        """Runs a change and waits until it is durable."""
+        return await asyncio.wrap_future(self.submit(change))
+
+    async def read(self, query: Change[T]) -> T:
+        """Runs a query beside the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self.run, query)
+
+    def run(self, query: Change[T]) -> T:
+        """Runs a query in the calling thread."""
+        with self._opened().connect() as connection:
+            return query(connection)
+
+    def _opened(self) -> sa.Engine:
+        if self._engine is None:
+            raise RuntimeError("the store is not open")
+        return self._engine
+
+    def _next_group(self) -> list[_Waiting | None]:
+        """What waits, at least one; None stands last and means the end."""
+        group = [self._waiting.get()]
+        while group[-1] is not None and len(group) < _GROUP:
+            try:
+                group.append(self._waiting.get_nowait())
+            except queue.Empty:
+                break
+        return group
+
+    def _write_all(self) -> None:
+        engine = self._opened().execution_options(immediate=True)
+        with engine.connect() as connection:
+            while True:
+                group = self._next_group()
+                # from here on a change cannot be cancelled; one that was is not made
+                _commit(connection, [one for one in group if one and one[1].set_running_or_notify_cancel()])
+                if group[-1] is None:
+                    return
+
+
+def _commit(connection: sa.Connection, group: Sequence[_Waiting]) -> None:
+    """One transaction for the group; when it fails, one for each, so that a bad change harms no other."""
+    if not group:
+        return
+    try:
+        with connection.begin():
+            results = [change(connection) for change, _ in group]
+    except Exception as error:  # noqa: BLE001 (a change's own error belongs to whoever waits for it)
+        if len(group) == 1:
+            group[0][1].set_exception(error)
+        else:
+            for one in group:
+                _commit(connection, [one])
+        return
+    for (_, future), result in zip(group, results, strict=True):
+        future.set_result(result)
+
+
+def _engine(url: str) -> sa.Engine:
+    engine = sa.create_engine(
+        url, json_serializer=lambda value: msgspec.json.encode(value).decode(), json_deserializer=msgspec.json.decode
+    )
+
+    def configure(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # transactions are begun below, not guessed by the driver
+        for pragma in _PRAGMAS:
+            connection.execute(pragma)
+
+    def begin(connection: sa.Connection) -> None:
+        immediate = connection.get_execution_options().get("immediate")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+    event.listen(engine, "connect", configure)
+    event.listen(engine, "begin", begin)
+    return engine
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,95 @@
+"""What the caller is told of the device's own answer. Pure: from an answer and a decision to a report."""
+
+from functools import lru_cache
+
+from msgspec.structs import replace
+
+from outrider_edge.journey.gate import Decision
+from outrider_edge.journey.pipeline import LocalAnswer
+from outrider_engine.model import Model
+from outrider_wire.manifest import Certificate
+from outrider_wire.messages import Milliseconds
+from outrider_wire.report import AnswerReport
+from outrider_wire.task import Task
+
+SHADOW = "shadow mode: nothing is sent, the device's own answer stands"
+PRIVATE = "this task's inputs never leave the device, whose own answer stands"
+ALONE = "no broker is configured: this device is alone, and its own answer stands"
+
+
+def kept_back(task: Task, *, alone: bool) -> tuple[str, str]:
+    """Why nothing of this task is sent: a code for the metrics and a sentence for the caller; both '' when it may be."""
+    if not task.privacy.escalate:
+        return "private", PRIVATE
+    if task.policy.mode == "shadow":
+        return "shadow", SHADOW
+    if alone:
+        return "alone", ALONE
+    return "", ""
+
+
+def local_report(
+    *, input_id: str, task: Task, local: LocalAnswer, decision: Decision, ms: Milliseconds, note: str
+) -> AnswerReport:
+    """The report of the device's own answer: final when the decision is to answer here, else provisional."""
+    manifest = local.model.manifest
+    certified = not local.model.certified
+    return AnswerReport(
+        id=input_id,
+        task=task.name,
+        state="edge" if decision.answer_here else "pending",
+        label=local.label,
+        confidence=local.verdict.score,
+        threshold=manifest.acceptance.threshold if certified else None,
+        answered_by="edge",
+        final=decision.answer_here,
+        certified=decision.certified,
+        audited=decision.audited,
+        why=decision.why,
+        note=note,
+        model=manifest.version,
+        model_digest=local.model.digest,
+        certificate=certificate_id(local.model),
+        probabilities=dict(zip(task.labels, local.probabilities, strict=True)),
+        ms=ms,
+    )
+
+
+def stages(local: LocalAnswer, total_ms: float) -> Milliseconds:
+    """Milliseconds a stage; what is neither preparing nor the model is the gate's and the hop's."""
+    return {
+        "prepare": round(local.prepare_ms, 3),
+        "model": round(local.model_ms, 3),
+        "gate": round(max(0.0, total_ms - local.prepare_ms - local.model_ms), 3),
+        "total": round(total_ms, 3),
+    }
+
+
+def stands(report: AnswerReport, problem: str) -> AnswerReport:
+    """A provisional answer of which nothing could be sent: answered by the device, for good."""
+    return replace(report, state="edge", final=True, note=f"{problem}: the device's own answer stands")
+
+
+def overdue(report: AnswerReport, *, answer_within_ms: int, connected: bool, stopping: bool) -> AnswerReport:
+    """What a caller gets whose wait is over: the device's own answer, final for this caller.
+
+    The input itself stays ``pending`` until the large model's late answer or its expiry settles it.
+    """
+    if stopping:
+        why = "the agent stops"
+    elif not connected:
+        why = "the broker is unreachable"
+    else:
+        why = f"no answer within {answer_within_ms} ms"
+    return replace(report, final=True, note=f"{why}: the device's own answer stands")
+
+
+def certificate_id(model: Model) -> str:
+    """The certificate that may be claimed for what runs; '' without one."""
+    certificate = model.manifest.certificate
+    return _certificate_id(certificate) if certificate and not model.certified else ""
+
+
+@lru_cache(maxsize=64)
+def _certificate_id(certificate: Certificate) -> str:
+    return certificate.id

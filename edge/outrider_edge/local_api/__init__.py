@@ -1,0 +1,1 @@
+"""The HTTP API that applications on the device use."""

@@ -1,0 +1,109 @@
+"""The local API's OpenAPI 3.1 document, with its schemas generated from the very structs that are sent. Serves nothing."""
+
+from functools import cache
+from importlib import metadata
+from typing import Any
+
+import msgspec
+
+from outrider_edge.local_api.submission import Submission
+from outrider_edge.local_api.views import ErrorReply, StatusView, TaskView
+from outrider_wire.report import Account, AnswerReport
+
+_REF = "#/components/schemas/{name}"
+_STRUCTS = (AnswerReport, Account, Submission, TaskView, StatusView, ErrorReply)
+
+Json = dict[str, Any]
+
+
+@cache
+def document() -> Json:
+    """The whole document, as plain data."""
+    _, schemas = msgspec.json.schema_components(_STRUCTS, ref_template=_REF)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Outrider agent",
+            "version": agent_version(),
+            "description": "The local API of one device: an input in, an answer out, in time.",
+        },
+        "paths": {path: {method: operation} for path, method, operation in _operations()},
+        "components": {"schemas": schemas},
+    }
+
+
+@cache
+def agent_version() -> str:
+    """The installed version of Outrider; ``0`` where it runs from a bare folder."""
+    try:
+        return metadata.version("outrider")
+    except metadata.PackageNotFoundError:
+        return "0"
+
+
+def _operations() -> list[tuple[str, str, Json]]:
+    report, account = _json(AnswerReport), _json(Account)
+    given = {"200": _reply("the answer", report), "202": _reply("the device's own answer so far", report)}
+    input_id = _parameter("id", "path", {"type": "string"}, "the input's id")
+    one_task = _parameter("task", "query", {"type": "string"}, "of one task only")
+    return [
+        ("/v1/tasks/{task}/answers", "post", _submit(given)),
+        ("/v1/answers/{id}", "get", _operation("An input's report as it stands", given, [input_id, _WAIT_MS])),
+        ("/v1/answers/{id}/events", "get", _operation("provisional, then final", {"200": _EVENTS}, [input_id])),
+        ("/v1/tasks", "get", _operation("Tasks served here", {"200": _reply("tasks", _listed("tasks", TaskView))})),
+        ("/v1/account", "get", _operation("Inputs by state", {"200": _reply("it adds up", account)}, [one_task])),
+        ("/v1/status", "get", _operation("How the device fares", {"200": _reply("status", _json(StatusView))})),
+        ("/health/live", "get", _operation("The process serves", {"200": _reply("it does")})),
+        ("/health/ready", "get", _operation("Models are loaded", {"200": _reply("yes"), "503": _reply("stopping")})),
+        ("/metrics", "get", _operation("Prometheus text", {"200": _TEXT})),
+        ("/openapi.json", "get", _operation("This document", {"200": _reply("OpenAPI 3.1")})),
+    ]
+
+
+def _submit(given: Json) -> Json:
+    number: Json = {"type": "integer", "minimum": 0, "maximum": 86_400_000}
+    parameters = [
+        _parameter("task", "path", {"type": "string"}, "name of the task"),
+        _parameter("wait", "query", {"enum": ["final", "provisional"], "default": "final"}, "which answer to wait for"),
+        _parameter("answer_within_ms", "query", number, "the deadline; by default the task's"),
+        _parameter("group", "query", {"type": "string", "maxLength": 128}, "what the input is correlated with"),
+        _parameter("insist", "query", {"enum": ["0", "1"], "default": "0"}, "ask the large model in any case"),
+    ]
+    form = {"schema": {"type": "object", "additionalProperties": {"type": "string", "format": "binary"}}}
+    body = {
+        "required": True,
+        "content": {"multipart/form-data": form, "application/json": {"schema": _ref(Submission)}},
+    }
+    return {**_operation("Answer one input", given, parameters), "requestBody": body}
+
+
+def _operation(summary: str, replies: Json, parameters: list[Json] | None = None) -> Json:
+    failure = _reply("what was wrong, and the way out", _json(ErrorReply))
+    operation: Json = {"summary": summary, "responses": {**replies, "default": failure}}
+    return {**operation, "parameters": parameters} if parameters else operation
+
+
+def _parameter(name: str, place: str, schema: Json, description: str) -> Json:
+    return {"name": name, "in": place, "required": place == "path", "schema": schema, "description": description}
+
+
+def _reply(description: str, content: Json | None = None) -> Json:
+    return {"description": description, "content": content or {"application/json": {"schema": {"type": "object"}}}}
+
+
+def _ref(struct: type[msgspec.Struct]) -> Json:
+    return {"$ref": _REF.format(name=struct.__name__)}
+
+
+def _json(struct: type[msgspec.Struct]) -> Json:
+    return {"application/json": {"schema": _ref(struct)}}
+
+
+def _listed(key: str, struct: type[msgspec.Struct]) -> Json:
+    listed = {"type": "array", "items": _ref(struct)}
+    return {"application/json": {"schema": {"type": "object", "properties": {key: listed}}}}
+
+
+_WAIT_MS = _parameter("wait_ms", "query", {"type": "integer", "minimum": 0}, "how long to wait for the final answer")
+_EVENTS = _reply("server-sent events", {"text/event-stream": {"schema": {"type": "string"}}})
+_TEXT = _reply("metrics", {"text/plain": {"schema": {"type": "string"}}})

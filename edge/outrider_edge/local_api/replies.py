@@ -1,0 +1,116 @@
+"""HTTP replies: JSON, errors as JSON, and who may ask at all. Knows no routes."""
+
+import ipaddress
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
+
+import msgspec
+from aiohttp import web
+
+from outrider_edge.local_api.views import ErrorReply, ErrorView
+from outrider_wire.errors import (
+    BundleError,
+    CallerInputError,
+    CallerUnknownError,
+    OperatorError,
+    OutriderError,
+    PeerError,
+    RuleRefusalError,
+    UndecidedError,
+    UnreachableError,
+)
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+STATUS: tuple[tuple[type[OutriderError], int], ...] = (
+    (CallerInputError, 400),
+    (CallerUnknownError, 404),
+    (RuleRefusalError, 409),
+    (BundleError, 500),
+    (PeerError, 502),
+    (OperatorError, 503),
+    (UnreachableError, 503),
+    (UndecidedError, 504),
+)
+"""The HTTP status by whose move it is."""
+STATUS_OF_REASON = {
+    "too_large": 413,
+    "too_many_pixels": 413,
+    "not_an_image": 415,
+    "damaged_image": 415,
+    "unsupported_media_type": 415,
+}
+"""Where HTTP has a number of its own for what a caller got wrong."""
+
+_ENCODER = msgspec.json.Encoder()
+
+
+def json_reply(value: object, status: int = 200) -> web.Response:
+    """A value as JSON."""
+    return web.Response(body=_ENCODER.encode(value), status=status, content_type="application/json")
+
+
+def error_reply(error: OutriderError) -> web.Response:
+    """An error as JSON, with the status that names the guilty side."""
+    status = next((number for kind, number in STATUS if isinstance(error, kind)), 500)
+    part = error.part if isinstance(error, CallerInputError) else ""
+    if isinstance(error, CallerInputError):
+        status = STATUS_OF_REASON.get(error.reason, status)
+    view = ErrorView(reason=error.reason, what=error.what, fix=error.fix, part=part)
+    return json_reply(ErrorReply(error=view), status)
+
+
+@web.middleware
+async def speak_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every error becomes JSON; none ends the agent."""
+    try:
+        if not may_ask(request):
+            return _plain("foreign_origin", "this API is for programs on this machine, not for web pages", 403)
+        return await handler(request)
+    except OutriderError as error:
+        return error_reply(error)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        return _plain(
+            _REASONS.get(error.status, "http_error"), f"{request.method} {request.path}: {error.reason}", error.status
+        )
+    except ConnectionError:
+        raise  # the caller has gone
+    except Exception:  # one request's defect must not become the others'
+        log.exception("request.failed", extra={"method": request.method, "path": request.path})
+        return _plain("internal_error", "a defect of the agent; its log says more", 500)
+
+
+def may_ask(request: web.Request) -> bool:
+    """Whether a request comes from a program on this machine.
+
+    A web page could post to loopback, or reach it by a name of its own (DNS rebinding): the first shows in ``Origin``, the
+    second in ``Host``. A Unix socket is out of a page's reach.
+    """
+    transport = request.transport
+    own = transport.get_extra_info("socket") if transport is not None else None
+    if own is not None and own.family == socket.AF_UNIX:
+        return True
+    origin = request.headers.get("Origin")
+    return _is_local(urlsplit(f"//{request.host}").hostname) and (
+        origin is None or _is_local(urlsplit(origin).hostname)
+    )
+
+
+_REASONS = {404: "unknown_path", 405: "method_not_allowed", 413: "too_large"}
+
+
+def _is_local(host: str | None) -> bool:
+    try:
+        return host == "localhost" or (host is not None and ipaddress.ip_address(host).is_loopback)
+    except ValueError:
+        return False
+
+
+def _plain(reason: str, what: str, status: int) -> web.Response:
+    return json_reply(ErrorReply(error=ErrorView(reason=reason, what=what)), status)

@@ -1,0 +1,94 @@
+"""What the local API shows besides answers: tasks, status, errors. Pure values."""
+
+from typing import Literal
+
+from msgspec import Struct
+
+from outrider_edge.journey.pipeline import TaskRuntime
+from outrider_edge.journey.reports import certificate_id
+from outrider_wire.messages import Modality, SlotReport
+from outrider_wire.report import Account
+
+
+class PartView(Struct, kw_only=True, frozen=True):
+    """One part that every input of a task has."""
+
+    name: str
+    modality: Modality
+    max_bytes: int
+
+
+class TaskView(Struct, kw_only=True, frozen=True):
+    """One task, and the model that answers it now."""
+
+    name: str
+    description: str
+    parts: list[PartView]
+    labels: list[str]
+    answer_within_ms: int
+    mode: Literal["live", "shadow"]
+    escalates: bool
+    """Whether anything of it may leave the device."""
+    model: str
+    """Version of the bundle."""
+    model_digest: str
+    certificate: str
+    """Id of the certificate in force; '' without one."""
+    certificate_fault: str
+    """Why none is in force; '' with one."""
+    threshold: float | None
+    target_risk: float
+
+
+class StatusView(Struct, kw_only=True, frozen=True):
+    """How this device fares."""
+
+    device: str
+    agent: str
+    """Version of Outrider."""
+    uptime_s: float
+    broker: Literal["none", "connected", "unreachable"]
+    bytes_up: int
+    """Payload bytes that the broker has taken since the start."""
+    account: Account
+    tasks: list[TaskView]
+    slots: list[SlotReport]
+    """Where each task's updates stand."""
+
+
+class ErrorView(Struct, kw_only=True, frozen=True):
+    """What was wrong, and the way out."""
+
+    reason: str
+    """Stable code."""
+    what: str
+    fix: str = ""
+    part: str = ""
+    """The guilty part of the input, where there is one."""
+
+
+class ErrorReply(Struct, kw_only=True, frozen=True):
+    """The body of every reply that is not an answer."""
+
+    error: ErrorView
+
+
+def task_view(runtime: TaskRuntime) -> TaskView:
+    """One task as it is served now."""
+    task, model = runtime.task, runtime.model
+    manifest, fault = model.manifest, model.certified
+    return TaskView(
+        name=task.name,
+        description=task.description,
+        parts=[PartView(name=part.name, modality=part.modality, max_bytes=part.max_bytes) for part in task.inputs],
+        labels=task.labels,
+        answer_within_ms=task.policy.answer_within_ms,
+        mode=task.policy.mode,
+        escalates=task.privacy.escalate and task.policy.mode == "live",
+        model=manifest.version,
+        model_digest=model.digest,
+        certificate=certificate_id(model),
+        certificate_fault=fault,
+        threshold=None if fault else manifest.acceptance.threshold,
+        target_risk=task.policy.target_risk,
+    )

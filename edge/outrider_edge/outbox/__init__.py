@@ -1,0 +1,1 @@
+"""What was asked of the cloud and not yet answered, and the account: durable, in one file."""

@@ -1,0 +1,74 @@
+"""Gathers a release on the device: its manifest, then only the files that are not here already. Knows no topics and no states."""
+
+import asyncio
+import shutil
+from pathlib import Path
+from typing import Protocol
+
+from outrider_edge.updates.rules import Slot
+from outrider_edge.updates.slots import SlotFolder
+from outrider_engine.bundle import Bundle
+from outrider_link.files import write_durably
+from outrider_wire.errors import BundleDamagedError, BundleUnsafeError, OperatorSetupError
+from outrider_wire.limits import MANIFEST_BYTES
+from outrider_wire.manifest import MANIFEST_FILE, Manifest, decode_manifest, manifest_digest
+
+SPARE_BYTES = 16 * 1024 * 1024
+"""Left free on the disk."""
+
+
+class ReleaseSource(Protocol):
+    """Where releases come from. Real: `outrider_edge.uplink.uplink.Uplink`."""
+
+    async def pull_manifest(self, *, sha256: str, size: int) -> bytes:
+        """The bytes of that digest.
+
+        Raises:
+            UnreachableError: nobody answers now.
+            PeerError: whoever answers does not have them.
+            BundleDamagedError: what came is not what the digest says.
+        """
+        ...
+
+    async def pull_file(self, *, sha256: str, size: int, to: Path) -> Path:
+        """The same into the file ``to``, resumed where an earlier attempt stopped, durable when it returns."""
+        ...
+
+
+async def fetch_release(*, release: str, size: int, slot: Slot, folder: SlotFolder, source: ReleaseSource) -> Bundle:
+    """The release, whole, verified and for this task, in the inactive ``slot``.
+
+    Args:
+        release: digest of its manifest.
+        size: bytes of its manifest.
+
+    Raises:
+        UnreachableError, PeerError, OperatorSetupError, OSError: not now; it can be tried again.
+        BundleError: never.
+    """
+    if size > MANIFEST_BYTES:
+        raise BundleUnsafeError(
+            f"its manifest is said to have {size} bytes, more than {MANIFEST_BYTES}", reason="manifest_too_large"
+        )
+    data = await source.pull_manifest(sha256=release, size=size)
+    if manifest_digest(data) != release:
+        raise BundleDamagedError("the manifest is not the one offered", reason="digest_mismatch")
+    manifest = decode_manifest(data)
+    staging = await asyncio.to_thread(_prepare, folder, release, data, manifest)
+    for entry in manifest.files:
+        if not await asyncio.to_thread(folder.copy_known, entry, staging):
+            await source.pull_file(sha256=entry.sha256, size=entry.size, to=staging / entry.path)
+    return await asyncio.to_thread(folder.place, release, slot)
+
+
+def _prepare(folder: SlotFolder, release: str, data: bytes, manifest: Manifest) -> Path:
+    needed = sum(entry.size for entry in manifest.files) + SPARE_BYTES
+    if (free := shutil.disk_usage(folder.folder).free) < needed:
+        raise OperatorSetupError(
+            f"the release needs {needed} bytes on the disk, and {free} are free",
+            reason="disk_full",
+            fix="free the disk",
+        )
+    staging = folder.staging(release)
+    write_durably(staging / MANIFEST_FILE, data)
+    return staging

@@ -1,0 +1,1 @@
+"""The device's side of the broker: what is offered, when, and what comes back."""

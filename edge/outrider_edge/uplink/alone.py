@@ -1,0 +1,43 @@
+"""The uplink of a device without a broker: the whole surface of the real one, and nobody at the other end."""
+
+from pathlib import Path
+
+from outrider_edge.ports import OnFinal, OutboxEntry
+from outrider_wire.errors import RuleRefusalError, UnreachableError
+
+_FIX = "set [broker] url in edge.toml"
+
+
+class AloneUplink:
+    """`outrider_edge.ports.UplinkPort` and `outrider_edge.updates.fetching.ReleaseSource`: never connects, refuses what it is given."""
+
+    enabled = False
+    connected = False
+    bytes_up = 0
+
+    def listen(self, on_final: OnFinal) -> None:
+        """There will be no outcomes."""
+
+    def attach(self, updates: object) -> None:
+        """Nobody will desire anything."""
+
+    async def start(self) -> None:
+        """There is nothing to connect to."""
+
+    async def stop(self) -> None:
+        """There is nothing to leave."""
+
+    def report(self) -> None:
+        """There is nobody to tell."""
+
+    async def escalate(self, entry: OutboxEntry) -> None:
+        """Raises `RuleRefusalError`: there is nobody to ask."""
+        raise RuleRefusalError("this device is alone: no broker is configured", reason="alone", fix=_FIX)
+
+    async def pull_manifest(self, *, sha256: str, size: int) -> bytes:
+        """Raises `UnreachableError`: there is nobody to ask."""
+        raise UnreachableError("this device is alone: no broker is configured", reason="alone", fix=_FIX)
+
+    async def pull_file(self, *, sha256: str, size: int, to: Path) -> Path:
+        """Raises `UnreachableError`: there is nobody to ask."""
+        raise UnreachableError("this device is alone: no broker is configured", reason="alone", fix=_FIX)

@@ -1,0 +1,291 @@
+"""The life of every question between the outbox and the broker: offered, received, answered, expired. Knows no MQTT.
+
+Nothing here is believed because it was sent: only a receipt lets payload go, and only an answer, a refusal or the end of its
+time closes a question.
+"""
+
+import asyncio
+import logging
+import math
+import random
+from collections import Counter
+from collections.abc import Coroutine, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from outrider_edge.outbox.clock import RunClock
+from outrider_edge.outbox.outbox import Outbox
+from outrider_edge.outbox.outcomes import Answered, Expired, Outcome, Refused
+from outrider_edge.ports import OnFinal, OutboxEntry
+from outrider_edge.uplink.escalations import envelope_of, offer_of
+from outrider_edge.uplink.offers import OfferBook, Question
+from outrider_wire.errors import OutriderError
+from outrider_wire.limits import INLINE_BYTES
+from outrider_wire.messages import Answer, Escalation, Receipt, Refusal
+
+log = logging.getLogger(__name__)
+
+IN_FLIGHT = 64
+"""Offers on their way to the broker at once."""
+RETRY_S = 10.0
+"""Until an expiry that could not be written is tried again."""
+_SPREAD = random.Random()  # noqa: S311 - spreads load, guards nothing
+
+
+class Line(Protocol):
+    """The broker as this module sees it."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether it can be reached now."""
+        ...
+
+    @property
+    def packet_limit(self) -> int:
+        """Bytes of the largest packet that it carries."""
+        ...
+
+    async def offer(self, escalation: Escalation) -> bool:
+        """Publishes it; True when somebody listens.
+
+        Raises:
+            OutriderError: it could not be published.
+        """
+        ...
+
+
+class Offering:
+    """Offers what the outbox holds, until each question is closed. Runs on one event loop."""
+
+    def __init__(
+        self,
+        *,
+        outbox: Outbox,
+        line: Line,
+        clock: RunClock,
+        receipt_timer_s: float = 5.0,
+        ask_again_s: float = 60.0,
+    ) -> None:
+        self.counts: Counter[str] = Counter()
+        """``offers``, ``unheard`` (nobody listened), ``receipts``, ``busy``, and answers by what became of them."""
+        self._outbox = outbox
+        self._line = line
+        self._clock = clock
+        self._book = OfferBook(receipt_timer_s=receipt_timer_s, ask_again_s=ask_again_s)
+        self._on_final: OnFinal | None = None
+        self._lent: dict[str, dict[str, bytes]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._flying = 0
+        self._wake = asyncio.Event()
+
+    def __contains__(self, id_: str) -> bool:
+        """Whether that question is open, as far as is known here."""
+        return id_ in self._book
+
+    def listen(self, on_final: OnFinal) -> None:
+        """Names whom to tell of outcomes."""
+        self._on_final = on_final
+
+    async def start(self) -> None:
+        """Takes up what the outbox holds, and goes on until `stop`."""
+        now = self._clock.now()
+        for row in await self._outbox.open_rows():
+            self._book.add(
+                Question(
+                    id=row.id,
+                    expires_at=now + row.envelope.keep_for_s - row.age_s,
+                    due_at=now,
+                    received=row.received,
+                    offers=row.offers,
+                )
+            )
+        self._spawn(self._pump())
+
+    async def stop(self) -> None:
+        """Stops offering; every question stays in the outbox."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def escalate(self, entry: OutboxEntry) -> None:
+        """As `outrider_edge.ports.UplinkPort.escalate`. The first offer may overtake the commit; the return never does."""
+        envelope = envelope_of(entry)
+        now = self._clock.now()
+        question = Question(id=entry.id, expires_at=now + entry.keep_for_s, due_at=now)
+        data = [part.data for part in entry.parts]
+        overlaps = self._ready and all(len(part) <= INLINE_BYTES for part in data)
+        committed = self._outbox.put(entry, envelope, kept=None if overlaps else partial(self._take_up, question))
+        if overlaps:
+            question.in_flight = True
+            self._book.add(question)
+            self._spawn(self._offer(question, envelope, data, age_s=0.0))
+        try:
+            await committed
+        except OutriderError:
+            self._close(entry.id)
+            raise
+
+    def connected(self) -> None:
+        """There is a new connection: everything open is offered again, or asked after."""
+        self._book.connected(self._clock.now())
+        self._wake.set()
+
+    def open_blob(self, sha256: str) -> bytes | Path | None:
+        """Payload that a worker may pull."""
+        for lent in self._lent.values():
+            if sha256 in lent:
+                return lent[sha256]
+        return self._outbox.open_blob(sha256)
+
+    def on_receipt(self, receipt: Receipt) -> None:
+        """The cloud has stored it."""
+        self._heard()
+        if receipt.id not in self._book:
+            return
+        self.counts["receipts"] += 1
+        self._lent.pop(receipt.id, None)
+        self._book.received(receipt.id, self._clock.now())
+        self._outbox.received(receipt.id)
+
+    async def on_answer(self, answer: Answer) -> None:
+        """The large model's answer: the first one counts."""
+        self._heard()
+        await self._reply(answer.id, Answered(answer), "answered")
+
+    async def on_refusal(self, refusal: Refusal) -> None:
+        """The cloud will answer later, or never."""
+        self._heard()
+        if refusal.retry_after_s is None:
+            await self._reply(refusal.id, Refused(refusal), "refused")
+        elif refusal.id in self._book:
+            self.counts["busy"] += 1
+            wait_s = refusal.retry_after_s * _SPREAD.uniform(1.0, 1.25)
+            self._book.busy(refusal.id, self._clock.now(), wait_s)
+            self._wake.set()
+
+    # Inside
+
+    @property
+    def _ready(self) -> bool:
+        return self._line.connected and self._flying < IN_FLIGHT
+
+    def _heard(self) -> None:
+        self._book.heard(self._clock.now())
+        self._wake.set()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.counts["failures"] += 1
+            log.error("uplink.offering_failed", exc_info=error)
+
+    def _take_up(self, question: Question) -> None:
+        self._book.add(question)
+        self._wake.set()
+
+    async def _pump(self) -> None:
+        while True:
+            self._wake.clear()
+            now = self._clock.now()
+            for id_ in self._book.take_expired(now):
+                self._spawn(self._expire(id_))
+            if self._line.connected:
+                for question in self._book.take_due(now, IN_FLIGHT - self._flying):
+                    self._flying += 1  # counted here, so that the next look sees it
+                    self._spawn(self._offer_stored(question))
+            next_at = self._book.next_at(offering=self._ready)
+            await _wait(self._wake, next_at - self._clock.now())
+
+    async def _offer_stored(self, question: Question) -> None:
+        try:
+            found = await self._outbox.load(question.id)
+        except OutriderError as error:
+            log.warning("uplink.not_loaded", extra={"id": question.id, "reason": error.reason})
+            self._book.offered(question.id, self._clock.now(), sent=False)
+            return
+        finally:
+            self._flying -= 1
+        if found is None:
+            self._close(question.id)
+            return
+        row, data = found
+        await self._offer(question, row.envelope, data, age_s=row.age_s)
+
+    async def _offer(
+        self, question: Question, envelope: Escalation, data: Sequence[bytes | None], *, age_s: float
+    ) -> None:
+        escalation = offer_of(
+            envelope, data, age_s=age_s, offer=question.offers + 1, packet_limit=self._line.packet_limit
+        )
+        lent = {
+            part.sha256: held
+            for part, held in zip(escalation.parts, data, strict=True)
+            if part.inline is None and held is not None
+        }
+        if lent:
+            self._lent[question.id] = lent
+        self._flying += 1
+        sent = False
+        try:
+            self.counts["unheard"] += int(not await self._line.offer(escalation))
+            sent = True
+        except OutriderError as error:
+            log.info("uplink.offer_failed", extra={"id": question.id, "reason": error.reason})
+        finally:
+            self._flying -= 1
+            self.counts["offers"] += int(sent)
+            self._book.offered(question.id, self._clock.now(), sent=sent)
+            self._wake.set()
+        if sent:
+            self._outbox.offered(question.id)
+
+    async def _expire(self, id_: str) -> None:
+        try:
+            await self._settle(id_, Expired(), "expired")
+        except OutriderError as error:
+            log.warning("uplink.expiry_failed", extra={"id": id_, "reason": error.reason})
+            self._book.add(Question(id=id_, expires_at=self._clock.now() + RETRY_S, due_at=math.inf))
+
+    async def _reply(self, id_: str, outcome: Outcome, how: str) -> None:
+        if id_ in self._book:
+            await self._settle(id_, outcome, how)
+        else:
+            known = await self._outbox.find(id_) is not None
+            self._odd(id_, "repeated" if known else "unknown")
+
+    async def _settle(self, id_: str, outcome: Outcome, how: str) -> None:
+        settled = await self._outbox.settle(id_, outcome)
+        if settled.fault:
+            self._odd(id_, "unfit", settled.fault)
+            return
+        self._close(id_)
+        if not settled.closed:
+            self._odd(id_, "repeated")
+            return
+        self.counts[how] += 1
+        if settled.report is not None and self._on_final is not None:
+            await self._on_final(settled.report)
+
+    def _close(self, id_: str) -> None:
+        self._book.remove(id_)
+        self._lent.pop(id_, None)
+
+    def _odd(self, id_: str, what: str, why: str = "") -> None:
+        """An answer that changes nothing is counted; only one that should never have come is worth a line."""
+        self.counts[what] += 1
+        level = logging.DEBUG if what == "repeated" else logging.WARNING
+        log.log(level, "uplink.answer_ignored", extra={"id": id_, "reason": what, "what": why})
+
+
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+    try:
+        async with asyncio.timeout(max(0.0, timeout_s) if timeout_s < 3600 else None):
+            await event.wait()
+    except TimeoutError:
+        return
