@@ -1,10 +1,10 @@
-"""A first small model from a large one and a labelled data set: split, forecast, train, export, certify, test.
+"""A first small model from a large one and labelled rows: trained, exported, certified, tested. Splits nothing.
 
 Knows no store, no broker and no configuration file. A large model that is a bundle already is taken as it is.
 """
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -17,29 +17,20 @@ from outrider_engine.bundle import open_bundle
 from outrider_engine.model import Model, load_model
 from outrider_export.asking import Said, ask
 from outrider_export.build import build_bundle
-from outrider_export.certify import forecast
 from outrider_export.data import Progress, Table, Tensors
 from outrider_export.distil import FEWEST_ROWS, DistilPlan, Taught, distil
 from outrider_export.named import Named, find_named, is_bundle
+from outrider_export.split import Tables
 from outrider_export.students import new_module
 from outrider_export.training import TrainingPlan, predict, train
 from outrider_wire.acceptance import accepted
-from outrider_wire.certificate import DEFAULT_COVERAGES, first_tested
-from outrider_wire.errors import BundleMismatchError, RuleRefusalError
+from outrider_wire.errors import BundleMismatchError
 from outrider_wire.manifest import Certificate
-from outrider_wire.roles import ROLES, Role, Shares, role_of
+from outrider_wire.roles import Role
 from outrider_wire.task import Task
-
-EXPECTED: Mapping[float, str] = {
-    0.05: "with 400 rows 46 % (nothing in 11 % of draws), with 2,000 rows 64 %",
-    0.02: "with 400 rows 13 % (nothing in 62 % of draws), with 2,000 rows 33 %",
-    0.01: "with 400 rows nothing, with 2,000 rows 11 % (nothing in 49 % of draws)",
-}
-"""Risk → what a calibrated model that is right 88 % of the time was measured to keep, at confidence 90 %."""
 
 LEAST_STEPS = 400
 """Optimiser steps below which a large network has hardly begun: 20 epochs of 600 images left one at 62 %, 60 took it to 97 %."""
-Tables = Mapping[Role, Table]
 
 
 class Allowance(NamedTuple):
@@ -49,16 +40,6 @@ class Allowance(NamedTuple):
     """Of the certification role."""
     delta: float
     """δ that this use pays."""
-
-
-class Forecast(Struct, kw_only=True, frozen=True):
-    """What a data set is good for, said before anything is trained."""
-
-    rows: dict[str, int]
-    """Role → rows."""
-    groups: dict[str, int]
-    can_certify: bool
-    sentences: list[str]
 
 
 class FitReport(Struct, kw_only=True, frozen=True):
@@ -91,48 +72,6 @@ class FitReport(Struct, kw_only=True, frozen=True):
             ("of these wrong", f"{self.kept_risk:.1%}"),
             ("right as a system", f"{self.system_accuracy:.1%}"),
         ]
-
-
-def split(table: Table, *, key: str, shares: Shares) -> dict[Role, Table]:
-    """The labelled rows by the role of their group.
-
-    Raises:
-        RuleRefusalError: a role that `fit` needs gets no rows.
-    """
-    rows: dict[Role, list[int]] = {role: [] for role in ROLES}
-    for row, (group, label) in enumerate(zip(table.groups, table.labels, strict=True)):
-        if label >= 0:
-            rows[role_of(group, key=key, shares=shares)].append(row)
-    if empty := [role for role in ("train", "tuning", "certification", "test") if not rows[role]]:
-        raise RuleRefusalError(
-            f"of {len(table)} rows none falls to the {empty[0]} role",
-            reason="too_few_rows",
-            fix="bring more labelled rows: some hundreds at least",
-        )
-    return {role: table.take(np.asarray(mine, np.int64)) for role, mine in rows.items()}
-
-
-def foresee(tables: Tables, task: Task) -> Forecast:
-    """Rows a role, and what the certification rows can certify at best."""
-    groups: dict[str, int] = {role: len(set(table.groups)) for role, table in tables.items()}
-    risk, n = task.policy.target_risk, groups["certification"]
-    possible = first_tested(DEFAULT_COVERAGES, n, risk, task.delta) < len(DEFAULT_COVERAGES)
-    nearest = min(EXPECTED, key=lambda known: abs(known - risk))
-    sentences = [
-        forecast(n, risk, task.delta),
-        f"for scale: at risk {nearest:.3g} a model that is right 88 % of the time keeps {EXPECTED[nearest]}",
-    ]
-    if not possible:
-        sentences.append(
-            "WARNING: nothing can be certified with this data, so every input will escalate; "
-            "bring more, or promise less with --risk"
-        )
-    return Forecast(
-        rows={role: len(table) for role, table in tables.items()},
-        groups=groups,
-        can_certify=possible,
-        sentences=sentences,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,7 +214,7 @@ class Fit:
     def _compared(self, small: Model, large: Model) -> list[str]:
         labels = self.tables["tuning"].labels
         ours, theirs = (float((self._said(each, "tuning").answers == labels).mean()) for each in (small, large))
-        if theirs > ours:
+        if theirs >= ours:
             return []
         return [
             f"WARNING: of the tuning rows the large model has {theirs:.1%} right and the small one {ours:.1%}: what escalates "

@@ -17,8 +17,9 @@ from outrider_cloud.clock import now_ms
 from outrider_cloud.config import load_cloud_config
 from outrider_cloud.learning import ledger
 from outrider_cloud.learning.opening import opened
-from outrider_export.fit import Allowance, Fit, FitReport, Forecast, foresee, split
+from outrider_export.fit import Allowance, Fit, FitReport
 from outrider_export.sources import from_folder, from_jsonl, task_from_folder
+from outrider_export.split import Forecast, foresee, split
 from outrider_export.task_text import task_to_toml
 from outrider_wire.certificate import DEFAULT_COVERAGES
 from outrider_wire.errors import OperatorConfigError
