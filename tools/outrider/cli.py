@@ -30,6 +30,7 @@ COMMANDS: dict[str, Entry] = {
     "data": Entry("outrider.commands.data", "Bring labelled data into the cloud's store, and count it."),
     "ota": Entry("outrider.commands.ota", "Publish bundles to devices over the air."),
     "demo": Entry("outrider.commands.demo", "Play the whole loop on this machine, with real models and data."),
+    "bench": Entry("outrider.commands.bench", "Measure what Outrider costs, against the bare thing."),
     "doctor": Entry("outrider.commands.doctor", "Check this machine, and say how to fix what is wrong."),
 }
 """A new command is one line here."""

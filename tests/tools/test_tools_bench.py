@@ -1,0 +1,36 @@
+"""The benchmarks run, and print the keys that other tools read. No figure is judged here."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+
+def bench(*arguments: str) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "outrider", "bench", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    line: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return line
+
+
+def test_bench_edge_prints_its_stable_keys() -> None:
+    line = bench("edge", "--inputs", "25")
+    assert {"raw_p50_ms", "pipeline_p50_ms", "http_p50_ms", "cold_start_s", "rss_mb"} <= line.keys()
+    assert 0 < line["raw_p50_ms"] < line["pipeline_p50_ms"] < line["http_p50_ms"]
+
+
+@pytest.mark.broker
+def test_bench_escalate_prints_its_stable_keys() -> None:
+    line = bench("escalate", "--sizes", "1024,307200", "--repeats", "5", "--sustained", "96")
+    assert {"sizes", "escalations_per_s", "echo_per_s"} <= line.keys()
+    assert set(line["sizes"]) == {"1024", "307200"}
+    for figures in line["sizes"].values():
+        assert {"echo_p50_ms", "durable_echo_p50_ms", "escalate_p50_ms", "memory_p50_ms"} <= figures.keys()

@@ -1,0 +1,148 @@
+"""``outrider bench``: what a layer of ours costs, against the bare thing measured in the same run. A table, then one JSON line."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from outrider.commands.options import Json, Quiet, group
+from outrider.output import Screen
+
+app = group("Measure what Outrider costs, against the bare thing in the same run.")
+
+TaskFile = Annotated[Path | None, typer.Option("--task", metavar="FILE", help="Default: the task that ships.")]
+BundleDir = Annotated[Path | None, typer.Option("--bundle", metavar="DIR", help="Default: the bundle that ships.")]
+
+
+@app.command()
+def edge(
+    *,
+    task: TaskFile = None,
+    bundle: BundleDir = None,
+    inputs: Annotated[int, typer.Option(min=25, help="Inputs of each kind.")] = 1000,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """The same inputs through a bare session, the agent in process, and its HTTP API; cold start and memory."""
+    import asyncio
+
+    from outrider.bench.edge import EdgePlan, measure
+    from outrider.progress import bar
+
+    screen = Screen(json=json, quiet=quiet)
+    task, bundle = _shipped(task, bundle)
+    with tempfile.TemporaryDirectory() as folder, bar(screen) as tell:
+        found = asyncio.run(measure(EdgePlan(task=task, bundle=bundle, folder=Path(folder), inputs=inputs), tell))
+    rows = []
+    for name, kind in found.kinds.items():
+        rows.append((name, "bare session.run", *_times(kind.raw_p50_ms, kind.raw_p95_ms), "1.0"))
+        rows.append(
+            (
+                name,
+                "agent, in process",
+                *_times(kind.pipeline_p50_ms, kind.pipeline_p95_ms),
+                _ratio(kind.pipeline_ratio),
+            )
+        )
+        rows.append((name, "  of which preparing", _ms(kind.prepare_p50_ms), "", ""))
+        rows.append((name, "agent, HTTP", *_times(kind.http_p50_ms, kind.http_p95_ms), _ratio(kind.http_ratio)))
+    rows.append(("", "deciding", *_times(found.deciding_p50_ms, found.deciding_p95_ms), ""))
+    screen.table(("inputs", "way", "p50 ms", "p95 ms", "× bare"), rows)
+    resident = "unknown" if found.rss_mb is None else f"{found.rss_mb:.0f} MB after {found.requests} requests"
+    screen.table(("daemon", ""), [("cold start", f"{found.cold_start_s:.2f} s"), ("resident", resident)])
+    Screen(json=True).value(found)
+
+
+@app.command()
+def escalate(
+    *,
+    task: TaskFile = None,
+    bundle: BundleDir = None,
+    sizes: Annotated[
+        str, typer.Option(metavar="BYTES,…", help="Payload sizes; above 64 KiB a part is pulled.")
+    ] = "1024,20480,307200",
+    repeats: Annotated[int, typer.Option(min=1, help="Round trips of each variant and size.")] = 200,
+    sustained: Annotated[int, typer.Option(min=32, help="Escalations for the rate.")] = 2000,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Round trip and rate of escalations to a model of no cost, against an MQTT echo with and without the same commits."""
+    from outrider.bench.escalate import EscalatePlan, measure
+    from outrider.progress import bar
+    from outrider_edge.config import read_text
+    from outrider_wire.task import parse_task
+
+    screen = Screen(json=json, quiet=quiet)
+    task, bundle = _shipped(task, bundle)
+    with tempfile.TemporaryDirectory() as folder, bar(screen) as tell:
+        plan = EscalatePlan(
+            task=parse_task(read_text(task), str(task)),
+            bundle=bundle,
+            folder=Path(folder),
+            sizes=_numbers(sizes),
+            repeats=repeats,
+            sustained=sustained,
+        )
+        found = measure(plan, tell)
+    rows: list[Sequence[object]] = []
+    for size, figures in found.sizes.items():
+        rows += _escalation_rows(size, figures)
+    screen.table(("bytes", "way", "p50 ms", "p95 ms", "ratio"), rows)
+    screen.table(
+        (f"sustained, {found.concurrency} at once", "a second"),
+        [("echo", f"{found.echo_per_s:.0f}"), ("durable escalations", f"{found.escalations_per_s:.0f}")],
+    )
+    Screen(json=True).value(found)
+
+
+def _escalation_rows(size: str, figures: Any) -> list[Sequence[object]]:
+    disk = _times(figures.escalate_p50_ms, figures.escalate_p95_ms)
+    memory = _times(figures.memory_p50_ms, figures.memory_p95_ms)
+    return [
+        (size, "echo", *_times(figures.echo_p50_ms, figures.echo_p95_ms), ""),
+        (size, "echo with the same commits", *_times(figures.durable_echo_p50_ms, figures.durable_echo_p95_ms), ""),
+        (size, "escalation, disk", *disk, f"{figures.escalate_ratio:.2f} × echo with commits"),
+        (size, "escalation, memory", *memory, f"{figures.memory_ratio:.2f} × echo"),
+    ]
+
+
+def _shipped(task: Path | None, bundle: Path | None) -> tuple[Path, Path]:
+    """What was named, or the demo that ships.
+
+    Raises:
+        OperatorConfigError: only one of the two was named.
+    """
+    import outrider_edge
+    from outrider_wire.errors import OperatorConfigError
+
+    if (task is None) != (bundle is None):
+        raise OperatorConfigError(
+            "--task and --bundle belong together", reason="half_named", fix="name both, or neither for the demo's"
+        )
+    demo = Path(outrider_edge.__file__).parent / "demo"
+    return task or demo / "task.toml", bundle or demo / "bundle"
+
+
+def _numbers(text: str) -> list[int]:
+    from outrider_wire.errors import OperatorConfigError
+
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError as error:
+        raise OperatorConfigError(
+            f"--sizes {text!r} is not a list of bytes", reason="invalid_value", fix="write --sizes 1024,20480"
+        ) from error
+
+
+def _times(p50_ms: float, p95_ms: float) -> tuple[str, str]:
+    return _ms(p50_ms), _ms(p95_ms)
+
+
+def _ms(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.1f}"
