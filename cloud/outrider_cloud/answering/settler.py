@@ -1,4 +1,4 @@
-"""The end of an escalation: committed first, then told to the device. Knows the store and the replies, no queue and no model."""
+"""An escalation's claim and its end: committed first, then told to the device. Knows the store and the replies, no queue, no model."""
 
 import asyncio
 import logging
@@ -39,12 +39,23 @@ class Settler:
         self._behind: list[tuple[inputs.Claim, inputs.Settlement]] = []
         self._writing: asyncio.Task[None] | None = None
 
+    async def claim(self, job: Job) -> inputs.Found:
+        """Makes a job ours in the store, unless more is known of it there.
+
+        Raises:
+            SQLAlchemyError: the store cannot be written.
+        """
+        found = await self._store.write(partial(inputs.start, wanted=self._claim_of(job)))
+        job.came_to("claimed" if found.outcome == "claimed" else "repeated")
+        return found
+
     async def settle(
         self, job: Job, state: inputs.Settled, reply: Answer | Refusal, example: NewExample | None = None
     ) -> None:
         """Commits ``reply`` as the end of a job, and sends the one that stands: the first committed.
 
-        A task that gave durability up is answered first and recorded afterwards.
+        One that is not claimed yet is claimed in the same commit. A task that gave durability up is answered first and
+        recorded afterwards.
         """
         task, loop = job.task.name, asyncio.get_running_loop()
         sent = job.in_memory and await self.send(job, reply)
@@ -59,9 +70,16 @@ class Settler:
             example=example,
         )
         if job.in_memory:
-            await self._record_soon(job.claim(worker=self._name, lease_s=self._lease_s), end)
+            await self._record_soon(self._claim_of(job), end)
         else:
-            standing = decode(await self._commit(partial(inputs.settle, end=end)), limit=BLOB_BYTES)
+            change = (
+                partial(inputs.settle, end=end)
+                if job.claimed
+                else partial(inputs.record_one, claim=self._claim_of(job), end=end)
+            )
+            stored = await self._commit(change)
+            job.came_to("claimed" if stored == end.reply else "repeated")
+            standing = decode(stored, limit=BLOB_BYTES)
             if isinstance(standing, Answer | Refusal):
                 await self.send(job, standing, committed=True)
         self._metrics.settled.labels(task, state).inc()
@@ -77,6 +95,9 @@ class Settler:
             expiry_s=job.keep_until - asyncio.get_running_loop().time(),
             committed=committed,
         )
+
+    def _claim_of(self, job: Job) -> inputs.Claim:
+        return job.claim(worker=self._name, lease_s=self._lease_s)
 
     async def _record_soon(self, claim: inputs.Claim, end: inputs.Settlement) -> None:
         """Writes together with others, so that the store does not compete with the next answers; returns when it is durable."""

@@ -29,6 +29,8 @@ MAX_FAILURES = 3
 _RETRY_S = 1.0
 _RECEIPT_S = 0.025
 """An answer that comes within this replaces the receipt."""
+_QUICK_S = 0.01
+"""A model that takes less will have answered by then."""
 
 
 class PartReader(Protocol):
@@ -72,6 +74,8 @@ class Worker:
         self._wake = asyncio.Event()
         self._stopping = False
         self._last_size = 0
+        self.quick = False
+        """Whether the last batch was answered so soon that the next one will not need a receipt."""
         metrics.waiting.labels(task.name).set_function(lambda: len(self._jobs))
 
     @property
@@ -92,6 +96,7 @@ class Worker:
         """It is settled, or came to nothing here: another holds it, or its parts did not come."""
         if self._jobs.pop(job.key, None) is not None:
             self._bytes -= job.size
+            job.came_to("failed")
 
     def enqueue(self, job: Job) -> None:
         """It may be asked about; unless the answer is quick, the device gets its receipt meanwhile."""
@@ -99,7 +104,7 @@ class Worker:
         job.queued = loop.time()
         self._queue.push(job, job.queued)
         self._wake.set()
-        if job.claimed and not job.failures:
+        if not job.in_memory and not job.failures:
             loop.call_later(_RECEIPT_S, self._receipt_if_waiting, job)
 
     def refuse(self, job: Job, reason: str, detail: str) -> None:
@@ -124,9 +129,12 @@ class Worker:
                     await self._ask(batch.items)
 
     def stop(self) -> None:
-        """No further batch is begun."""
+        """No further batch is begun; what waits for one stands in the store soon."""
         self._stopping = True
         self._wake.set()
+        for job in self._jobs.values():
+            if job.stored is not None and not job.claimed:
+                self._background.spawn(self._acknowledge(job), "receipt")
 
     async def _gather(self) -> None:
         """Holds a batch back for a moment where more is on its way."""
@@ -161,6 +169,7 @@ class Worker:
             await self._failed(jobs)
             return
         took = loop.time() - started
+        self.quick = took < _QUICK_S
         self._metrics.batch_size.labels(self.task.name).observe(len(ready))
         self._metrics.model_seconds.labels(self.task.name).observe(took)
         for job, reply in zip(ready, replies, strict=True):
@@ -226,4 +235,10 @@ class Worker:
 
     def _receipt_if_waiting(self, job: Job) -> None:
         if self._jobs.get(job.key) is job and not self._stopping:
-            self._background.spawn(self._settler.send(job, Receipt(id=job.escalation.id)), "receipt")
+            self._background.spawn(self._acknowledge(job), "receipt")
+
+    async def _acknowledge(self, job: Job) -> None:
+        """The receipt, of what stands in the store by then. What is answered already gets the answer again instead."""
+        found = None if job.claimed else await self._settler.claim(job)
+        if found is None or found.outcome != "settled":
+            await self._settler.send(job, Receipt(id=job.escalation.id))

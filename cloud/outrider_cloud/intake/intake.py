@@ -81,7 +81,7 @@ class Intake:
         self._draining = True
 
     async def on_escalation(self, address: Address, message: Incoming) -> None:
-        """One offer. Returns once it is claimed durably or was put off; pulling goes on behind."""
+        """One offer. Returns once it is claimed or answered durably, or was put off; pulling goes on behind."""
         self.received += 1
         try:
             escalation = decode(message.payload, message.content_type)
@@ -217,22 +217,32 @@ class Intake:
             self._count(job, "claimed")
             worker.enqueue(job)
             return
+        if worker.quick and job.escalation.offer == 1:
+            await self._ask_first(worker, job)
+            return
         try:
-            found = await self._store.write(
-                partial(inputs.start, wanted=job.claim(worker=self._name, lease_s=self._lease_s))
-            )
+            found = await self._settler.claim(job)
         except SQLAlchemyError:
             worker.drop(job)
             self._count(job, "failed")  # no receipt, so the device offers it again
             raise
         if found.outcome == "claimed":
-            job.claimed = True
             self._count(job, "claimed")
             worker.enqueue(job)
             return
         worker.drop(job)
         self._count(job, "repeated")
         self._repeat(job, found.reply)
+
+    async def _ask_first(self, worker: Worker, job: Job) -> None:
+        """Claim and answer share a commit; a second offer, or an answer that is not quick after all, is claimed first.
+
+        Nothing is told to the device before it stands in the store, so that a crash in between costs one more offer. Should
+        another worker have answered meanwhile, the answer that was committed first is sent, as ever.
+        """
+        job.stored = asyncio.get_running_loop().create_future()
+        worker.enqueue(job)
+        self._count(job, await job.stored)
 
     async def _put_off(self, job: Job) -> None:
         """Too much to do: a known one still gets its answer or receipt, any other is asked to come again."""

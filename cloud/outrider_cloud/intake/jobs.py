@@ -1,8 +1,9 @@
 """One escalation on its way through the cloud: what is known of it, and how it becomes a row and back. Does no I/O."""
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -14,6 +15,9 @@ from outrider_wire.limits import BLOB_BYTES
 from outrider_wire.messages import Escalation
 from outrider_wire.roles import Shares, role_of
 from outrider_wire.task import Task
+
+Offered = Literal["claimed", "repeated", "failed"]
+"""What an offer that was taken comes to: it is ours, the store knew more of it, or it could not be stored."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -34,6 +38,8 @@ class Job:
     """Whether it stands in the store: only then may a receipt be sent."""
     in_memory: bool = False
     """The task gave durability up: stored after it is answered."""
+    stored: asyncio.Future[Offered] | None = None
+    """Of one that is asked about before it stands in the store: what came of its offer, once that is durable."""
     queued: float = 0.0
     failures: int = 0
     ms: dict[str, float] = field(default_factory=dict)
@@ -42,6 +48,12 @@ class Job:
     def key(self) -> tuple[str, str]:
         """What identifies it: ids are the device's own."""
         return self.device, self.escalation.id
+
+    def came_to(self, offered: Offered) -> None:
+        """Its offer has come to that; the first word counts."""
+        self.claimed = self.claimed or offered == "claimed"
+        if self.stored is not None and not self.stored.done():
+            self.stored.set_result(offered)
 
     @property
     def size(self) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from outrider_cloud.learning.promotion import Behaviour, Flags, Margins, check_classes
+from outrider_cloud.learning.promotion import Behaviour, Flags, Margins, check_answers
 from outrider_export.asking import Said
 from outrider_wire.acceptance import supported_scores
 from outrider_wire.certificate import DEFAULT_COVERAGES, thresholds_at
@@ -47,6 +47,8 @@ class GateRows(Struct, kw_only=True, frozen=True):
     """(n,)"""
     classes: Sequence[str]
     """(n,) the same in words."""
+    groups: Sequence[str]
+    """(n,)"""
     large: NDArray[np.float64]
     """(n, k) what the large model says."""
     risk: float
@@ -83,14 +85,19 @@ def play_deployed(contender: Contender, rows: GateRows) -> Played:
 
 
 def play_candidate(contender: Contender, rows: GateRows, *, deployed: Behaviour, margins: Margins) -> Played:
-    """At the most permissive of its thresholds by the same rule at which, besides, no class loses more than it may.
+    """At the most permissive of its thresholds by the same rule at which, besides, the system's answers get no worse.
 
-    A bound on the error of all that is kept lets a model that keeps more collect its errors in one class; a stricter
-    threshold sends that class to the large model. Where none is strict enough, the first is returned, to be refused by.
+    A bound on the error of what is kept lets a model that keeps more give up what the large model would have had right, and
+    collect its errors in one class; a stricter threshold sends these to the large model. So neither the combined accuracy
+    nor a class may fall by more than the gate allows. Where no threshold is strict enough, the first is returned, to be
+    refused by.
     """
     played = list(_fitting(contender, rows))
-    fair = (each for each in played if check_classes(deployed, each.behaviour, rows.classes, margins).passed)
-    return next(fair, played[0])
+    for each in played:
+        checks = check_answers(deployed, each.behaviour, classes=rows.classes, groups=rows.groups, margins=margins)
+        if all(check.passed for check in checks):
+            return each
+    return played[0]
 
 
 def _fitting(contender: Contender, rows: GateRows) -> Iterator[Played]:

@@ -105,7 +105,9 @@ def judge_round(*, confident: int, teacher_accuracy: float, measured: int, margi
             before=margins.teacher_accuracy,
             after=teacher_accuracy,
             says=f"where the large model is confident it is right {teacher_accuracy:.1%} of the time on tuning data, "
-            f"and {margins.teacher_accuracy:.0%} is asked for",
+            f"and {margins.teacher_accuracy:.0%} is asked for"
+            if measured
+            else "the large model is confident of no tuning row that the device refuses",
         ),
         Check(
             name="teacher_measured",
@@ -130,7 +132,7 @@ def judge_candidate(
 ) -> Verdict:
     """The gate itself. All arrays are over the same gate rows; ``classes`` holds each row's true label."""
     coverage = _compare("coverage", deployed.accepted, candidate.accepted, groups, margins)
-    accuracy = _compare("combined_accuracy", deployed.combined, candidate.combined, groups, margins)
+    accuracy, by_class = check_answers(deployed, candidate, classes=classes, groups=groups, margins=margins)
     gains = [_gain(deployed.accepted, candidate.accepted, groups), _gain(deployed.combined, candidate.combined, groups)]
     held = deployed.accepted & deployed.right
     retention = float(candidate.right[held].mean()) if held.any() else 1.0
@@ -152,7 +154,7 @@ def judge_candidate(
             says=f"of what the deployed model kept and had right, the candidate has {retention:.1%} right; "
             f"{margins.retention:.0%} is asked for",
         ),
-        check_classes(deployed, candidate, classes, margins),
+        by_class,
         Check(
             name="agreement",
             passed=agreement >= margins.agreement,
@@ -198,8 +200,15 @@ def _gain(before: Flags, after: Flags, groups: Sequence[str]) -> float:
     return 0.5 * math.erfc(float(means.mean()) / (spread / math.sqrt(len(means))) / math.sqrt(2.0))
 
 
-def check_classes(deployed: Behaviour, candidate: Behaviour, classes: Sequence[str], margins: Margins) -> Check:
-    """Whether no class with rows enough loses more than the margin; judged by the one that loses most."""
+def check_answers(
+    deployed: Behaviour, candidate: Behaviour, *, classes: Sequence[str], groups: Sequence[str], margins: Margins
+) -> tuple[Check, Check]:
+    """Whether the system's answers get no worse: in all, and in no class."""
+    accuracy = _compare("combined_accuracy", deployed.combined, candidate.combined, groups, margins)
+    return accuracy, _classes(deployed, candidate, classes, margins)
+
+
+def _classes(deployed: Behaviour, candidate: Behaviour, classes: Sequence[str], margins: Margins) -> Check:
     worst, before, after = "", 1.0, 1.0
     for label, (old, new) in class_accuracy(deployed, candidate, classes, least=margins.class_rows).items():
         if not worst or new - old < after - before:

@@ -40,7 +40,7 @@ def compare(
         deployed=before.behaviour,
         candidate=after.behaviour,
         classes=rows.classes,
-        groups=gate.table.groups,
+        groups=rows.groups,
         agreement=agreement,
         latency_ratio=after_ms / before_ms,
         margins=margins,
@@ -65,6 +65,7 @@ def _gate_rows(material: Material, work: OpenTask) -> GateRows:
     return GateRows(
         labels=labels,
         classes=[work.task.labels[label] for label in labels],
+        groups=material.gate.table.groups,
         large=material.large_gate.probabilities,
         risk=work.task.policy.target_risk,
         combine=combine,

@@ -118,8 +118,25 @@ def settle(connection: sa.Connection, end: Settlement) -> bytes:
 def record(connection: sa.Connection, *, lives: Sequence[tuple[Claim, Settlement]]) -> None:
     """The whole life of inputs in one change: for tasks that gave durability up."""
     for claim, end in lives:
-        start(connection, claim)
-        settle(connection, end)
+        record_one(connection, claim=claim, end=end)
+
+
+def record_one(connection: sa.Connection, *, claim: Claim, end: Settlement) -> bytes:
+    """The whole life of one input in one change, unless more is known of it; returns the reply that stands."""
+    row = {field: getattr(claim, field) for field in claim.__struct_fields__} | {
+        "request": None,
+        "state": end.state,
+        "reply": end.reply,
+        "settled_ms": end.settled_ms,
+        "sent": end.sent,
+        "claims": 1,
+    }
+    if connection.execute(_START, row).rowcount != 1:
+        return settle(connection, end)
+    connection.execute(_COUNT, [{"task": end.task, "name": name} for name in ("received", end.state)])
+    if end.example is not None:
+        examples.add(connection, end.example)
+    return end.reply
 
 
 def find(connection: sa.Connection, *, device: str, input_id: str) -> Found | None:

@@ -25,7 +25,7 @@ def edge(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """The same inputs through a bare session, the agent in process, and its HTTP API; cold start and memory."""
+    """Time inputs: a bare session, the agent in process, its HTTP API."""
     import asyncio
 
     from outrider.bench.edge import EdgePlan, measure
@@ -68,7 +68,7 @@ def escalate(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Round trip and rate of escalations to a model of no cost, against an MQTT echo with and without the same commits."""
+    """Time escalations against an MQTT echo, bare and with commits."""
     from outrider.bench.escalate import EscalatePlan, measure
     from outrider.progress import bar
     from outrider_edge.config import read_text

@@ -80,7 +80,9 @@ def fit(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """A first small model: train it on labels and on a large model, certify it, and write what a system starts from."""
+    """Train and certify a first small model, from labelled data.
+
+    Writes everything that a system starts from: both models, the task, and the configuration of a device and a cloud."""
     from outrider.progress import bar
 
     screen = Screen(json=json, quiet=quiet)
