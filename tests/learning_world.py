@@ -3,18 +3,22 @@
 Everything is real (bundles, weights, store); only the pictures are made up. Knows no assertion.
 """
 
+import hashlib
 import io
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from factory import COLOURS, QUESTION, make_bundle, make_task
 from PIL import Image
 
+from factory import COLOURS, QUESTION, make_bundle, make_task
 from outrider_cloud.config import CloudConfig, load_cloud_config
-from outrider_cloud.store.examples import NewExample, add_all
 from outrider_cloud.learning.opening import OpenTask, opened
+from outrider_cloud.store.examples import NewExample, add_all
 from outrider_engine.model import Model, load_model
 from outrider_export.asking import ask
 from outrider_export.data import Example, Table
@@ -113,7 +117,8 @@ def make_world(folder: Path) -> World:
     architecture = find_architecture("image-text-small")
     labelled = Table.from_examples(of_role(world.examples, "train")[:LABELLED])
     module = new_module(architecture, task, seed=SEED)
-    train(module, labelled.tensors(architecture.inputs(task)), _short(architecture.plan), seed=SEED)
+    plan = replace(architecture.plan, epochs=12)
+    train(module, labelled.tensors(architecture.inputs(task)), plan, seed=SEED)
     build_bundle(
         task=task,
         model=module,
@@ -128,13 +133,19 @@ def make_world(folder: Path) -> World:
     return world
 
 
-def fill(work: OpenTask, world: World) -> None:
-    """Imports what is labelled, and escalates what the deployed model refuses of the stream to the task's large model."""
-    work.library.add(Table.from_examples(world.labelled), key=KEY, shares=DEFAULT_SHARES, now_ms=1)
+def fill(work: OpenTask, world: World, *, certification: int | None = None) -> None:
+    """Imports what is labelled, and escalates what the deployed model refuses of the stream to the task's large model.
+
+    ``certification``: at most so many rows of that role.
+    """
+    last = of_role(world.labelled, "certification")[certification:] if certification is not None else []
+    left_out = {each.group for each in last}
+    rows = [each for each in world.labelled if each.group not in left_out]
+    work.library.add(Table.from_examples(rows), key=KEY, shares=DEFAULT_SHARES, now_ms=1)
     escalate(work, world, load_model(Path(work.settings.large.removeprefix("onnx:"))))
 
 
-def escalate(work: OpenTask, world: World, large: Model, *, most: int | None = None) -> None:
+def escalate(work: OpenTask, world: World, large: Model) -> None:
     """Puts the refused inputs of the stream into the store, with what ``large`` says of them."""
     table = Table.from_examples(world.stream)
     deployed = load_model(world.base)
@@ -158,23 +169,17 @@ def escalate(work: OpenTask, world: World, large: Model, *, most: int | None = N
         for row, example in enumerate(world.stream)
         if refused[row]
     ]
-    work.library.store.submit(partial(add_all, new=new[:most])).result()
+    work.library.store.submit(partial(add_all, new=new)).result()
 
 
-def open_world(world: World, name: str, *, large: str = "large"):  # type: ignore[no-untyped-def]  # a context manager of OpenTask
-    """The world's task, opened on a store of its own."""
-    return opened(world.config(name, large=large), TASK)
+@contextmanager
+def open_world(world: World, name: str, *, large: str = "large") -> Iterator[OpenTask]:
+    """The world's task, opened on the store of that name."""
+    with opened(world.config(name, large=large), TASK) as work:
+        yield work
 
 
-def _parts(example: Example) -> dict[str, dict[str, object]]:
-    import hashlib
-
+def _parts(example: Example) -> dict[str, Any]:
     data = {name: value.encode() if isinstance(value, str) else value for name, value in example.parts.items()}
     digests = {name: hashlib.sha256(value).hexdigest() for name, value in data.items()}
     return {"parts": digests, "payloads": {digests[name]: value for name, value in data.items()}}
-
-
-def _short(plan):  # type: ignore[no-untyped-def]  # a TrainingPlan, whose module would load torch here
-    from dataclasses import replace
-
-    return replace(plan, epochs=12)

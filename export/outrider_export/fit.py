@@ -37,9 +37,11 @@ class Allowance(NamedTuple):
     """What the certificate may use."""
 
     groups: Sequence[str]
-    """Of the certification role."""
+    """Of the certification role; none: nothing may be certified."""
     delta: float
     """δ that this use pays."""
+    shortage: str = ""
+    """Why there are none."""
 
 
 class FitReport(Struct, kw_only=True, frozen=True):
@@ -109,27 +111,27 @@ class Fit:
         learner = find_named(student, self.task)
         large = self._large(teacher)
         module, was_distilled = self._student(learner, large)
-        certification, delta = self._allowed()
+        allowance = self.allow(sorted(set(self.tables["certification"].groups)))
         built = build_bundle(
             task=self.task,
             model=module,
             architecture=learner.architecture,
             tuning=self.tables["tuning"],
-            certification=certification,
-            delta=delta,
+            certification=self._certification(set(allowance.groups)),
+            delta=allowance.delta,
             support=self.tables["train"],
             out=self.small,
             version="1",
             seed=self.seed,
             progress=self._named("student"),
         )
-        return self._tested(large, built.sentences, was_distilled)
+        sentences = [f"no certificate: {allowance.shortage}"] if allowance.shortage else built.sentences
+        return self._tested(large, sentences, was_distilled)
 
-    def _allowed(self) -> tuple[Table, float]:
+    def _certification(self, allowed: set[str]) -> Table | None:
         table = self.tables["certification"]
-        allowance = self.allow(sorted(set(table.groups)))
-        members = set(allowance.groups)
-        return table.take(np.flatnonzero([group in members for group in table.groups])), allowance.delta
+        rows = np.flatnonzero([group in allowed for group in table.groups])
+        return table.take(rows) if len(rows) else None
 
     def _large(self, teacher: str) -> Model:
         if is_bundle(teacher):

@@ -152,10 +152,13 @@ class Fitting:
             now_ms=now_ms(),
         )
         taken = self._work.library.store.submit(take).result()
-        if taken is None:  # too few to certify anything: the bundle will say so
-            return Allowance(groups, self.task.delta)
         self._certification = taken.number
-        return Allowance(taken.drawn.groups, taken.drawn.delta)
+        drawn = taken.drawn
+        return Allowance(
+            drawn.groups if drawn.enough else [],
+            drawn.delta,
+            "" if drawn.enough else drawn.shortage(self.task.policy.target_risk),
+        )
 
 
 def write_files(out: Path, task: Task) -> None:

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from msgspec import Struct
 
 from outrider_cloud.store.schema import certifications, certified_groups
+from outrider_export.certify import forecast
 from outrider_wire.certificate import first_tested, reused_delta
 from outrider_wire.manifest import Certificate
 
@@ -26,20 +27,27 @@ class Draw(Struct, kw_only=True, frozen=True):
     """δ of this certification."""
     fresh: int
     """Groups in the store that no certification had used."""
+    enough: bool = True
+    """False: not even without an error could they certify anything."""
+
+    def shortage(self, risk: float) -> str:
+        """Why they are not enough, in words."""
+        before = f" (they have been used before, and pay for it: use {self.use})" if self.use > 1 else ""
+        return forecast(len(self.groups), risk, self.delta) + before
 
 
 class Taken(NamedTuple):
-    """A draw that is written down."""
+    """A draw, written down."""
 
     number: int
-    """Of the certification."""
+    """Of the certification; 0 where the rows are too few, so that nothing was written down."""
     drawn: Draw
 
 
 def draw(
     groups: Sequence[str], uses: Mapping[str, int], *, risk: float, delta: float, coverages: Sequence[float]
-) -> Draw | None:
-    """Fresh groups where they are enough to test the first of ``coverages``, else all; None where even these are not.
+) -> Draw:
+    """Fresh groups where they are enough to test one of ``coverages``, else all.
 
     Args:
         groups: of the certification rows there are.
@@ -50,11 +58,13 @@ def draw(
     """
     known = sorted(set(groups))
     fresh = [group for group in known if not uses.get(group)]
-    if _testable(fresh, risk, delta, coverages):
-        return Draw(groups=fresh, use=1, delta=delta, fresh=len(fresh))
     use = 1 + max((uses.get(group, 0) for group in known), default=0)
-    again = Draw(groups=known, use=use, delta=reused_delta(delta, use), fresh=len(fresh))
-    return again if use > 1 and _testable(known, risk, again.delta, coverages) else None
+    if use == 1 or _testable(fresh, risk, delta, coverages):
+        enough = _testable(fresh, risk, delta, coverages)
+        return Draw(groups=fresh, use=1, delta=delta, fresh=len(fresh), enough=enough)
+    paid = reused_delta(delta, use)
+    enough = _testable(known, risk, paid, coverages)
+    return Draw(groups=known, use=use, delta=paid, fresh=len(fresh), enough=enough)
 
 
 def _testable(groups: Sequence[str], risk: float, delta: float, coverages: Sequence[float]) -> bool:
@@ -86,11 +96,11 @@ def take(
     delta: float,
     coverages: Sequence[float],
     now_ms: int,
-) -> Taken | None:
-    """Draws groups and writes them down as used, in one change; None, and nothing is used up, where they are too few."""
+) -> Taken:
+    """Draws groups and writes them down as used, in one change; where they are too few, nothing is used up."""
     drawn = draw(groups, uses(connection, task), risk=risk, delta=delta, coverages=coverages)
-    if drawn is None:
-        return None
+    if not drawn.enough:
+        return Taken(0, drawn)
     return Taken(record(connection, task=task, drawn=drawn, risk=risk, bundle="", now_ms=now_ms), drawn)
 
 

@@ -155,10 +155,12 @@ class _Round:
     def _certified(self, report: RoundReport, workshop: Workshop, rows: Table | None, contest: Contest) -> RoundReport:
         """With the certificate, where there are rows for one; they are written down as used before they are looked at."""
         coverages = [each for each in DEFAULT_COVERAGES if each <= contest.after.most]
-        taken = self._take(rows, coverages) if rows else None
-        if rows is None or taken is None:
-            n, task = len(set(rows.groups)) if rows else 0, self.work.task
-            return replace(report, sentences=[f"no certificate: {forecast(n, task.policy.target_risk, task.delta)}"])
+        risk = self.work.task.policy.target_risk
+        if rows is None:
+            return replace(report, sentences=[f"no certificate: {forecast(0, risk, self.work.task.delta)}"])
+        taken = self._take(rows, coverages)
+        if not taken.drawn.enough:
+            return replace(report, sentences=[f"no certificate: {taken.drawn.shortage(risk)}"])
         drawn, members = taken.drawn, set(taken.drawn.groups)
         used = rows.take(np.flatnonzero([group in members for group in rows.groups]))
         certified = workshop.certify(used, delta=drawn.delta, coverages=coverages)
@@ -172,7 +174,7 @@ class _Round:
             sentences=certified.sentences,
         )
 
-    def _take(self, rows: Table, coverages: Sequence[float]) -> ledger.Taken | None:
+    def _take(self, rows: Table, coverages: Sequence[float]) -> ledger.Taken:
         task, store, deployed = self.work.task, self.work.library.store, self.base.model
         if (standing := deployed.manifest.certificate) is not None:
             known = partial(
