@@ -145,7 +145,7 @@ def build_bundle(
             promise=Promise(risk=task.policy.target_risk, delta=delta or task.delta, label_source=label_source),
             key=key,
             bounds=task.inputs,
-            support_fitted_on=0 if support else len(own_support),
+            support_fitted_here=support is None,
         )
         manifest = _finished(draft, certified, seed, _golden(shipped, tuning), folder)
         tell("checking", 0.9)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from outrider_engine.model import Model
 from outrider_export.data import Table
-from outrider_export.support import unseen_distance
+from outrider_export.support import FALSE_ALARMS
 from outrider_wire.acceptance import supported_scores
 from outrider_wire.calibration import expected_calibration_error, fit_temperature, softmax
 from outrider_wire.certificate import (
@@ -28,8 +28,6 @@ from outrider_wire.manifest import Acceptance, Calibration, Certificate
 from outrider_wire.task import InputPart
 
 LabelSource = Literal["ground_truth", "large_model"]
-SUPPORT_QUANTILE = 0.99
-"""Share of the tuning rows that count as known."""
 _BATCH = 64
 
 
@@ -78,7 +76,7 @@ def calibrate_and_certify(
     promise: Promise,
     key: str,
     bounds: Sequence[InputPart] = (),
-    support_fitted_on: int = 0,
+    support_fitted_here: bool = False,
     coverages: Sequence[float] = DEFAULT_COVERAGES,
 ) -> Certified:
     """Fits on the tuning rows, then certifies once on the certification rows; of both, one labelled row a group.
@@ -90,7 +88,7 @@ def calibrate_and_certify(
         promise: risk, δ and whose labels the rows carry.
         key: chooses the row of each group.
         bounds: the task's parts.
-        support_fitted_on: how many of the tuning rows the support distance itself was fitted on; 0: none.
+        support_fitted_here: the support distance was fitted on these very tuning rows, so that its own unit is the threshold.
         coverages: shares of the tuning rows that the candidate thresholds keep.
 
     Raises:
@@ -99,7 +97,7 @@ def calibrate_and_certify(
     tuned = _inferred(model, _usable(tuning, key), bounds)
     temperature = fit_temperature(tuned.logits, tuned.labels)
     probabilities = softmax(tuned.logits, temperature)
-    rule = Acceptance(support_threshold=_support_threshold(tuned.support, support_fitted_on))
+    rule = Acceptance(support_threshold=_support_threshold(tuned.support, fitted_here=support_fitted_here))
     scores = supported_scores(rule, probabilities, tuned.support)
     calibration = Calibration(temperature=temperature, n=len(tuned.labels))
     outcome, false_alarm, groups = None, None, []
@@ -154,12 +152,11 @@ def _inferred(model: Model, table: Table, bounds: Sequence[InputPart]) -> _Rows:
     return _Rows(np.stack([each.logits for each in found]).astype(np.float64), support, table.labels, table.groups)
 
 
-def _support_threshold(support: NDArray[np.float64] | None, fitted_on: int) -> float | None:
+def _support_threshold(support: NDArray[np.float64] | None, *, fitted_here: bool) -> float | None:
     known = support[np.isfinite(support)] if support is not None else np.zeros(0)
     if not known.any():
         return None
-    threshold = float(np.quantile(known, SUPPORT_QUANTILE))
-    return unseen_distance(threshold, fitted_on) if fitted_on else threshold
+    return 1.0 if fitted_here else float(np.quantile(known, 1 - FALSE_ALARMS))
 
 
 def check_disjoint(tuning: Table, certification: Table) -> None:
@@ -234,7 +231,7 @@ def _sentences(outcome: Outcome | None, promise: Promise, false_alarm: float | N
     if false_alarm is not None:
         said.append(
             f"{false_alarm:.1%} of the certification rows are refused as unlike what the model knows "
-            f"({1 - SUPPORT_QUANTILE:.0%} aimed at)"
+            f"({FALSE_ALARMS:.0%} aimed at)"
         )
     return said
 

@@ -1,7 +1,7 @@
 """The shipped students' networks: a small convolutional net, alone or fused with hashed words. Knows no task and no training.
 
 Any module may stand in for them: ``forward(*tensors) -> logits``, tensors in the order of its inputs. Optional:
-``pooled(*tensors)`` gives the features that the support distance is taken on, and ``encode(first)`` with
+``pooled(*tensors)`` gives the features that the support distances are taken on, and ``encode(first)`` with
 ``fuse(features, *rest)`` lets many questions about one image share its encoding.
 """
 
@@ -30,8 +30,8 @@ class Splits(Protocol):
 class Pools(Protocol):
     """A module that says what its support distance is taken on."""
 
-    def pooled(self, *tensors: Tensor) -> Tensor:
-        """Features (n, d)."""
+    def pooled(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Views of the input, each as features (n, d) of its own: the one that is farthest from what is known counts."""
         ...
 
 
@@ -73,11 +73,12 @@ class ImageEncoder(nn.Module):
         features: Tensor = self.dense(self.convolutions(image))
         return features
 
-    def pooled(self, image: Tensor) -> Tensor:
-        """Mean and log-variance of each map of the first and of the last convolution: (n, 2 × (first + last))."""
+    def pooled(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """The picture itself, (n, 9), and the maps of the first and the last convolution, (n, 2 × (first + last))."""
         first = self.convolutions[0](image)
         last = self.convolutions[1:](first)
-        return torch.cat([*_moments(first), *_moments(last)], 1)
+        own = torch.cat([*_moments(image, floor=1e-5), _sharpness(image)], 1)
+        return own, torch.cat([*_moments(first, floor=1e-3), *_moments(last, floor=1e-3)], 1)
 
 
 class ImageNet(nn.Module):
@@ -102,8 +103,8 @@ class ImageNet(nn.Module):
         logits: Tensor = self.head(features)
         return logits
 
-    def pooled(self, image: Tensor) -> Tensor:
-        """Features of the support distance."""
+    def pooled(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Features of the support distances."""
         return self.encoder.pooled(image)
 
 
@@ -131,17 +132,23 @@ class ImageTextNet(nn.Module):
         logits: Tensor = self.head(torch.cat([features * question, question], 1))
         return logits
 
-    def pooled(self, image: Tensor, text: Tensor) -> Tensor:
-        """Features of the support distance: the image's alone."""
+    def pooled(self, image: Tensor, text: Tensor) -> tuple[Tensor, ...]:
+        """Features of the support distances: the image's alone."""
         del text
         return self.encoder.pooled(image)
 
 
-def _moments(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Per map, (n, channels) each. The floor keeps the logarithm of a flat map, and the noise of INT8 in it, bounded."""
+def _moments(maps: Tensor, *, floor: float) -> tuple[Tensor, Tensor]:
+    """Mean and log-variance of each map, (n, channels) each. The floor bounds the logarithm of a flat map, and INT8's noise in it."""
     mean = maps.mean((2, 3), keepdim=True)
     away = maps - mean
-    return mean.flatten(1), torch.log((away * away).mean((2, 3)) + 1e-3)
+    return mean.flatten(1), torch.log((away * away).mean((2, 3)) + floor)
+
+
+def _sharpness(image: Tensor) -> Tensor:
+    """Log of the mean squared step from pixel to pixel, (n, channels): noise and blur show here."""
+    down, right = image[:, :, 1:] - image[:, :, :-1], image[:, :, :, 1:] - image[:, :, :, :-1]
+    return torch.log((down * down).mean((2, 3)) + (right * right).mean((2, 3)) + 1e-5)
 
 
 def _convolution(channels_in: int, channels_out: int, stride: int) -> nn.Module:

@@ -15,7 +15,7 @@ from outrider_export.data import Tensors
 from outrider_export.networks import Pools
 from outrider_export.parity import parity, run_rows
 from outrider_export.quantize import static_int8
-from outrider_export.support import Deployable, fit_gaussian, pooled_features
+from outrider_export.support import Deployable, fit_known, pooled_features
 from outrider_export.to_onnx import export_onnx
 from outrider_export.training import predict
 from outrider_wire.errors import BundleMismatchError, OperatorConfigError
@@ -98,7 +98,7 @@ def _exported(
     module.eval()
     deployed, outputs = module, Outputs()
     if isinstance(module, Pools):
-        deployed = Deployable(module, fit_gaussian(pooled_features(module, support)))
+        deployed = Deployable(module, fit_known(pooled_features(module, support)))
         outputs = Outputs(support="support")
     names = [outputs.logits, *([outputs.support] if outputs.support else [])]
     data = export_onnx(deployed, inputs, names)

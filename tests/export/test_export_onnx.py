@@ -15,7 +15,7 @@ from outrider_export.data import Table, Tensors
 from outrider_export.parity import parity, run_rows
 from outrider_export.quantize import Quantized, static_int8
 from outrider_export.students import Architecture
-from outrider_export.support import Deployable, fit_gaussian, pooled_features
+from outrider_export.support import Deployable, fit_known, pooled_features
 from outrider_export.to_onnx import OPSET, export_onnx
 from outrider_export.training import predict
 from outrider_wire.errors import BundleDamagedError, OperatorConfigError
@@ -32,7 +32,7 @@ def rows(squares: Callable[[int, int], Table], architecture: Architecture, task:
 
 @pytest.fixture(scope="module")
 def deployable(trained: torch.nn.Module, rows: Tensors) -> Deployable:
-    return Deployable(trained, fit_gaussian(pooled_features(trained, rows)))
+    return Deployable(trained, fit_known(pooled_features(trained, rows)))
 
 
 @pytest.fixture(scope="module")

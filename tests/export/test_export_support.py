@@ -6,7 +6,7 @@ import torch
 from scipy.spatial.distance import mahalanobis
 
 from outrider_export.networks import ImageNet, Shape
-from outrider_export.support import Deployable, fit_gaussian, unseen_distance
+from outrider_export.support import FALSE_ALARMS, Deployable, fit_gaussian, fit_known, unseen_distance
 from outrider_wire.errors import RuleRefusalError
 
 
@@ -15,17 +15,12 @@ def cloud(n: int, d: int, seed: int = 0) -> np.ndarray:
     return rng.normal(size=(n, d)) @ rng.normal(size=(d, d)) + 3
 
 
-def distances(rows: np.ndarray, gaussian: object) -> np.ndarray:
-    away = rows - gaussian.mean
-    return np.sqrt((away @ gaussian.precision * away).sum(1))
-
-
 def test_the_gaussian_gives_the_mahalanobis_distance() -> None:
     rows = cloud(500, 4)
     gaussian = fit_gaussian(rows)
     expected = [mahalanobis(row, rows.mean(0), np.linalg.inv(np.cov(rows.T))) for row in rows[:20]]
 
-    assert np.allclose(distances(rows[:20], gaussian), expected, rtol=2e-2)
+    assert np.allclose(gaussian.distances(rows[:20]), expected, rtol=2e-2)
 
 
 def test_a_feature_that_never_varied_does_not_break_it() -> None:
@@ -33,14 +28,14 @@ def test_a_feature_that_never_varied_does_not_break_it() -> None:
     gaussian = fit_gaussian(rows)
     strange = rows[:1] + np.array([[0, 0, 0, 1.0]])
 
-    assert np.isfinite(distances(rows, gaussian)).all()
-    assert distances(strange, gaussian)[0] > 10 * distances(rows, gaussian).max()
+    assert np.isfinite(gaussian.distances(rows)).all()
+    assert gaussian.distances(strange)[0] > 10 * gaussian.distances(rows).max()
 
 
 def test_a_distance_on_the_rows_it_was_fitted_on_is_corrected_to_the_left_out_one() -> None:
     rows = cloud(60, 20)
-    own = distances(rows, fit_gaussian(rows))
-    left_out = [distances(rows[k : k + 1], fit_gaussian(np.delete(rows, k, 0)))[0] for k in range(len(rows))]
+    own = fit_gaussian(rows).distances(rows)
+    left_out = [fit_gaussian(np.delete(rows, k, 0)).distances(rows[k : k + 1])[0] for k in range(len(rows))]
 
     assert np.median(left_out) > 1.1 * np.median(own)
     assert np.allclose([unseen_distance(distance, 60) for distance in own], left_out, rtol=0.03)
@@ -52,26 +47,66 @@ def test_too_few_rows_are_refused_with_how_many_are_needed() -> None:
     assert "32" in few.value.fix
 
 
-def test_the_deployed_module_gives_logits_and_that_distance() -> None:
+@pytest.fixture
+def module() -> ImageNet:
     torch.manual_seed(0)
-    module = ImageNet(Shape(image=8, channels=(4, 4), strides=(2, 1), width=6), 3).eval()
-    images = torch.rand(80, 3, 8, 8)
-    with torch.inference_mode():
-        features = module.pooled(images).double().numpy()
-        gaussian = fit_gaussian(features)
-        logits, support = Deployable(module, gaussian).eval()(images)
+    return ImageNet(Shape(image=16, channels=(8, 8), strides=(2, 2), width=6), 3).eval()
 
+
+def views(module: ImageNet, images: torch.Tensor) -> list[np.ndarray]:
+    with torch.inference_mode():
+        return [view.double().numpy() for view in module.pooled(images)]
+
+
+def test_the_deployed_module_gives_logits_and_the_farther_distance(module: ImageNet) -> None:
+    images = torch.rand(300, 3, 16, 16)
+    known = fit_known(views(module, images))
+    with torch.inference_mode():
+        logits, support = Deployable(module, known).eval()(images)
         assert torch.equal(logits, module(images))
-    assert np.allclose(support.numpy(), distances(features, gaussian), rtol=1e-3)
+
+    of_each = [
+        each.gaussian.distances(view) / each.unit for each, view in zip(known, views(module, images), strict=True)
+    ]
+    assert np.allclose(support.numpy(), np.maximum(*of_each), rtol=1e-3)
+    assert all((one == support.numpy()).any() or (one > other).any() for one, other in [of_each, of_each[::-1]])
 
 
-def test_pooled_features_tell_a_flat_picture_from_a_textured_one() -> None:
-    torch.manual_seed(0)
-    module = ImageNet(Shape(image=16, channels=(8, 8), strides=(2, 2), width=6), 3).eval()
-    textured = (0.5 + 0.2 * torch.randn(300, 3, 16, 16)).clamp(0, 1)
+def test_about_the_stated_share_of_unseen_known_rows_is_farther_than_one_unit() -> None:
+    """Both views fitted on 400 rows, judged on 4,000 others."""
+    rng = np.random.default_rng(1)
+    mix = [rng.normal(size=(d, d)) for d in (9, 30)]
+    rows = [[rng.normal(size=(n, m.shape[0])) @ m for m in mix] for n in (400, 4000)]
+    known = fit_known(rows[0])
+    far = (
+        np.maximum(*(each.gaussian.distances(view) / each.unit for each, view in zip(known, rows[1], strict=True))) > 1
+    )
+
+    assert 0.3 * FALSE_ALARMS < far.mean() < 2.5 * FALSE_ALARMS
+
+
+def noisy(level: float, n: int = 300) -> torch.Tensor:
+    pictures = (0.5 * torch.ones(n, 3, 16, 16)).clone()
+    pictures[:, 0, 4:12, 4:12] = 0.9
+    return (pictures + level * torch.randn(pictures.shape)).clamp(0, 1)
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    {
+        "blank": torch.full((1, 3, 16, 16), 0.5),
+        "black": torch.zeros(1, 3, 16, 16),
+        "noise": torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(2)),
+        "swapped": noisy(0.05, 1).flip(1),
+        "sharp": noisy(0.0, 1),
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_foreign_pictures_are_farther_than_any_known_one(module: ImageNet, foreign: tuple[str, torch.Tensor]) -> None:
+    torch.manual_seed(1)
+    images = noisy(0.05)
+    deployed = Deployable(module, fit_known(views(module, images)))
     with torch.inference_mode():
-        gaussian = fit_gaussian(module.pooled(textured).double().numpy())
-        known = Deployable(module, gaussian)(textured)[1]
-        flat = Deployable(module, gaussian)(torch.full((1, 3, 16, 16), 0.5))[1]
+        known, strange = deployed(images)[1], deployed(foreign[1])[1]
 
-    assert float(flat) > float(known.max())
+    assert float(strange) > 1.2 * float(known.max())

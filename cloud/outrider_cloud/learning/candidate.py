@@ -122,7 +122,7 @@ class Workshop:
             promise=Promise(risk=self.task.policy.target_risk, delta=delta),
             key=self.key,
             bounds=self.task.inputs,
-            support_fitted_on=0 if self.known else len(set(self.tuning.groups)),
+            support_fitted_here=self.known is None,
             coverages=coverages,
         )
         manifest = msgspec.structs.replace(
