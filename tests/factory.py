@@ -164,6 +164,7 @@ def with_certificate(manifest: Manifest) -> Manifest:
         risk=0.05,
         delta=0.05,
         n=400,
+        groups=400,
         accepted=240,
         errors=4,
         coverage=0.6,
@@ -172,7 +173,7 @@ def with_certificate(manifest: Manifest) -> Manifest:
         data_digest=hashlib.sha256(b"certification groups").hexdigest(),
         provider=variant.provider,
         precision=variant.precision,
-        binding=manifest.binding(variant),
+        claims=manifest.claims(variant),
     )
     return Manifest(
         **{**{name: getattr(manifest, name) for name in Manifest.__struct_fields__}, "certificate": certificate}

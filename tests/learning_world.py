@@ -20,7 +20,7 @@ from outrider_cloud.config import CloudConfig, load_cloud_config
 from outrider_cloud.learning.opening import OpenTask, opened
 from outrider_cloud.store.examples import NewExample, add_all
 from outrider_engine.model import Model, load_model
-from outrider_export.asking import ask
+from outrider_export.asking import ask_rows
 from outrider_export.data import Example, Table
 from outrider_export.task_text import task_to_toml
 from outrider_wire.acceptance import accepted
@@ -149,9 +149,8 @@ def escalate(work: OpenTask, world: World, large: Model) -> None:
     """Puts the refused inputs of the stream into the store, with what ``large`` says of them."""
     table = Table.from_examples(world.stream)
     deployed = load_model(world.base)
-    own = ask(deployed, table.tensors(deployed.manifest.inputs))
-    refused = ~accepted(deployed.manifest.acceptance, own.probabilities, own.support)
-    said = ask(large, table.tensors(large.manifest.inputs)).probabilities
+    refused = ~accepted(deployed.manifest.acceptance, ask_rows(deployed, table).signals)
+    said = ask_rows(large, table).probabilities
     new = [
         NewExample(
             task=TASK,

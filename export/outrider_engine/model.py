@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from outrider_engine.bundle import Bundle, open_bundle
 from outrider_engine.session import OrtSession, Session
 from outrider_engine.walk import walk
-from outrider_wire.calibration import softmax
+from outrider_wire.acceptance import Verdict, judge
+from outrider_wire.calibration import calibrated
 from outrider_wire.errors import BundleMismatchError
 from outrider_wire.manifest import ModelInput, Variant
 from outrider_wire.steps import Preparer
+from outrider_wire.strata import stratum_of
 from outrider_wire.task import InputPart
 
 Example = Mapping[str, NDArray[Any]]
@@ -32,6 +34,10 @@ class Inference(NamedTuple):
     support: float | None
     """Distance from what the model knows; None: it exports none. Infinite where a part of the input left no trace in its
     tensor (a question in another script). May be NaN. No acceptance rule accepts what is not finite."""
+    deferral: float | None = None
+    """The learned score; None: the model gives none."""
+    unread: tuple[str, ...] = ()
+    """The parts of which nothing reached the model."""
 
 
 class Model:
@@ -46,10 +52,12 @@ class Model:
         """The variant with the provider that really runs it."""
         self.certified = self.manifest.certificate_fault(self.variant)
         """Why no certificate may be claimed for what runs here; '' when one may."""
+        certificate = self.manifest.certificate
+        self.certificate_id = certificate.id if certificate is not None and not self.certified else ""
+        """The certificate that may be claimed; '' without one."""
         self._session = session
         self._preparer = Preparer(self.manifest.inputs, bounds=bounds)
         self._tensors = [entry.tensor for entry in self.manifest.inputs]
-        self._temperature = self.manifest.calibration.temperature
         self._one_by_one = any(fact.shape and fact.shape[0] == 1 for fact in session.inputs)
 
     def prepare(self, parts: Mapping[str, bytes | str]) -> dict[str, NDArray[Any]]:
@@ -75,17 +83,27 @@ class Model:
         else:
             return []
         found = self._session.run(feeds)
-        logits, support = self._checked(found, len(batch))
+        logits, support, deferral = self._checked(found, len(batch))
         if not np.isfinite(logits).all():
             raise BundleMismatchError(
                 "the model gave NaN or infinity", reason="not_finite", fix="roll back to the release before it"
             )
-        probabilities = softmax(logits, self._temperature)
-        distances: list[float | None] = support.tolist() if support is not None else [None] * len(batch)
-        for row, example in enumerate(batch):
-            if self._preparer.unread(example):
-                distances[row] = math.inf
-        return list(map(Inference, logits, probabilities, distances))
+        probabilities = calibrated(logits, self.manifest.calibration)
+        unread = [self._preparer.unread(example) for example in batch]
+        distances = [math.inf if parts else distance for parts, distance in zip(unread, support, strict=True)]
+        return list(map(Inference, logits, probabilities, distances, deferral, unread))
+
+    def judge(self, said: Inference, parts: Mapping[str, bytes | str]) -> Verdict:
+        """What the bundle's acceptance rule says of an input, from what the model says of it."""
+        rule = self.manifest.acceptance
+        return judge(
+            rule,
+            logits=said.logits,
+            probabilities=said.probabilities,
+            support=said.support,
+            deferral=said.deferral,
+            stratum=stratum_of(rule.strata, parts),
+        )
 
     def dry_run(self) -> None:
         """One inference on zeros: the model's tensors are the manifest's, in name and shape. Also warms it.
@@ -99,19 +117,26 @@ class Model:
         feeds = {entry.tensor: _zeros(entry, facts[entry.tensor].dtype) for entry in self.manifest.inputs}
         self._checked(self._session.run(feeds), 1)
 
-    def _checked(self, found: Mapping[str, NDArray[Any]], n: int) -> tuple[NDArray[Any], NDArray[Any] | None]:
-        """Logits (n, labels) and support (n,)."""
+    def _checked(
+        self, found: Mapping[str, NDArray[Any]], n: int
+    ) -> tuple[NDArray[Any], list[float | None], list[float | None]]:
+        """Logits (n, labels), and one support distance and one deferral score a row, where the model gives them."""
         names = self.manifest.outputs
         logits = found.get(names.logits)
         if logits is None or logits.shape != (n, len(self.labels)):
             have = "no such output" if logits is None else f"one of shape {logits.shape}"
             raise _mismatch(f"output {names.logits!r} should be of shape {(n, len(self.labels))}, and there is {have}")
-        if names.support is None:
-            return logits, None
-        support = found.get(names.support)
-        if support is None or support.size != n:
-            raise _mismatch(f"output {names.support!r} should hold one number an example")
-        return logits, support.reshape(n)
+        return logits, _one_a_row(found, names.support, n), _one_a_row(found, names.deferral, n)
+
+
+def _one_a_row(found: Mapping[str, NDArray[Any]], name: str | None, n: int) -> list[float | None]:
+    if name is None:
+        return [None] * n
+    values = found.get(name)
+    if values is None or values.size != n:
+        raise _mismatch(f"output {name!r} should hold one number an example")
+    numbers: list[float | None] = values.reshape(n).tolist()
+    return numbers
 
 
 def load_model(

@@ -19,9 +19,10 @@ from torch import nn
 
 from outrider_engine.golden import Golden, check_golden, encode_golden
 from outrider_engine.model import Model, load_model
-from outrider_export.certify import Certified, LabelSource, Promise, calibrate_and_certify, check_disjoint
+from outrider_export.certify import Behind, Certified, calibrate_and_certify, check_disjoint
 from outrider_export.checkpoint import checkpoint_path, save_checkpoint
 from outrider_export.data import Progress, Table
+from outrider_export.promises import Promise
 from outrider_export.students import Architecture
 from outrider_export.task_text import task_to_toml
 from outrider_export.variants import Variants, make_variants
@@ -31,6 +32,7 @@ from outrider_wire.manifest import (
     Acceptance,
     BundleFile,
     Calibration,
+    LabelSource,
     Manifest,
     Precision,
     encode_manifest,
@@ -82,6 +84,7 @@ def build_bundle(
     precisions: Sequence[Precision] = ("int8", "fp32"),
     delta: float | None = None,
     label_source: LabelSource = "ground_truth",
+    behind: Behind | None = None,
     licence: str = "",
     progress: Progress | None = None,
 ) -> BuildReport:
@@ -102,6 +105,7 @@ def build_bundle(
         precisions: in order of preference; the first ships, is calibrated and certified.
         delta: δ of the certificate when it is not the task's (rows used before).
         label_source: whose labels the rows carry.
+        behind: the large model, for a promised gap and for the bound on its error.
         licence: text of the model's licence.
         progress: told each stage.
 
@@ -142,10 +146,17 @@ def build_bundle(
             model=shipped,
             tuning=tuning,
             certification=certification,
-            promise=Promise(risk=task.policy.target_risk, delta=delta or task.delta, label_source=label_source),
+            promise=Promise(
+                risk=task.policy.target_risk,
+                delta=delta or task.delta,
+                label_source=label_source,
+                gap=task.policy.target_gap if certification is not None else None,
+            ),
             key=key,
             bounds=task.inputs,
             support_fitted_here=support is None,
+            strata=task.strata,
+            behind=behind,
         )
         manifest = _finished(draft, certified, seed, _golden(shipped, tuning), folder)
         tell("checking", 0.9)
@@ -202,6 +213,7 @@ def _finished(draft: Manifest, certified: Certified, seed: int, golden: bytes, f
         calibration=certified.calibration,
         acceptance=certified.acceptance,
         certificate=certified.certificate,
+        scores={name: round(area, 5) for name, area in certified.scores.items()},
         golden=GOLDEN_FILE,
         files=[*draft.files, _written(folder, GOLDEN_FILE, golden)],
         provenance={**draft.provenance, **notes},

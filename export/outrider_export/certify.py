@@ -1,45 +1,60 @@
 """Calibration, acceptance rule and certificate of the very session that ships, on rows of their own roles. Trains nothing."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from outrider_engine.model import Model
+from outrider_export.asking import Said, ask
+from outrider_export.choices import Choices, choose, recalibrated
 from outrider_export.data import Table
+from outrider_export.promises import Promise, verdict
 from outrider_export.support import FALSE_ALARMS
-from outrider_wire.acceptance import supported_scores
-from outrider_wire.calibration import expected_calibration_error, fit_temperature, softmax
+from outrider_wire.acceptance import Signals, accepted, supported_scores
 from outrider_wire.certificate import (
     DEFAULT_COVERAGES,
-    START_ERRORS,
+    GROUP_ROWS,
+    Gap,
     Outcome,
-    first_tested,
     fixed_sequence,
-    items_needed,
-    thresholds_at,
+    one_per_group,
+    rows_a_group,
+    strata_sequences,
+    upper_bound,
 )
 from outrider_wire.errors import RuleRefusalError
-from outrider_wire.manifest import Acceptance, Calibration, Certificate
+from outrider_wire.manifest import Acceptance, Calibration, Certificate, StratumClaim, StratumRule, SystemClaim
+from outrider_wire.scores import ScoreName
+from outrider_wire.strata import OTHER, Stratum
 from outrider_wire.task import InputPart
 
-LabelSource = Literal["ground_truth", "large_model"]
-_BATCH = 64
+Probabilities = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Promise:
-    """What is asked for."""
+class Behind:
+    """The large model behind the device, for claims about both together."""
 
-    risk: float
-    """r*"""
-    delta: float
-    """δ; smaller than the task's when the rows have been used before (`outrider_wire.certificate.reused_delta`)."""
-    label_source: LabelSource = "ground_truth"
+    name: str
+    """With its revision."""
+    ask: Callable[[Table], Probabilities]
+    """(n, k) what it says of rows."""
+    strategy: str = "shunt"
+    combine: Callable[[Probabilities, Probabilities], Probabilities] = lambda large, small: large
+    """(large (n, k), small (n, k)) → the answer's distribution (n, k)."""
+
+
+def behind_model(model: Model, bounds: Sequence[InputPart] = ()) -> Behind:
+    """A bundle as the large model of a plain shunt."""
+    return Behind(
+        name=f"{model.manifest.version}@{model.digest[:12]}",
+        ask=lambda table: ask(model, table.tensors(model.manifest.inputs, bounds)).probabilities,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +64,10 @@ class Certified:
     calibration: Calibration
     acceptance: Acceptance
     certificate: Certificate | None
-    outcome: Outcome | None
-    """The sequence of tests; None when there were no certification rows."""
+    outcomes: Mapping[str, Outcome]
+    """Stratum ('' where the task has none) → its sequence of tests; empty when there were no certification rows."""
+    scores: Mapping[ScoreName, float]
+    """Area under the risk–coverage curve of each score on tuning rows."""
     tuning_accuracy: float
     calibration_error: float
     """Expected calibration error of the tuning rows, calibrated."""
@@ -58,14 +75,6 @@ class Certified:
     """Share of the certification rows that the support distance refuses."""
     sentences: list[str]
     """The above for a person: what is promised, or why nothing is and how many rows are needed."""
-
-
-@dataclass(frozen=True)
-class _Rows:
-    logits: NDArray[np.float64]
-    support: NDArray[np.float64] | None
-    labels: NDArray[np.int64]
-    groups: Sequence[str]
 
 
 def calibrate_and_certify(
@@ -78,85 +87,62 @@ def calibrate_and_certify(
     bounds: Sequence[InputPart] = (),
     support_fitted_here: bool = False,
     coverages: Sequence[float] = DEFAULT_COVERAGES,
+    strata: Sequence[Stratum] = (),
+    behind: Behind | None = None,
 ) -> Certified:
-    """Fits on the tuning rows, then certifies once on the certification rows; of both, one labelled row a group.
+    """Chooses on the tuning rows, then certifies once on the certification rows; of both, a few labelled rows a group.
 
     Args:
         model: the bundle as it will ship, all but its calibration, rule and certificate.
         tuning: rows of the tuning role.
         certification: rows of the certification role, never used for any choice; None: no certificate is wanted.
-        promise: risk, δ and whose labels the rows carry.
-        key: chooses the row of each group.
+        promise: risk, gap, δ and whose labels the rows carry.
+        key: chooses the rows of each group.
         bounds: the task's parts.
         support_fitted_here: the support distance was fitted on these very tuning rows, so that its own unit is the threshold.
         coverages: shares of the tuning rows that the candidate thresholds keep.
+        strata: kinds of input that are certified apart.
+        behind: the large model: a promised gap needs it, and the bound on its error is measured with it.
 
     Raises:
-        RuleRefusalError: a group is in both tables, or there are no labelled tuning rows.
+        RuleRefusalError: a group is in both tables, there are no labelled tuning rows, or a gap is promised of no large model.
     """
-    tuned = _inferred(model, _usable(tuning, key), bounds)
-    temperature = fit_temperature(tuned.logits, tuned.labels)
-    probabilities = softmax(tuned.logits, temperature)
-    rule = Acceptance(support_threshold=_support_threshold(tuned.support, fitted_here=support_fitted_here))
-    scores = supported_scores(rule, probabilities, tuned.support)
-    calibration = Calibration(temperature=temperature, n=len(tuned.labels))
-    outcome, false_alarm, groups = None, None, []
+    if promise.gap is not None and behind is None:
+        raise RuleRefusalError(
+            "a gap to the large model cannot be certified without one",
+            reason="no_large_model",
+            fix="name the large model",
+        )
+    held = _usable(tuning, key, GROUP_ROWS)
+    choices = choose(
+        _said(model, held, bounds, strata),
+        held.labels,
+        coverages=coverages,
+        support_fitted_here=support_fitted_here,
+    )
+    trial = None
     if certification is not None:
         check_disjoint(tuning, certification)
-        held_out = _inferred(model, _usable(certification, key), bounds)
-        groups = list(held_out.groups)
-        fresh = softmax(held_out.logits, temperature)
-        outcome = fixed_sequence(
-            supported_scores(rule, fresh, held_out.support),
-            fresh.argmax(1) == held_out.labels,
-            thresholds_at(scores, coverages),
-            promise.risk,
-            promise.delta,
-            coverages=coverages,
+        rows = _certifying(certification, key)
+        trial = _Trial(
+            table=rows,
+            rows=recalibrated(_said(model, rows, bounds, strata), choices.calibration),
+            choices=choices,
+            promise=promise,
+            behind=behind,
         )
-        if held_out.support is not None and rule.support_threshold is not None:
-            false_alarm = float((held_out.support > rule.support_threshold).mean())
-        rule = msgspec.structs.replace(rule, threshold=outcome.threshold)
+    rule = _rule(choices, trial.outcomes if trial else {}, strata)
     return Certified(
-        calibration=calibration,
+        calibration=choices.calibration,
         acceptance=rule,
-        certificate=_certificate(
-            model=model, calibration=calibration, rule=rule, outcome=outcome, promise=promise, groups=groups
-        ),
-        outcome=outcome,
-        tuning_accuracy=float((probabilities.argmax(1) == tuned.labels).mean()),
-        calibration_error=expected_calibration_error(probabilities, tuned.labels),
-        support_false_alarm=false_alarm,
-        sentences=_sentences(outcome, promise, false_alarm),
+        certificate=trial.certificate(model, rule) if trial and rule.keeps_anything else None,
+        outcomes=trial.outcomes if trial else {},
+        scores=choices.areas,
+        tuning_accuracy=choices.accuracy,
+        calibration_error=choices.calibration_error,
+        support_false_alarm=trial.false_alarm if trial else None,
+        sentences=[*verdict(trial.outcomes if trial else {}, promise), *(trial.remarks if trial else [])],
     )
-
-
-def _usable(table: Table, key: str) -> Table:
-    labelled = table.take(np.flatnonzero(table.labels >= 0))
-    if not len(labelled):
-        raise RuleRefusalError(
-            "there are no labelled rows to calibrate or certify on", reason="no_rows", fix="label some rows"
-        )
-    return labelled.one_per_group(key)
-
-
-def _inferred(model: Model, table: Table, bounds: Sequence[InputPart]) -> _Rows:
-    tensors = table.tensors(model.manifest.inputs, bounds)
-    rows = [
-        {name: tensors.values[name][tensors.index[name][row]] for name in tensors.values} for row in range(len(table))
-    ]
-    found = [each for start in range(0, len(rows), _BATCH) for each in model.infer(rows[start : start + _BATCH])]
-    # An input of which the model read nothing has infinite support distance, also where the model exports none.
-    distances = np.asarray([np.nan if each.support is None else each.support for each in found], np.float64)
-    support = None if np.isnan(distances).all() else np.where(np.isnan(distances), 0.0, distances)
-    return _Rows(np.stack([each.logits for each in found]).astype(np.float64), support, table.labels, table.groups)
-
-
-def _support_threshold(support: NDArray[np.float64] | None, *, fitted_here: bool) -> float | None:
-    known = support[np.isfinite(support)] if support is not None else np.zeros(0)
-    if not known.any():
-        return None
-    return 1.0 if fitted_here else float(np.quantile(known, 1 - FALSE_ALARMS))
 
 
 def check_disjoint(tuning: Table, certification: Table) -> None:
@@ -174,83 +160,159 @@ def check_disjoint(tuning: Table, certification: Table) -> None:
         )
 
 
-def _certificate(
-    *,
-    model: Model,
-    calibration: Calibration,
-    rule: Acceptance,
-    outcome: Outcome | None,
-    promise: Promise,
-    groups: Sequence[str],
-) -> Certificate | None:
-    if outcome is None or outcome.threshold is None:
-        return None
-    manifest = msgspec.structs.replace(model.manifest, calibration=calibration, acceptance=rule)
-    return Certificate(
-        method="fixed-sequence",
-        risk=promise.risk,
-        delta=promise.delta,
+def data_digest(groups: Sequence[str]) -> str:
+    """How a certificate names its rows: the digest of their sorted group ids."""
+    return hashlib.sha256("\n".join(sorted(set(groups))).encode()).hexdigest()
+
+
+def _usable(table: Table, key: str, most: int) -> Table:
+    labelled = table.take(np.flatnonzero(table.labels >= 0))
+    if not len(labelled):
+        raise RuleRefusalError(
+            "there are no labelled rows to calibrate or certify on", reason="no_rows", fix="label some rows"
+        )
+    return labelled.some_per_group(key, most)
+
+
+def _certifying(table: Table, key: str) -> Table:
+    labelled = [group for group, label in zip(table.groups, table.labels, strict=True) if label >= 0]
+    return _usable(table, key, rows_a_group(labelled))
+
+
+def _said(model: Model, table: Table, bounds: Sequence[InputPart], strata: Sequence[Stratum]) -> Said:
+    return ask(model, table.tensors(model.manifest.inputs, bounds), table.strata(strata))
+
+
+def _rule(choices: Choices, outcomes: Mapping[str, Outcome], strata: Sequence[Stratum]) -> Acceptance:
+    """The chosen rule with the thresholds that were certified."""
+    certified = {name: outcome.threshold for name, outcome in outcomes.items()}
+    own = [
+        StratumRule(name=each.name, part=each.part, any_of=each.any_of, threshold=certified.get(each.name))
+        for each in strata
+    ]
+    n = sum(outcome.n for outcome in outcomes.values())
+    kept = sum(outcome.accepted for outcome in outcomes.values()) / n if n else 0.0
+    return msgspec.structs.replace(
+        choices.rule,
+        threshold=certified.get(OTHER if strata else ""),
+        strata=own,
+        stricter=choices.threshold_at(kept / 2) if kept else None,
+    )
+
+
+class _Trial:
+    """The certification rows, looked at once."""
+
+    def __init__(
+        self, *, table: Table, rows: Signals, choices: Choices, promise: Promise, behind: Behind | None
+    ) -> None:
+        self._table = table
+        self._rows = rows
+        self._choices = choices
+        self._promise = promise
+        self._behind = behind
+        self._right: Flags = rows.probabilities.argmax(1) == table.labels
+        self._large = behind.ask(table) if behind else None
+        self.gap = self._paired_losses() if promise.gap is not None else None
+        self.outcomes = self._tested()
+
+    @property
+    def false_alarm(self) -> float | None:
+        """Share of the rows that the support distance refuses."""
+        support, threshold = self._rows.support, self._choices.rule.support_threshold
+        return None if support is None or threshold is None else float((support > threshold).mean())
+
+    @property
+    def remarks(self) -> list[str]:
+        """What else a person should know."""
+        if (share := self.false_alarm) is None:
+            return []
+        return [
+            f"{share:.1%} of the certification rows are refused as unlike what the model knows ({FALSE_ALARMS:.0%} aimed at)"
+        ]
+
+    def certificate(self, model: Model, rule: Acceptance) -> Certificate:
+        """The certificate of a rule that keeps something."""
+        manifest = msgspec.structs.replace(model.manifest, calibration=self._choices.calibration, acceptance=rule)
+        kept = accepted(rule, self._rows)
+        certified = [outcome for outcome in self.outcomes.values() if outcome.threshold is not None]
+        return Certificate(
+            method=certified[0].method,
+            risk=self._promise.risk,
+            delta=self._promise.delta,
+            n=len(self._table),
+            groups=len(set(self._table.groups)),
+            accepted=int(kept.sum()),
+            errors=int((kept & ~self._right).sum()),
+            coverage=float(kept.mean()),
+            risk_bound=max(outcome.risk_bound for outcome in certified),
+            label_source=self._promise.label_source,
+            data_digest=data_digest(self._table.groups),
+            provider=model.variant.provider,
+            precision=model.variant.precision,
+            claims=manifest.claims(model.variant),
+            strata=[_claim(name, outcome) for name, outcome in self.outcomes.items() if name],
+            system=self._system(kept),
+            large_error=self._large_error(kept),
+        )
+
+    def _tested(self) -> Mapping[str, Outcome]:
+        scores, choices, promise = supported_scores(self._choices.rule, self._rows), self._choices, self._promise
+        if self._rows.strata:
+            return strata_sequences(
+                scores,
+                self._right,
+                strata=self._rows.strata,
+                thresholds=choices.ladders,
+                risk=promise.risk,
+                delta=promise.delta,
+                coverages=choices.coverages,
+                groups=self._table.groups,
+                gap=self.gap,
+            )
+        return {
+            "": fixed_sequence(
+                scores,
+                self._right,
+                choices.ladders[""],
+                promise.risk,
+                promise.delta,
+                coverages=choices.coverages,
+                groups=self._table.groups,
+                gap=self.gap,
+            )
+        }
+
+    def _paired_losses(self) -> Gap | None:
+        if self._behind is None or self._large is None or self._promise.gap is None:
+            return None
+        labels = self._table.labels
+        large_wrong = (self._large.argmax(1) != labels).astype(np.int64)
+        joined = self._behind.combine(self._large, self._rows.probabilities).argmax(1) != labels
+        return Gap(most=self._promise.gap, kept=~self._right - large_wrong, sent=joined - large_wrong)
+
+    def _system(self, kept: Flags) -> SystemClaim | None:
+        if self.gap is None or self._behind is None:
+            return None
+        found = float(np.where(kept, self.gap.kept, self.gap.sent).mean())
+        return SystemClaim(gap=self.gap.most, found=found, large=self._behind.name, strategy=self._behind.strategy)
+
+    def _large_error(self, kept: Flags) -> float | None:
+        """Upper bound of the large model's error on what is kept, one row a group, at δ over the number of rules it could be."""
+        if self._large is None:
+            return None
+        rows = np.flatnonzero(kept)
+        rows = rows[one_per_group([self._table.groups[row] for row in rows.tolist()], "large-error")]
+        wrong = int((self._large[rows].argmax(1) != self._table.labels[rows]).sum())
+        return upper_bound(wrong, len(rows), self._promise.delta / len(self._choices.coverages))
+
+
+def _claim(name: str, outcome: Outcome) -> StratumClaim:
+    return StratumClaim(
+        name=name,
         n=outcome.n,
         accepted=outcome.accepted,
         errors=outcome.errors,
         coverage=outcome.coverage,
         risk_bound=outcome.risk_bound,
-        label_source=promise.label_source,
-        data_digest=hashlib.sha256("\n".join(sorted(groups)).encode()).hexdigest(),
-        provider=model.variant.provider,
-        precision=model.variant.precision,
-        binding=manifest.binding(model.variant),
-    )
-
-
-def rows_needed(risk: float, delta: float) -> int:
-    """Certification rows that make a certificate likely: the first test then survives a few errors."""
-    return int(np.ceil(items_needed(risk, delta, START_ERRORS) / DEFAULT_COVERAGES[0] - 1e-9))
-
-
-def forecast(n: int, risk: float, delta: float) -> str:
-    """What ``n`` certification rows, one a group, can certify: one sentence, before any of them is looked at."""
-    asked = f"an error of at most {risk:.3g} with confidence {1 - delta:.3g}"
-    first = first_tested(DEFAULT_COVERAGES, n, risk, delta)
-    if first == len(DEFAULT_COVERAGES):
-        return (
-            f"{n} certification rows cannot certify {asked}: it takes {items_needed(risk, delta)} accepted rows without "
-            f"a single error, and about {rows_needed(risk, delta)} rows to be likely to succeed"
-        )
-    share = DEFAULT_COVERAGES[first]
-    kept = int(share * n)
-    allowed = next((e for e in range(kept) if items_needed(risk, delta, e + 1) > kept), 0)
-    return (
-        f"{n} certification rows can certify {asked} if, among the most confident {share:.0%} of them ({kept}), at most "
-        f"{allowed} are wrong"
-    )
-
-
-def _sentences(outcome: Outcome | None, promise: Promise, false_alarm: float | None) -> list[str]:
-    said = [_verdict(outcome, promise)]
-    if false_alarm is not None:
-        said.append(
-            f"{false_alarm:.1%} of the certification rows are refused as unlike what the model knows "
-            f"({FALSE_ALARMS:.0%} aimed at)"
-        )
-    return said
-
-
-def _verdict(outcome: Outcome | None, promise: Promise) -> str:
-    if outcome is None:
-        return "no certificate: there were no certification rows; everything escalates"
-    if outcome.threshold is not None:
-        whose = "the truth" if promise.label_source == "ground_truth" else "the large model"
-        return (
-            f"certified: what it answers itself ({outcome.coverage:.1%} of {outcome.n} rows) differs from {whose} at most "
-            f"{promise.risk:.3g} of the time, with confidence {1 - promise.delta:.3g} ({outcome.errors} errors in "
-            f"{outcome.accepted}, bound {outcome.risk_bound:.2%})"
-        )
-    if not outcome.tested:
-        return f"no certificate: {forecast(outcome.n, promise.risk, promise.delta)}; everything escalates"
-    first = outcome.tested[0]
-    return (
-        f"no certificate: of the most confident {first.coverage:.0%} of {outcome.n} certification rows {first.errors} in "
-        f"{first.accepted} were wrong, too many for {promise.risk:.3g} at confidence {1 - promise.delta:.3g}; everything "
-        f"escalates until the model is better or there are more than {rows_needed(promise.risk, promise.delta)} rows"
     )

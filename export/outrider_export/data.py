@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from outrider_wire.certificate import one_per_group
+from outrider_wire.certificate import one_per_group, some_per_group
 from outrider_wire.errors import CallerInputError, OperatorConfigError
 from outrider_wire.manifest import ModelInput
 from outrider_wire.steps import Preparer
+from outrider_wire.strata import Stratum, stratum_of
 from outrider_wire.task import InputPart
 
 UNLABELLED = -1
@@ -135,6 +136,25 @@ class Table:
             labels=self.labels[rows],
             groups=[self.groups[row] for row in rows],
         )
+
+    def strata(self, strata: Sequence[Stratum]) -> list[str]:
+        """The stratum of each row; empty without strata."""
+        if not strata:
+            return []
+        parts = [part for part in self.values if any(stratum.part == part for stratum in strata)]
+        places = zip(*(self.index[part].tolist() for part in parts), strict=True) if parts else [()] * len(self)
+        known: dict[tuple[int, ...], str] = {}
+        found = []
+        for place in places:
+            if place not in known:
+                values = {part: self.values[part][at] for part, at in zip(parts, place, strict=True)}
+                known[place] = stratum_of(strata, values)
+            found.append(known[place])
+        return found
+
+    def some_per_group(self, key: str, most: int) -> "Table":
+        """At most ``most`` rows of every group, chosen by the keyed hash."""
+        return self.take(some_per_group(self.groups, key, most))
 
     def one_per_group(self, key: str) -> "Table":
         """One row of every group, chosen by the keyed hash: what may be calibrated and certified on."""

@@ -15,8 +15,9 @@ from torch import nn
 
 from outrider_engine.bundle import open_bundle
 from outrider_engine.model import Model, load_model
-from outrider_export.asking import Said, ask
+from outrider_export.asking import Said, ask_rows
 from outrider_export.build import build_bundle
+from outrider_export.certify import behind_model
 from outrider_export.data import Progress, Table, Tensors
 from outrider_export.distil import FEWEST_ROWS, DistilPlan, Taught, distil
 from outrider_export.named import Named, find_named, is_bundle
@@ -85,7 +86,7 @@ class Fit:
     out: Path
     seed: int
     allow: Callable[[Sequence[str]], Allowance]
-    """Asked once, with the groups of the certification rows, before these are looked at: a ledger writes down that they are used."""
+    """Asked once, with the group of every certification row, before these are looked at: a ledger writes down that they are used."""
     progress: Progress
 
     @property
@@ -111,7 +112,7 @@ class Fit:
         learner = find_named(student, self.task)
         large = self._large(teacher)
         module, was_distilled = self._student(learner, large)
-        allowance = self.allow(sorted(set(self.tables["certification"].groups)))
+        allowance = self.allow(sorted(self.tables["certification"].groups))
         built = build_bundle(
             task=self.task,
             model=module,
@@ -120,6 +121,7 @@ class Fit:
             certification=self._certification(set(allowance.groups)),
             delta=allowance.delta,
             support=self.tables["train"],
+            behind=behind_model(large, self.task.inputs),
             out=self.small,
             version="1",
             seed=self.seed,
@@ -197,7 +199,7 @@ class Fit:
         small = load_model(self.small, bounds=self.task.inputs)
         labels = self.tables["test"].labels
         ours, theirs = self._said(small, "test"), self._said(large, "test")
-        kept = accepted(small.manifest.acceptance, ours.probabilities, ours.support)
+        kept = accepted(small.manifest.acceptance, ours.signals)
         right, large_right = ours.answers == labels, theirs.answers == labels
         return FitReport(
             teacher_accuracy=float(large_right.mean()),
@@ -224,7 +226,7 @@ class Fit:
         ]
 
     def _said(self, model: Model, role: Role) -> Said:
-        return ask(model, self.tables[role].tensors(model.manifest.inputs, self.task.inputs))
+        return ask_rows(model, self.tables[role], self.task.inputs)
 
     def _tensors(self, named: Named, role: Role) -> Tensors:
         return self.tables[role].tensors(named.architecture.inputs(self.task), self.task.inputs)

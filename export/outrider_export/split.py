@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import numpy as np
 from msgspec import Struct
 
-from outrider_export.certify import forecast
 from outrider_export.data import Table
-from outrider_wire.certificate import DEFAULT_COVERAGES, START_ERRORS, first_tested, items_needed
+from outrider_export.promises import forecast, strata_sentences
+from outrider_wire.certificate import DEFAULT_COVERAGES, START_ERRORS, grouped_items_needed, testable, usable_rows
 from outrider_wire.errors import RuleRefusalError
 from outrider_wire.roles import ROLES, Role, Shares, role_of
 from outrider_wire.task import Task
@@ -54,15 +54,18 @@ def split(table: Table, *, key: str, shares: Shares) -> dict[Role, Table]:
 def foresee(tables: Tables, task: Task) -> Forecast:
     """Rows a role, and what the certification rows can certify at best."""
     groups: dict[str, int] = {role: len(set(table.groups)) for role, table in tables.items()}
-    risk, n = task.policy.target_risk, groups["certification"]
-    possible = first_tested(DEFAULT_COVERAGES, n, risk, task.delta) < len(DEFAULT_COVERAGES)
+    risk, names = task.policy.target_risk, tables["certification"].groups
+    n, most = usable_rows(names)
+    possible = testable(names, risk, task.delta, DEFAULT_COVERAGES)
     nearest = min(EXPECTED, key=lambda known: abs(known - risk))
     sentences = [
-        forecast(n, risk, task.delta),
-        f"items needed: {items_needed(risk, task.delta)} kept certification rows without an error, or "
-        f"{items_needed(risk, task.delta, START_ERRORS)} with {START_ERRORS} errors",
+        forecast(n, risk, task.delta, rows_a_group=most),
+        f"items needed: {grouped_items_needed(risk, task.delta, 0, most)} kept certification rows without an error, or "
+        f"{grouped_items_needed(risk, task.delta, START_ERRORS, most)} with {START_ERRORS} errors",
         f"for scale: at risk {nearest:.3g} a model that is right 88 % of the time keeps {EXPECTED[nearest]}",
     ]
+    if task.strata:
+        sentences.append(strata_sentences([stratum.name for stratum in task.strata]))
     if not possible:
         sentences.append(
             "WARNING: nothing can be certified with this data, so every input will escalate; "

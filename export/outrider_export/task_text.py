@@ -12,16 +12,17 @@ from outrider_wire.task import Task
 def task_to_toml(task: Task) -> str:
     """TOML that parses to an equal task; the same task gives the same text."""
     data = msgspec.to_builtins(task)
-    inputs = data.pop("inputs")
     tables = {name: value for name, value in data.items() if isinstance(value, Mapping)}
-    blocks = [_pairs({name: value for name, value in data.items() if name not in tables})]
-    blocks += [f"[[inputs]]\n{_pairs(part)}" for part in inputs]
+    lists = {name: value for name, value in data.items() if isinstance(value, list)}
+    blocks = [_pairs({name: value for name, value in data.items() if name not in tables | lists})]
+    blocks += [f"[[{name}]]\n{_pairs(entry)}" for name, entries in lists.items() for entry in entries]
     blocks += [f"[{name}]\n{_pairs(values)}" for name, values in tables.items()]
     return "\n".join(blocks)
 
 
 def _pairs(values: Mapping[str, Any]) -> str:
-    return "".join(f"{name} = {_value(value)}\n" for name, value in values.items())
+    """TOML has no null: what is not set is left out."""
+    return "".join(f"{name} = {_value(value)}\n" for name, value in values.items() if value is not None)
 
 
 def _value(value: Any) -> str:

@@ -79,9 +79,9 @@ def test_a_promoted_bundle_is_whole_certified_no_wider_than_judged_and_names_its
     assert model.manifest.parent == open_bundle(world.base).digest == promoted.deployed
     assert (model.certified, check_golden(model)) == ("", [])
     assert (world.folder / "round-1.safetensors").is_file()
-    assert promoted.contest is not None and promoted.contest.after.threshold is not None
+    assert promoted.contest is not None and promoted.contest.after.thresholds
     assert model.manifest.acceptance.threshold is not None
-    assert model.manifest.acceptance.threshold >= promoted.contest.after.threshold - 1e-9
+    assert model.manifest.acceptance.threshold >= promoted.contest.after.thresholds[""] - 1e-9
     assert model.manifest.certificate == promoted.certificate
 
 

@@ -1,6 +1,9 @@
 """What a large model may teach, and at which thresholds two small models are compared: the rules, without a model."""
 
+from collections.abc import Sequence
+
 import numpy as np
+import pytest
 
 from outrider_cloud.learning.contest import Contender, GateRows, play_candidate, play_deployed
 from outrider_cloud.learning.promotion import Margins
@@ -89,8 +92,13 @@ def rows_of(labels: np.ndarray, large: np.ndarray, *, risk: float = 0.05) -> Gat
 
 
 def contender(confidence: np.ndarray, answers: np.ndarray) -> Contender:
-    said = Said(probabilities=distributions(confidence, answers), support=None)
+    said = said_of(confidence, answers)
     return Contender(rule=Acceptance(), tuning=said, gate=said)
+
+
+def said_of(confidence: np.ndarray, answers: np.ndarray, strata: Sequence[str] = ()) -> Said:
+    probabilities = distributions(confidence, answers)
+    return Said(logits=np.log(probabilities), probabilities=probabilities, support=None, strata=strata)
 
 
 def test_each_model_is_judged_at_its_most_permissive_threshold_within_the_risk() -> None:
@@ -108,8 +116,25 @@ def test_a_model_that_is_never_safe_keeps_nothing() -> None:
     played = play_deployed(
         contender(np.full(ROWS, 0.9), (labels + 1) % LABELS), rows_of(labels, large_always_right(labels))
     )
-    assert (played.system.threshold, played.system.coverage, played.system.most) == (None, 0.0, 0.0)
+    assert (played.system.thresholds, played.system.coverage, played.system.most) == ({}, 0.0, 0.0)
     assert played.system.accuracy == 1.0
+
+
+def test_each_stratum_is_judged_at_its_own_threshold() -> None:
+    """Colours are right on the surest 80 %, shapes never: nothing of theirs is kept, though all together would pass."""
+    labels = np.arange(ROWS) % LABELS
+    ease = np.random.default_rng(4).permutation(ROWS) / ROWS
+    shape = np.arange(ROWS) % 25 == 0
+    answers = np.where(shape | (ease >= 0.8), (labels + 1) % LABELS, labels)
+    names = np.where(shape, "shape", "colour").tolist()
+    said = said_of(0.99 - 0.5 * ease, answers, names)
+    played = play_deployed(
+        Contender(rule=Acceptance(), tuning=said, gate=said), rows_of(labels, large_always_right(labels))
+    )
+
+    assert set(played.system.thresholds) == {"colour"}
+    assert not played.behaviour.accepted[shape].any()
+    assert played.behaviour.accepted[~shape].mean() == pytest.approx(0.8, abs=0.04)
 
 
 def test_a_candidate_that_would_give_up_one_class_is_held_to_a_stricter_threshold() -> None:

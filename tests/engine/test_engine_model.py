@@ -13,7 +13,6 @@ from outrider_engine.bundle import open_bundle
 from outrider_engine.model import Model, load_model
 from outrider_engine.session import Feeds
 from outrider_engine.walk import TensorFact
-from outrider_wire.acceptance import judge
 from outrider_wire.errors import BundleDamagedError, BundleMismatchError, BundleUnsafeError, CallerInputError
 
 BUNDLES = Path(__file__).parents[1] / "assets" / "bundles"
@@ -51,20 +50,20 @@ def _example(model: Model, image: bytes | None = None) -> dict[str, np.ndarray]:
 def test_an_image_of_a_labels_colour_is_answered_with_that_label(model: Model, label: int) -> None:
     inference = model.infer([_example(model, sure(label))])[0]
     assert int(inference.probabilities.argmax()) == label
-    verdict = judge(model.manifest.acceptance, inference.probabilities, inference.support)
+    verdict = model.judge(inference, {})
     assert verdict.accepted and verdict.score > 0.99
 
 
 @pytest.mark.parametrize(("image", "why"), [(unsure(), "low_confidence"), (foreign(), "unsupported")])
 def test_an_unclear_or_a_foreign_image_is_refused_by_the_bundles_own_rule(model: Model, image: bytes, why: str) -> None:
     inference = model.infer([_example(model, image)])[0]
-    assert judge(model.manifest.acceptance, inference.probabilities, inference.support).why == why
+    assert model.judge(inference, {}).why == why
 
 
 def test_a_question_of_which_nothing_is_read_has_no_support(model: Model) -> None:
     inference = model.infer([model.prepare(parts_of(sure(0), "何色ですか"))])[0]
     assert inference.support == math.inf
-    assert judge(model.manifest.acceptance, inference.probabilities, inference.support).why == "unsupported"
+    assert model.judge(inference, {}).why == "unsupported"
 
 
 def test_a_batch_gives_the_answers_of_its_examples_in_order(model: Model) -> None:
@@ -170,5 +169,5 @@ def test_a_bias_changes_what_the_factorys_model_says(tmp_path: Path) -> None:
 def test_a_text_only_bundle_answers_from_the_question(tmp_path: Path) -> None:
     model = load_model(make_bundle(tmp_path / "b", text_only=True))
     inference = model.infer([model.prepare(parts_of(question="is it green?"))])[0]
-    assert judge(model.manifest.acceptance, inference.probabilities, inference.support).accepted
+    assert model.judge(inference, {}).accepted
     assert model.labels[int(inference.probabilities.argmax())] == "green"

@@ -18,7 +18,6 @@ from outrider_export.checkpoint import checkpoint_path, load_checkpoint, save_ch
 from outrider_export.data import Table
 from outrider_export.students import ARCHITECTURES, Architecture, new_module
 from outrider_export.task_text import task_to_toml
-from outrider_wire.acceptance import judge
 from outrider_wire.errors import OperatorConfigError, OperatorSetupError, RuleRefusalError
 from outrider_wire.manifest import MANIFEST_FILE, Calibration, encode_manifest
 from outrider_wire.task import Task, parse_task
@@ -55,17 +54,17 @@ def test_the_int8_variant_is_certified_and_the_other_is_not(built: BuildReport) 
 
 
 def test_known_pictures_are_kept_and_foreign_ones_are_not(built: BuildReport, squares: Squares) -> None:
-    model, rule = load_model(built.bundle), built.manifest.acceptance
+    model = load_model(built.bundle)
     table = squares(100, 7)
     rows = [model.prepare(table.parts(row)) for row in range(100)]
     found = model.infer(rows)
     foreign = model.infer([{"image": np.full((3, 16, 16), level, np.float32)} for level in (0.0, 0.5, 1.0)])
 
-    kept = [judge(rule, each.probabilities, each.support) for each in found]
+    kept = [model.judge(each, {}) for each in found]
     right = [int(each.logits.argmax()) == label for each, label in zip(found, table.labels, strict=True)]
     assert sum(verdict.accepted for verdict in kept) >= 80
     assert sum(verdict.accepted and not ok for verdict, ok in zip(kept, right, strict=True)) <= 10
-    assert {judge(rule, each.probabilities, each.support).why for each in foreign} == {"unsupported"}
+    assert {model.judge(each, {}).why for each in foreign} == {"unsupported"}
 
 
 def test_golden_inputs_are_rows_with_the_shipped_session_s_logits(built: BuildReport, squares: Squares) -> None:

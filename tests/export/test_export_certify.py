@@ -7,10 +7,12 @@ import pytest
 
 from outrider_engine.model import Model, load_model
 from outrider_export.build import BuildReport
-from outrider_export.certify import Certified, Promise, calibrate_and_certify, forecast, rows_needed
+from outrider_export.certify import Behind, Certified, behind_model, calibrate_and_certify
 from outrider_export.data import Table
-from outrider_wire.certificate import DEFAULT_COVERAGES, first_tested, items_needed
+from outrider_export.promises import Promise, forecast, rows_needed
+from outrider_wire.certificate import DEFAULT_COVERAGES, GROUP_ROWS, first_tested, items_needed
 from outrider_wire.errors import RuleRefusalError
+from outrider_wire.scores import SCORES
 
 Squares = Callable[[int, int], Table]
 
@@ -53,14 +55,59 @@ def test_a_model_that_is_wrong_too_often_is_not_certified(model: Model, squares:
     assert "were wrong" in found.sentences[0]
 
 
-def test_many_rows_of_one_group_count_as_one(model: Model, squares: Squares) -> None:
+def test_fifteen_groups_certify_nothing_however_many_rows_they_have(model: Model, squares: Squares) -> None:
     rows = squares(300, 3)
     crowded = Table(values=rows.values, index=rows.index, labels=rows.labels, groups=[str(k % 15) for k in range(300)])
     found = certified(model, squares(60, 2), crowded)
 
-    assert found.outcome is not None
-    assert found.outcome.n == 15
+    assert (found.outcomes[""].groups, found.outcomes[""].n) == (15, 15 * GROUP_ROWS)
     assert found.certificate is None
+    assert "cannot certify" in found.sentences[0]
+
+
+def test_whole_groups_certify_where_they_have_several_rows(model: Model, squares: Squares) -> None:
+    rows = squares(400, 3)
+    pairs = Table(values=rows.values, index=rows.index, labels=rows.labels, groups=[str(k // 4) for k in range(400)])
+    found = certified(model, squares(60, 2), pairs)
+
+    assert found.certificate is not None
+    assert (found.certificate.method, found.certificate.groups, found.certificate.n) == (
+        "fixed-sequence-groups",
+        100,
+        400,
+    )
+
+
+def test_the_score_with_the_least_area_is_the_rule_s(model: Model, squares: Squares) -> None:
+    found = certified(model, squares(150, 2), None)
+
+    assert set(found.scores) == set(SCORES)
+    assert found.acceptance.score == min(found.scores, key=lambda name: found.scores[name])
+
+
+def test_a_gap_to_the_large_model_is_certified_with_the_risk(model: Model, squares: Squares) -> None:
+    behind = Behind(name="itself", ask=behind_model(model).ask)
+    promise = Promise(risk=0.1, delta=0.1, gap=0.05)
+    found = calibrate_and_certify(
+        model=model, tuning=squares(60, 2), certification=squares(300, 3), promise=promise, key="k", behind=behind
+    )
+
+    assert found.certificate is not None
+    assert found.certificate.system is not None
+    assert (found.certificate.system.gap, found.certificate.system.found) == (0.05, 0.0)
+    assert found.certificate.large_error is not None
+    assert "more often than the large model alone" in found.sentences[1]
+
+
+def test_a_gap_without_a_large_model_is_refused(model: Model, squares: Squares) -> None:
+    with pytest.raises(RuleRefusalError, match="without one"):
+        calibrate_and_certify(
+            model=model,
+            tuning=squares(60, 2),
+            certification=squares(60, 3),
+            promise=Promise(risk=0.1, delta=0.1, gap=0.05),
+            key="k",
+        )
 
 
 def test_rows_without_a_label_are_left_out(model: Model, squares: Squares) -> None:

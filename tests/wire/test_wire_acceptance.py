@@ -7,8 +7,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outrider_wire.acceptance import accepted, judge, scores, supported_scores
-from outrider_wire.manifest import Acceptance
+from outrider_wire.acceptance import Signals, Verdict, accepted, judge, supported_scores
+from outrider_wire.manifest import Acceptance, StratumRule
+from outrider_wire.scores import SCORE_NAMES
+
+
+def one(rule: Acceptance, probabilities: list[float], support: float | None, stratum: str = "") -> Verdict:
+    """The verdict on one input whose logits are the logarithms of its probabilities."""
+    p = np.array(probabilities)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return judge(rule, logits=np.log(p), probabilities=p, support=support, stratum=stratum)
+
+
+def rows(probabilities: list[list[float]], support: object = None, strata: list[str] | None = None) -> Signals:
+    p = np.array(probabilities)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return Signals(np.log(p), p, None if support is None else np.asarray(support), None, strata or ())
+
 
 RULE = Acceptance(threshold=0.8, support_threshold=3.0)
 SURE, UNSURE = [0.9, 0.1], [0.6, 0.4]
@@ -38,23 +53,26 @@ SURE, UNSURE = [0.9, 0.1], [0.6, 0.4]
 def test_the_verdict_and_its_reason(
     rule: Acceptance, probabilities: list[float], support: float | None, why: str
 ) -> None:
-    verdict = judge(rule, probabilities, support)
+    verdict = one(rule, probabilities, support)
     assert (verdict.why, verdict.accepted) == (why, why == "accepted")
 
 
 def test_the_score_is_the_largest_probability() -> None:
-    assert judge(RULE, UNSURE, 1.0).score == 0.6
-    assert list(scores([SURE, UNSURE])) == [0.9, 0.6]
+    assert one(RULE, UNSURE, 1.0).score == 0.6
+    assert list(supported_scores(Acceptance(), rows([SURE, UNSURE]))) == [0.9, 0.6]
 
 
 def test_a_score_that_is_no_number_is_shown_as_zero() -> None:
-    assert judge(RULE, [math.nan, 0.5], 1.0).score == 0.0
+    assert one(RULE, [math.nan, 0.5], 1.0).score == 0.0
 
 
 NUMBER = st.one_of(st.floats(0, 1), st.sampled_from([math.nan, math.inf, 0.8]))
 DISTANCE = st.one_of(st.floats(0, 6), st.sampled_from([math.nan, math.inf, -math.inf, 3.0]))
 RULES = st.builds(
-    Acceptance, threshold=st.sampled_from([None, 0.0, 0.5, 0.8]), support_threshold=st.sampled_from([None, 3.0])
+    Acceptance,
+    score=st.sampled_from(SCORE_NAMES),
+    threshold=st.sampled_from([None, 0.0, 0.5, 0.8]),
+    support_threshold=st.sampled_from([None, 3.0]),
 )
 
 
@@ -64,20 +82,56 @@ RULES = st.builds(
     st.booleans(),
 )
 def test_rows_and_single_inputs_are_judged_alike(
-    rule: Acceptance, rows: list[tuple[list[float], float]], supported: bool
+    rule: Acceptance, inputs: list[tuple[list[float], float]], supported: bool
 ) -> None:
-    distances = np.array([distance for _, distance in rows]) if supported else None
-    many = accepted(rule, [probabilities for probabilities, _ in rows], distances)
-    one = [judge(rule, probabilities, distance if supported else None).accepted for probabilities, distance in rows]
-    assert list(many) == one
+    distances = np.array([distance for _, distance in inputs]) if supported else None
+    many = accepted(rule, rows([probabilities for probabilities, _ in inputs], distances))
+    alone = [one(rule, probabilities, distance if supported else None).accepted for probabilities, distance in inputs]
+    assert list(many) == alone
 
 
 def test_the_scores_to_certify_are_minus_infinity_where_the_rule_refuses_whatever_its_threshold() -> None:
-    rows = [SURE, SURE, SURE, [math.nan, 0.5]]
-    assert list(supported_scores(RULE, rows, [1.0, 9.0, math.nan, 1.0])) == [0.9, -math.inf, -math.inf, -math.inf]
-    assert list(supported_scores(RULE, rows[:1], None)) == [-math.inf]
+    many = [SURE, SURE, SURE, [math.nan, 0.5]]
+    found = supported_scores(RULE, rows(many, [1.0, 9.0, math.nan, 1.0]))
+    assert list(found) == [0.9, -math.inf, -math.inf, -math.inf]
+    assert list(supported_scores(RULE, rows(many[:1]))) == [-math.inf]
 
 
 def test_a_threshold_of_minus_infinity_accepts_no_refused_row() -> None:
     rule = Acceptance(threshold=-math.inf, support_threshold=3.0)
-    assert list(accepted(rule, [SURE, SURE], [1.0, 9.0])) == [True, False]
+    assert list(accepted(rule, rows([SURE, SURE], [1.0, 9.0]))) == [True, False]
+
+
+STRATA = Acceptance(
+    threshold=0.5,
+    strata=[
+        StratumRule(name="easy", part="q", any_of=["easy"], threshold=0.55),
+        StratumRule(name="hard", part="q", any_of=["hard"], threshold=0.95),
+        StratumRule(name="hopeless", part="q", any_of=["hopeless"]),
+    ],
+)
+
+
+@pytest.mark.parametrize(
+    ("stratum", "why", "threshold"),
+    [
+        ("easy", "accepted", 0.55),
+        ("hard", "low_confidence", 0.95),
+        ("hopeless", "no_certificate", None),
+        ("other", "accepted", 0.5),
+    ],
+)
+def test_each_stratum_is_held_against_its_own_threshold(stratum: str, why: str, threshold: float | None) -> None:
+    verdict = one(STRATA, SURE, None, stratum)
+    assert (verdict.why, verdict.threshold, verdict.stratum) == (why, threshold, stratum)
+    assert list(accepted(STRATA, rows([SURE], None, [stratum]))) == [why == "accepted"]
+
+
+def test_a_rule_whose_strata_keep_something_keeps_something() -> None:
+    assert STRATA.keeps_anything
+    assert Acceptance(strata=STRATA.strata).keeps_anything
+    assert not Acceptance(strata=STRATA.strata[2:]).keeps_anything
+
+
+def test_a_model_that_gives_no_deferral_score_is_kept_by_none() -> None:
+    assert one(Acceptance(score="deferral", threshold=0.0), SURE, None).why == "low_confidence"

@@ -54,6 +54,7 @@ def manifest() -> Manifest:
         risk=0.05,
         delta=0.05,
         n=700,
+        groups=700,
         accepted=350,
         errors=8,
         coverage=0.5,
@@ -62,7 +63,7 @@ def manifest() -> Manifest:
         data_digest=OTHER,
         provider="CPUExecutionProvider",
         precision="int8",
-        binding=bare.binding(INT8),
+        claims=bare.claims(INT8),
     )
     return msgspec.structs.replace(bare, certificate=certificate)
 
@@ -88,20 +89,27 @@ def test_the_certificate_may_be_claimed_for_its_own_variant_only() -> None:
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "said"),
     [
-        {"labels": ["no", "yes"]},
-        {"inputs": [ModelInput(part="q", tensor="words", steps=[Step(op="hashed_words")], shape=[96])]},
-        {"calibration": Calibration(temperature=1.6)},
-        {"acceptance": Acceptance(threshold=0.7, support_threshold=3.0)},
-        {"acceptance": Acceptance(threshold=0.8)},
-        {"outputs": Outputs()},
-        {"files": [BundleFile(path="int8.onnx", sha256=OTHER, size=3, role="model")]},
+        ({"labels": ["no", "yes"]}, "its labels"),
+        (
+            {"inputs": [ModelInput(part="q", tensor="words", steps=[Step(op="hashed_words")], shape=[96])]},
+            "preprocessing",
+        ),
+        ({"calibration": Calibration(temperature=1.6)}, "its calibration"),
+        ({"acceptance": Acceptance(threshold=0.7, support_threshold=3.0)}, "its acceptance rule"),
+        ({"acceptance": Acceptance(threshold=0.8)}, "its acceptance rule"),
+        ({"acceptance": Acceptance(score="margin", threshold=0.8, support_threshold=3.0)}, "its acceptance rule"),
+        ({"outputs": Outputs()}, "its outputs"),
+        ({"files": [BundleFile(path="int8.onnx", sha256=OTHER, size=3, role="model")]}, "the model"),
+        ({"labels": ["a", "b"], "calibration": Calibration(temperature=2)}, "its labels and its calibration"),
     ],
-    ids=["labels", "steps", "temperature", "threshold", "support", "outputs", "model"],
+    ids=["labels", "steps", "temperature", "threshold", "support", "score", "outputs", "model", "two"],
 )
-def test_any_change_of_what_was_certified_voids_the_certificate(change: dict[str, Any]) -> None:
-    assert "has changed since it was certified" in msgspec.structs.replace(manifest(), **change).certificate_fault(INT8)
+def test_any_change_of_what_was_certified_voids_the_certificate_and_is_named(change: dict[str, Any], said: str) -> None:
+    fault = msgspec.structs.replace(manifest(), **change).certificate_fault(INT8)
+    assert said in fault
+    assert "changed since it was certified" in fault
 
 
 def test_another_provider_voids_the_certificate() -> None:

@@ -9,7 +9,8 @@ from msgspec import Struct
 from outrider_engine.bundle import Bundle
 from outrider_engine.walk import walk
 from outrider_wire.errors import BundleMismatchError
-from outrider_wire.manifest import Certificate, Manifest
+from outrider_wire.manifest import Acceptance, Certificate, Manifest
+from outrider_wire.strata import OTHER
 
 
 class Verified(Struct, kw_only=True):
@@ -88,7 +89,7 @@ def facts(bundle: Bundle) -> list[tuple[str, str]]:
     """What a person wants to know first, as (name, value)."""
     manifest = bundle.manifest
     rule = manifest.acceptance
-    kept = "everything escalates" if rule.threshold is None else f"confidence ≥ {rule.threshold:.4f}"
+    kept = f"{rule.score.replace('_', ' ')} ≥ {_thresholds(rule)}" if rule.keeps_anything else "everything escalates"
     known = "" if rule.support_threshold is None else f" and support distance ≤ {rule.support_threshold:.4g}"
     rows = [
         ("labels", f"{len(manifest.labels)}: {_shortened(manifest.labels)}"),
@@ -191,7 +192,23 @@ def promised(certificate: Certificate) -> str:
         f"certified: at most {certificate.risk:.1%} of what is kept is wrong, with confidence {1 - certificate.delta:.0%} "
         f"({certificate.errors} of {certificate.accepted} kept were wrong among {certificate.n}, bound {certificate.risk_bound:.2%}, "
         f"coverage {certificate.coverage:.0%}, labels: {certificate.label_source.replace('_', ' ')})"
+        + _of_the_system(certificate)
     )
+
+
+def _of_the_system(certificate: Certificate) -> str:
+    if certificate.system is None:
+        return ""
+    system = certificate.system
+    return (
+        f"; as a system with {system.large} ({system.strategy}) wrong at most {system.gap:.1%} more often than it alone"
+    )
+
+
+def _thresholds(rule: Acceptance) -> str:
+    own = [(each.name, each.threshold) for each in rule.strata]
+    named = [*own, (OTHER if own else "", rule.threshold)]
+    return ", ".join(f"{'never' if at is None else f'{at:.4f}'}{f' ({name})' if name else ''}" for name, at in named)
 
 
 def total_bytes(bundle: Bundle) -> int:

@@ -11,11 +11,12 @@ from torch import nn
 
 from outrider.progress import Tell
 from outrider_export.build import BuildReport, build_bundle
-from outrider_export.certify import forecast
 from outrider_export.checkpoint import checkpoint_path, load_checkpoint
 from outrider_export.data import Table
+from outrider_export.promises import forecast
 from outrider_export.sources import from_folder, from_jsonl
 from outrider_export.students import ARCHITECTURES, Architecture, find_architecture, new_module
+from outrider_wire.certificate import usable_rows
 from outrider_wire.errors import CallerUnknownError, OperatorConfigError, RuleRefusalError
 from outrider_wire.manifest import MANIFEST_FILE, Precision
 from outrider_wire.roles import Role, Shares, role_of
@@ -46,8 +47,8 @@ class Export:
 
     def forecast(self) -> str:
         """What the certification rows can certify at best, in a sentence."""
-        rows, policy = len(set(self.certification.groups)), self._task.policy
-        return forecast(rows, policy.target_risk, self._task.delta)
+        rows, most = usable_rows(self.certification.groups)
+        return forecast(rows, self._task.policy.target_risk, self._task.delta, rows_a_group=most)
 
     def build(
         self, out: Path, *, version: str, precisions: Sequence[Precision], label_source: str, tell: Tell

@@ -144,14 +144,16 @@ def explain(report: AnswerReport, manifest: Manifest) -> str:
 
 def _why(report: AnswerReport) -> str:
     against = "" if report.threshold is None else f"{report.threshold:.4f}"
+    score = f"{report.scored_by.replace('_', ' ')} {report.score:.4f}"
     match report.why:
         case "accepted":
-            return f"kept: confidence {report.confidence:.4f} ≥ threshold {against}, and the input looks like those it knows"
+            return f"kept: {score} ≥ threshold {against}, and the input looks like those it knows"
         case "low_confidence":
-            return f"not kept: confidence {report.confidence:.4f} < threshold {against}"
+            return f"not kept: {score} < threshold {against}"
         case "unsupported":
             return "not kept: the input looks unlike those that the model knows, however sure it sounds"
         case "no_certificate":
-            return "not kept: nothing is certified for what runs here, so that there is no threshold to trust"
+            kind = f"of kind {report.stratum!r} " if report.stratum else ""
+            return f"not kept: nothing {kind}is certified for what runs here, so that there is no threshold to trust"
         case _:
             return report.why

@@ -25,13 +25,15 @@ def cloud_config(file: Path | None) -> CloudConfig:
 
 def stock(work: OpenTask) -> dict[str, Any]:
     """Counts of a task's examples, and what its labelled certification rows can certify."""
-    from outrider_export.certify import forecast
+    from outrider_export.promises import forecast
+    from outrider_wire.certificate import usable_rows
 
     task, library = work.task, work.library
     counts = dict(library.store.run(lambda connection: examples.stats(connection, task.name)))
-    usable = library.certifiable_groups()
-    counts["certifiable_groups"] = usable
-    counts["forecast"] = forecast(usable, task.policy.target_risk, task.delta)
+    groups = library.certifiable_groups()
+    rows, most = usable_rows(groups)
+    counts["certifiable_groups"] = len(set(groups))
+    counts["forecast"] = forecast(rows, task.policy.target_risk, task.delta, rows_a_group=most)
     return counts
 
 

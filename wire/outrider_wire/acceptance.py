@@ -5,15 +5,32 @@ finite number refuses, whether or not the rule has a threshold for it.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from msgspec import Struct
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from outrider_wire.manifest import Acceptance
+from outrider_wire.scores import score_of
 
 Why = Literal["accepted", "low_confidence", "unsupported", "no_certificate"]
+Floats = NDArray[np.float64]
+
+
+class Signals(NamedTuple):
+    """What a model says of rows, as far as the rule looks at it."""
+
+    logits: Floats
+    """(n, k)"""
+    probabilities: Floats
+    """(n, k) calibrated"""
+    support: Floats | None = None
+    """(n,) distance from what the model knows"""
+    deferral: Floats | None = None
+    """(n,) the learned score"""
+    strata: Sequence[str] = ()
+    """(n,) the stratum of each row; empty where the rule has none"""
 
 
 class Verdict(Struct, kw_only=True, frozen=True):
@@ -22,23 +39,21 @@ class Verdict(Struct, kw_only=True, frozen=True):
     accepted: bool
     why: Why
     score: float
-    """In [0, 1]; 0 where the probabilities are not numbers."""
+    """By the rule's own score; 0 where it is not a number."""
+    threshold: float | None = None
+    """What the score was held against; None: inputs like this one are never kept."""
+    stratum: str = ""
 
 
-def scores(probabilities: ArrayLike) -> NDArray[np.float64]:
-    """The largest probability of each row: (n,) from (n, k). NaN where a row holds one."""
-    return np.asarray(np.asarray(probabilities, np.float64).max(axis=1), np.float64)
-
-
-def supported_scores(rule: Acceptance, probabilities: ArrayLike, support: ArrayLike | None) -> NDArray[np.float64]:
-    """`scores`, with −inf for each row that the rule refuses whatever its threshold: unsupported, or not a number.
+def supported_scores(rule: Acceptance, rows: Signals) -> Floats:
+    """(n,) the rule's score, −inf for each row that it refuses whatever its threshold: unsupported, or not a number.
 
     These are the scores to take thresholds from and to certify: then the certificate is one of the whole rule.
     """
-    plain = scores(probabilities)
+    plain = score_of(rule.score, rows.logits, rows.probabilities, rows.deferral)
     known = np.isfinite(plain)
-    if support is not None:
-        distance = np.asarray(support, np.float64)
+    if rows.support is not None:
+        distance = np.asarray(rows.support, np.float64)
         known &= np.isfinite(distance)
         if rule.support_threshold is not None:
             known &= distance <= rule.support_threshold
@@ -47,26 +62,40 @@ def supported_scores(rule: Acceptance, probabilities: ArrayLike, support: ArrayL
     return np.where(known, plain, -np.inf)
 
 
-def accepted(rule: Acceptance, probabilities: ArrayLike, support: ArrayLike | None) -> NDArray[np.bool_]:
-    """Which rows stay on the device: (n,) from probabilities (n, k) and support (n,)."""
-    kept = supported_scores(rule, probabilities, support)
-    if rule.threshold is None:
-        return np.zeros(len(kept), np.bool_)
-    return np.asarray(np.isfinite(kept) & (kept >= rule.threshold), np.bool_)
+def thresholds(rule: Acceptance, rows: Signals) -> Floats:
+    """(n,) what each row's score is held against; +inf where nothing is enough."""
+    n = len(rows.probabilities)
+    own = [rule.threshold_of(stratum) for stratum in rows.strata] if rule.strata else [rule.threshold] * n
+    return np.asarray([np.inf if each is None else each for each in own], np.float64)
 
 
-def judge(rule: Acceptance, probabilities: Sequence[float] | NDArray[np.float64], support: float | None) -> Verdict:
-    """What the rule says of one input, of its probabilities (k,) and its support distance."""
-    row = np.asarray(probabilities, np.float64)
-    score = float(row.max()) if row.size else 0.0
+def accepted(rule: Acceptance, rows: Signals) -> NDArray[np.bool_]:
+    """(n,) which rows stay on the device."""
+    kept = supported_scores(rule, rows)
+    return np.asarray(np.isfinite(kept) & (kept >= thresholds(rule, rows)), np.bool_)
+
+
+def judge(
+    rule: Acceptance,
+    *,
+    logits: Floats,
+    probabilities: Floats,
+    support: float | None = None,
+    deferral: float | None = None,
+    stratum: str = "",
+) -> Verdict:
+    """What the rule says of one input, of its logits and probabilities (k,), its support distance and its stratum."""
+    score = float(score_of(rule.score, logits, probabilities, deferral)) if len(probabilities) else float("nan")
+    threshold = rule.threshold_of(stratum)
+    why: Why = "accepted"
+    if threshold is None:
+        why = "no_certificate"
+    elif not _supported(rule, support):
+        why = "unsupported"
+    elif not np.isfinite(score) or score < threshold:
+        why = "low_confidence"
     shown = score if np.isfinite(score) else 0.0
-    if rule.threshold is None:
-        return Verdict(accepted=False, why="no_certificate", score=shown)
-    if not _supported(rule, support):
-        return Verdict(accepted=False, why="unsupported", score=shown)
-    if not row.size or not np.isfinite(score) or not score >= rule.threshold:
-        return Verdict(accepted=False, why="low_confidence", score=shown)
-    return Verdict(accepted=True, why="accepted", score=shown)
+    return Verdict(accepted=why == "accepted", why=why, score=shown, threshold=threshold, stratum=stratum)
 
 
 def _supported(rule: Acceptance, support: float | None) -> bool:

@@ -1,4 +1,4 @@
-"""Logits to probabilities that mean what they say: temperature scaling (Guo et al. 2017, arXiv 1706.04599). Decides nothing."""
+"""Logits to probabilities that mean what they say: temperature and vector scaling (Guo et al. 2017, arXiv 1706.04599). Decides nothing."""
 
 import math
 
@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from outrider_wire.errors import BundleMismatchError, RuleRefusalError
+from outrider_wire.manifest import Calibration
 
 TEMPERATURES = (math.exp(-3.0), math.exp(4.0))
 """Where a temperature is looked for. Logits without an error among them would ask for zero, useless ones for infinity."""
@@ -16,6 +17,14 @@ def softmax(logits: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
     scaled = np.asarray(logits, np.float64) / temperature
     powers = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True), np.float64)
+
+
+def calibrated(logits: ArrayLike, calibration: Calibration) -> NDArray[np.float64]:
+    """The probabilities (n, k), or (k,), that a manifest's calibration makes of logits."""
+    if calibration.method == "temperature":
+        return softmax(logits, calibration.temperature)
+    z = np.asarray(logits, np.float64) / calibration.temperature
+    return softmax(z * np.asarray(calibration.scale or 1.0) + np.asarray(calibration.bias or 0.0))
 
 
 def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:

@@ -22,23 +22,43 @@ fixed without the certification rows: the thresholds are quantiles of *tuning* s
   nothing is gained by assuming that. A step that was not skipped and holds too few rows (fewer than
   ``items_needed(risk, delta)``) cannot pass even without an error: it fails, and the sequence ends.
 
-The rows must be independent, one a group (`one_per_group`), and never have been used to choose anything.
+**Rows of one group** hang together (questions about one picture, frames of one clip), groups do not. With one row a group
+(`one_per_group`) the test is the exact one above. With several, it bets on whole groups (`outrider_wire.betting`): a group's
+gain is Σ (r* − Lᵢ) over its accepted rows, whose mean is at most zero exactly if the risk of the accepted rows, each weighted
+alike, is at least r*. Measured (demo task, 690 groups): four rows a group certify 41–44 % and something in every draw, one row
+a group 22–30 % and nothing in 20–45 % of draws.
+
+**The system.** `Gap` adds a second claim to each step: P(final answer wrong) − P(large model wrong) ≤ ε, from paired losses.
+A step passes when both p-values are at most δ, so that both promises hold together with confidence 1 − δ (an
+intersection–union test: what is rejected is "the risk *or* the gap is too large").
+
+**Strata** (`strata_sequences`) are tested apart, each at δ over their number: the union bound.
+
+The rows must never have been used to choose anything.
 """
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from msgspec import Struct
 from numpy.typing import ArrayLike, NDArray
 
+from outrider_wire.betting import group_sums, p_value
 from outrider_wire.errors import RuleRefusalError
 from outrider_wire.roles import fraction_of
 
 DEFAULT_COVERAGES = tuple(percent / 100 for percent in range(30, 101, 5))
 START_ERRORS = 5
 """How many errors the first step should survive, where there are rows enough."""
+GROUP_ROWS = 4
+"""Rows of one group that certify, at most. Measured: of 3, 4, 6, 8 and 12, four to six certify most."""
+
+Method = Literal["fixed-sequence", "fixed-sequence-groups"]
 
 
 class Tested(Struct, kw_only=True, frozen=True):
@@ -50,6 +70,7 @@ class Tested(Struct, kw_only=True, frozen=True):
     accepted: int
     errors: int
     p_value: float
+    """Of all claims: the largest."""
     passed: bool
 
 
@@ -58,15 +79,32 @@ class Outcome(Struct, kw_only=True, frozen=True):
 
     threshold: float | None
     """None: nothing certifies, everything escalates; the counts are then of nothing accepted."""
+    method: Method
     n: int
     """Certification rows."""
+    groups: int
+    """Independent groups of them."""
+    rows_a_group: int = 1
+    """How many rows a group could have had."""
     accepted: int
     errors: int
     coverage: float
     """accepted / n: of the certification rows."""
     risk_bound: float
-    """Clopper–Pearson bound at δ for the step kept: at most r*. The promise is r*; this shows how near it is."""
+    """Upper bound at δ for the step kept (Clopper–Pearson, or the betting test turned around): at most r*. The promise is r*;
+    this shows how near it is. 1 where nothing is accepted."""
     tested: list[Tested]
+
+
+class Gap(Struct, kw_only=True, frozen=True):
+    """The claim that the system is wrong at most ``most`` more often than the large model alone."""
+
+    most: float
+    """ε"""
+    kept: NDArray[np.int64]
+    """(n,) what the device's own answer adds to the large model's errors: 1 (it is wrong, the large model right), 0 or −1."""
+    sent: NDArray[np.int64]
+    """(n,) the same of the answer that comes back when the row is escalated: all 0 unless a strategy joins both models."""
 
 
 def binomial_tail(errors: int, n: int, risk: float) -> float:
@@ -96,7 +134,7 @@ def upper_bound(errors: int, n: int, delta: float) -> float:
 
 
 def items_needed(risk: float, delta: float, errors: int = 0) -> int:
-    """The fewest accepted rows that certify ``risk`` at ``delta`` with that many errors among them."""
+    """The fewest accepted rows, one a group, that certify ``risk`` at ``delta`` with that many errors among them."""
     low, high = errors, errors + 1
     while binomial_tail(errors, high, risk) > delta:
         low, high = high, 2 * high
@@ -104,6 +142,24 @@ def items_needed(risk: float, delta: float, errors: int = 0) -> int:
         middle = (low + high) // 2
         low, high = (low, middle) if binomial_tail(errors, middle, risk) <= delta else (middle, high)
     return high
+
+
+def grouped_items_needed(risk: float, delta: float, errors: int = 0, rows_a_group: int = GROUP_ROWS) -> int:
+    """`items_needed` where each group has that many rows, all of them accepted, and each error is in a group of its own."""
+    if rows_a_group == 1:
+        return items_needed(risk, delta, errors)
+
+    def passes(groups: int) -> bool:
+        wrong = np.arange(groups) < errors
+        return p_value(risk - wrong / rows_a_group, 1 - risk) <= delta
+
+    low, high = errors, errors + 1
+    while not passes(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if passes(middle) else (middle, high)
+    return high * rows_a_group
 
 
 def thresholds_at(tuning_scores: ArrayLike, coverages: Sequence[float] = DEFAULT_COVERAGES) -> list[float]:
@@ -125,18 +181,44 @@ def thresholds_at(tuning_scores: ArrayLike, coverages: Sequence[float] = DEFAULT
     return [float(real[min(max(rank, 1), len(real)) - 1]) for rank in ranks]
 
 
-def starting_errors(n: int, risk: float, delta: float) -> int:
+def starting_errors(n: int, risk: float, delta: float, rows_a_group: int = 1) -> int:
     """How many errors the first step is to survive: `START_ERRORS`, or fewer while that would take over a third of ``n`` rows.
 
     A third is measured: with 300 to 700 rows, larger starts certify nothing more often, and smaller ones are never better by much.
     """
-    return next((e for e in range(START_ERRORS, 0, -1) if 3 * items_needed(risk, delta, e) <= n), 0)
+    fits = (e for e in range(START_ERRORS, 0, -1) if 3 * grouped_items_needed(risk, delta, e, rows_a_group) <= n)
+    return next(fits, 0)
 
 
-def first_tested(coverages: Sequence[float], n: int, risk: float, delta: float) -> int:
+def first_tested(coverages: Sequence[float], n: int, risk: float, delta: float, rows_a_group: int = 1) -> int:
     """Index of the first coverage that is tested on ``n`` rows; ``len(coverages)`` when they are too few for any."""
-    needed = items_needed(risk, delta, starting_errors(n, risk, delta))
+    needed = grouped_items_needed(risk, delta, starting_errors(n, risk, delta, rows_a_group), rows_a_group)
     return next((i for i, coverage in enumerate(coverages) if coverage * n + 1e-9 >= needed), len(coverages))
+
+
+def rows_a_group(groups: Sequence[str]) -> int:
+    """How many rows of a group certify: `GROUP_ROWS` where groups have that many on average, else one.
+
+    It looks at the groups' sizes alone, so that it chooses the method in advance.
+    """
+    count = len(set(groups))
+    return GROUP_ROWS if count and sum(_sizes(groups, GROUP_ROWS)) >= 0.6 * GROUP_ROWS * count else 1
+
+
+def _sizes(groups: Sequence[str], most: int) -> list[int]:
+    return [min(size, most) for size in Counter(groups).values()]
+
+
+def testable(groups: Sequence[str], risk: float, delta: float, coverages: Sequence[float]) -> bool:
+    """Whether certification rows of these groups (one name a row) are enough to test one of ``coverages``."""
+    most = rows_a_group(groups)
+    return first_tested(coverages, sum(_sizes(groups, most)), risk, delta, most) < len(coverages)
+
+
+def usable_rows(groups: Sequence[str]) -> tuple[int, int]:
+    """How many of the rows of these groups (one name a row) certify, and at most how many of one group."""
+    most = rows_a_group(groups)
+    return sum(_sizes(groups, most)), most
 
 
 def fixed_sequence(
@@ -147,6 +229,8 @@ def fixed_sequence(
     delta: float,
     *,
     coverages: Sequence[float] = DEFAULT_COVERAGES,
+    groups: Sequence[str] | None = None,
+    gap: Gap | None = None,
 ) -> Outcome:
     """The certificate's figures for ``scores`` (n,) and ``correct`` (n,) of the certification rows.
 
@@ -157,45 +241,140 @@ def fixed_sequence(
         risk: r*.
         delta: δ of this test; see `reused_delta` when the rows have been used before.
         coverages: what the thresholds are quantiles at, fixed in advance, rising.
+        groups: of the rows, where several may be of one group; None: each is its own.
+        gap: the second claim, where there is one.
 
     Raises:
         ValueError: thresholds and coverages do not belong together, or are out of order.
     """
-    values, right = np.asarray(scores, np.float64), np.asarray(correct, np.bool_)
     _check_order(thresholds, coverages)
+    rows = _Rows.of(scores, correct, groups, gap)
     tested: list[Tested] = []
-    start = first_tested(coverages, len(values), risk, delta)
+    start = first_tested(coverages, len(rows.scores), risk, delta, rows.most)
     for threshold, coverage in list(zip(thresholds, coverages, strict=True))[start:]:
-        kept = values >= threshold
-        accepted, errors = int(kept.sum()), int((kept & ~right).sum())
-        p_value = binomial_tail(errors, accepted, risk) if accepted else 1.0
+        kept = rows.scores >= threshold
+        p = max(rows.risk_p_value(kept, risk), rows.gap_p_value(kept))
         tested.append(
             Tested(
                 threshold=float(threshold),
                 coverage=float(coverage),
-                accepted=accepted,
-                errors=errors,
-                p_value=p_value,
-                passed=p_value <= delta,
+                accepted=int(kept.sum()),
+                errors=int((kept & rows.wrong).sum()),
+                p_value=p,
+                passed=p <= delta,
             )
         )
-        if p_value > delta:
+        if p > delta:
             break
-    return _outcome(tested, len(values), delta)
+    return rows.outcome(tested, delta)
 
 
-def _outcome(tested: list[Tested], n: int, delta: float) -> Outcome:
-    last = next((step for step in reversed(tested) if step.passed), None)
-    accepted, errors = (last.accepted, last.errors) if last else (0, 0)
-    return Outcome(
-        threshold=last.threshold if last else None,
-        n=n,
-        accepted=accepted,
-        errors=errors,
-        coverage=accepted / n if n else 0.0,
-        risk_bound=upper_bound(errors, accepted, delta),
-        tested=tested,
-    )
+@dataclass(frozen=True, kw_only=True)
+class _Rows:
+    """Certification rows, and the tests of one set of them."""
+
+    scores: NDArray[np.float64]
+    wrong: NDArray[np.bool_]
+    group: NDArray[np.int64]
+    """(n,) number of each row's group."""
+    most: int
+    """Rows that a group can have."""
+    gap: Gap | None
+
+    @classmethod
+    def of(cls, scores: ArrayLike, correct: ArrayLike, groups: Sequence[str] | None, gap: Gap | None) -> "_Rows":
+        values = np.asarray(scores, np.float64)
+        own = range(len(values)) if groups is None else groups
+        _, number = np.unique(np.asarray(list(own)), return_inverse=True)
+        return cls(
+            scores=values,
+            wrong=~np.asarray(correct, np.bool_),
+            group=number.astype(np.int64),
+            most=_most(np.bincount(number)),
+            gap=gap,
+        )
+
+    def risk_p_value(self, kept: NDArray[np.bool_], risk: float) -> float:
+        if not kept.any():
+            return 1.0
+        if self.most == 1:
+            return binomial_tail(int((kept & self.wrong).sum()), int(kept.sum()), risk)
+        gains = group_sums(np.where(kept, risk - self.wrong, 0.0), self.group, self.most)
+        return p_value(gains, 1 - risk)
+
+    def gap_p_value(self, kept: NDArray[np.bool_]) -> float:
+        if self.gap is None:
+            return 0.0
+        gains = self.gap.most - np.where(kept, self.gap.kept, self.gap.sent)
+        return p_value(group_sums(gains, self.group, self.most), 1 - self.gap.most)
+
+    def outcome(self, tested: list[Tested], delta: float) -> Outcome:
+        last = next((step for step in reversed(tested) if step.passed), None)
+        accepted, errors = (last.accepted, last.errors) if last else (0, 0)
+        n = len(self.scores)
+        return Outcome(
+            threshold=last.threshold if last else None,
+            method="fixed-sequence" if self.most == 1 else "fixed-sequence-groups",
+            n=n,
+            groups=int(self.group.max(initial=-1)) + 1,
+            rows_a_group=self.most,
+            accepted=accepted,
+            errors=errors,
+            coverage=accepted / n if n else 0.0,
+            risk_bound=self._bound(last, delta),
+            tested=tested,
+        )
+
+    def _bound(self, step: Tested | None, delta: float) -> float:
+        if step is None or self.most == 1:
+            return upper_bound(step.errors, step.accepted, delta) if step else 1.0
+        kept = self.scores >= step.threshold
+        low, high = step.errors / step.accepted, 1.0
+        for _ in range(40):
+            middle = (low + high) / 2
+            low, high = (low, middle) if self.risk_p_value(kept, middle) <= delta else (middle, high)
+        return high
+
+
+def _most(sizes: NDArray[np.int64]) -> int:
+    """A constant wherever it can be one: a bet that knew the sizes drawn would not be fixed in advance."""
+    largest = int(sizes.max(initial=1))
+    return 1 if largest == 1 else max(largest, GROUP_ROWS)
+
+
+def strata_sequences(
+    scores: ArrayLike,
+    correct: ArrayLike,
+    *,
+    strata: Sequence[str],
+    thresholds: Mapping[str, Sequence[float]],
+    risk: float,
+    delta: float,
+    coverages: Sequence[float] = DEFAULT_COVERAGES,
+    groups: Sequence[str] | None = None,
+    gap: Gap | None = None,
+) -> dict[str, Outcome]:
+    """`fixed_sequence` of each stratum's own rows, at its own thresholds and δ over the number of strata.
+
+    Args:
+        strata: (n,) the stratum of each row, known before its answer.
+        thresholds: stratum → `thresholds_at` of its tuning rows; a stratum that is missing here is not certified.
+    """
+    values, right, names = np.asarray(scores, np.float64), np.asarray(correct, np.bool_), np.asarray(strata, np.str_)
+    found = {}
+    for name in thresholds:
+        rows = np.flatnonzero(names == name).tolist()
+        found[name] = fixed_sequence(
+            values[rows],
+            right[rows],
+            thresholds[name],
+            risk,
+            delta / len(thresholds),
+            coverages=coverages,
+            groups=[groups[row] for row in rows] if groups is not None else None,
+            gap=Gap(most=gap.most, kept=gap.kept[rows], sent=gap.sent[rows]) if gap else None,
+        )
+    return found
 
 
 def _check_order(thresholds: Sequence[float], coverages: Sequence[float]) -> None:
@@ -216,8 +395,17 @@ def reused_delta(delta: float, k: int) -> float:
 
 def one_per_group(groups: Sequence[str], key: str) -> NDArray[np.int64]:
     """Indices, rising, of one row of each group, drawn by a keyed hash: rows of one group are not independent."""
+    return some_per_group(groups, key, 1)
+
+
+def some_per_group(groups: Sequence[str], key: str, most: int) -> NDArray[np.int64]:
+    """Indices, rising, of at most ``most`` rows of each group, drawn by a keyed hash."""
     members: dict[str, list[int]] = {}
     for index, group in enumerate(groups):
         members.setdefault(group, []).append(index)
-    drawn = [rows[int(fraction_of(group, key, "one-per-group") * len(rows))] for group, rows in members.items()]
+    drawn: list[int] = []
+    for group, rows in members.items():
+        for place in range(min(most, len(rows))):
+            salt = "one-per-group" if place == 0 else f"one-per-group-{place}"
+            drawn.append(rows.pop(int(fraction_of(group, key, salt) * len(rows))))
     return np.sort(np.asarray(drawn, np.int64))

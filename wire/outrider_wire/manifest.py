@@ -5,6 +5,7 @@ by SHA-256 and size.
 """
 
 import hashlib
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -13,6 +14,8 @@ from msgspec import Meta, Struct
 from outrider_wire.errors import BundleDamagedError, BundleUnsafeError
 from outrider_wire.limits import BUNDLE_FILES, LABELS, MANIFEST_BYTES, MODEL_BYTES, PARTS
 from outrider_wire.names import END, Digest, Label, Name
+from outrider_wire.scores import ScoreName
+from outrider_wire.strata import Stratum
 
 MANIFEST_FILE = "manifest.json"
 FILE_PATTERN = rf"^[a-z0-9][a-z0-9._-]{{0,127}}{END}"
@@ -49,12 +52,14 @@ class ModelInput(Struct, kw_only=True, frozen=True):
     """Shape of one example, without the batch axis."""
 
 
-class Outputs(Struct, kw_only=True, frozen=True):
-    """Names of the model's output tensors: ``logits`` (batch, labels); ``support`` (batch,), a distance from what the model knows."""
+class Outputs(Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """Names of the model's output tensors: ``logits`` (batch, labels); ``support`` (batch,), a distance from what the model knows;
+    ``deferral`` (batch,), a learned score of how little there is to gain from asking the large model."""
 
     logits: str = "logits"
     support: str | None = None
     embedding: str | None = None
+    deferral: str | None = None
 
 
 class Variant(Struct, kw_only=True, frozen=True):
@@ -68,49 +73,117 @@ class Variant(Struct, kw_only=True, frozen=True):
     """Against fp32 on real inputs: ``max_abs``, ``mean_abs``, ``agreement``, ``accuracy``."""
 
 
-class Calibration(Struct, kw_only=True, frozen=True):
-    """Temperature scaling (Guo et al. 2017, arXiv 1706.04599): probabilities = softmax(logits / temperature)."""
+class Calibration(Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """Temperature or vector scaling (Guo et al. 2017, arXiv 1706.04599): softmax(scale · logits / temperature + bias)."""
 
     temperature: Annotated[float, Meta(gt=0)]
-    method: Literal["temperature"] = "temperature"
+    method: Literal["temperature", "vector"] = "temperature"
     n: int = 0
     """Tuning rows that it was fitted on."""
+    scale: Annotated[list[float], Meta(max_length=LABELS)] = []
+    """One a label; empty: all 1."""
+    bias: Annotated[list[float], Meta(max_length=LABELS)] = []
+    """One a label; empty: all 0."""
 
 
-class Acceptance(Struct, kw_only=True, frozen=True):
+class StratumRule(Stratum, kw_only=True, frozen=True):
+    """A stratum with the threshold of its own."""
+
+    threshold: float | None = None
+    """None: nothing of this stratum is certified, all of it escalates."""
+
+
+class Acceptance(Struct, kw_only=True, frozen=True, omit_defaults=True):
     """The rule that decides what stays on the device, certified as a whole."""
 
-    score: Literal["max_probability"] = "max_probability"
+    score: ScoreName = "max_probability"
     threshold: float | None = None
-    """Kept when score ≥ threshold. None: nothing is certified, everything escalates."""
+    """Kept when score ≥ threshold. None: nothing is certified, everything escalates; with strata, what no stratum matches."""
     support_threshold: float | None = None
     """Kept only when the support distance is at most this. None: the model exports no support."""
+    strata: list[StratumRule] = []
+    """Each with its own threshold; the first that matches counts."""
+    stricter: float | None = None
+    """A threshold that keeps about half as much: what a device may fall back to, uncertified, when the certificate is in doubt."""
+
+    @property
+    def keeps_anything(self) -> bool:
+        """Whether there is an input that it could keep."""
+        return self.threshold is not None or any(each.threshold is not None for each in self.strata)
+
+    def threshold_of(self, stratum: str) -> float | None:
+        """The threshold in force for inputs of that stratum."""
+        return next((each.threshold for each in self.strata if each.name == stratum), self.threshold)
+
+
+class StratumClaim(Struct, kw_only=True, frozen=True):
+    """What was found of one stratum. Nothing is promised of one that accepts nothing."""
+
+    name: Name
+    n: int
+    accepted: int
+    errors: int
+    coverage: float
+    risk_bound: float
+
+
+class SystemClaim(Struct, kw_only=True, frozen=True):
+    """P(final answer wrong) − P(large model wrong) ≤ gap, proven together with the certificate's own claim."""
+
+    gap: float
+    """ε"""
+    found: float
+    """The difference on the certification rows."""
+    large: Annotated[str, Meta(max_length=256)]
+    """Name and revision of the large model: another one voids this claim."""
+    strategy: Name = "shunt"
+
+
+LabelSource = Literal["ground_truth", "large_model"]
+CLAIMED: Mapping[str, str] = {
+    "model": "the model",
+    "preprocessing": "its preprocessing",
+    "labels": "its labels",
+    "outputs": "the meaning of its outputs",
+    "calibration": "its calibration",
+    "rule": "its acceptance rule",
+}
+"""What a certificate is a claim about, part by part, and what a person calls it."""
 
 
 class Certificate(Struct, kw_only=True, frozen=True):
     """P(selective risk of the acceptance rule ≤ risk) ≥ 1 − delta, by fixed-sequence testing (arXiv 2110.01052).
 
-    It is a claim about one (model, preprocessing, calibration, rule, provider, precision) and one distribution: `binding`
-    is the digest of all of them, and a certificate whose binding differs from its bundle's is void.
+    It is a claim about one (model, preprocessing, calibration, rule, provider, precision) and one distribution: `claims`
+    are the digests of the former, and a certificate is void as soon as one of them is another. With strata, the claim holds
+    for each that accepts anything, all together with confidence 1 − delta.
     """
 
-    method: Literal["fixed-sequence"]
+    method: Literal["fixed-sequence", "fixed-sequence-groups", "audits"]
     risk: float
     delta: float
     n: int
-    """Certification rows, one a group."""
+    """Certification rows."""
+    groups: int
+    """Independent groups of them."""
     accepted: int
     errors: int
     coverage: float
     """accepted / n."""
     risk_bound: float
-    """Clopper–Pearson upper bound of the risk at ``delta`` for the accepted rows."""
-    label_source: Literal["ground_truth", "large_model"]
+    """Upper bound of the risk at ``delta`` for the accepted rows; of strata, the largest."""
+    label_source: LabelSource
     data_digest: Digest
     """Over the sorted group ids of the certification rows."""
     provider: str
     precision: Precision
-    binding: Digest
+    claims: dict[Annotated[str, Meta(max_length=32)], Digest]
+    """Digest of each part of what it is a claim about, by the names of `CLAIMED`."""
+    strata: list[StratumClaim] = []
+    system: SystemClaim | None = None
+    large_error: float | None = None
+    """Upper bound of the large model's error on what is accepted: what audits against its answers must allow for, where the
+    labels were the truth."""
 
     @property
     def id(self) -> str:
@@ -139,6 +212,8 @@ class Manifest(Struct, kw_only=True, frozen=True):
     """The bundle whose model this one was trained from."""
     architecture: str = ""
     """Name in the student table, or module:attribute."""
+    scores: dict[Annotated[str, Meta(max_length=32)], float] = {}
+    """Area under the risk–coverage curve of every score on tuning rows, less is better: why the rule uses the one it does."""
     provenance: dict[str, str] = {}
     schema: Literal[1] = 1
 
@@ -146,32 +221,34 @@ class Manifest(Struct, kw_only=True, frozen=True):
         """The entry of that file."""
         return next((entry for entry in self.files if entry.path == path), None)
 
-    def binding(self, variant: Variant) -> str:
-        """Digest of everything a certificate is a claim about, for one variant."""
+    def claims(self, variant: Variant) -> dict[str, str]:
+        """Digest of everything a certificate is a claim about, part by part, for one variant."""
         model = self.file(variant.file)
-        claim = [
-            model.sha256 if model else "",
-            self.inputs,
-            self.labels,
-            self.outputs,
-            self.calibration,
-            self.acceptance,
-            variant.provider,
-            variant.precision,
-        ]
-        return hashlib.sha256(msgspec.json.encode(claim, order="deterministic")).hexdigest()
+        parts: dict[str, object] = {
+            "model": model.sha256 if model else "",
+            "preprocessing": self.inputs,
+            "labels": self.labels,
+            "outputs": self.outputs,
+            "calibration": self.calibration,
+            "rule": self.acceptance,
+        }
+        return {
+            name: hashlib.sha256(msgspec.json.encode(part, order="deterministic")).hexdigest()
+            for name, part in parts.items()
+        }
 
     def certificate_fault(self, variant: Variant) -> str:
         """Why the certificate may not be claimed for this variant; '' when it may."""
-        if self.certificate is None:
+        certificate = self.certificate
+        if certificate is None:
             return "the bundle carries no certificate"
-        if variant.precision != self.certificate.precision:
-            return f"it certifies precision {self.certificate.precision}, and {variant.precision} runs"
-        if variant.provider != self.certificate.provider:
-            return f"it certifies provider {self.certificate.provider}, and {variant.provider} runs"
-        if self.binding(variant) != self.certificate.binding:
-            return "the model, its preprocessing, calibration or acceptance rule has changed since it was certified"
-        return ""
+        if variant.precision != certificate.precision:
+            return f"it certifies precision {certificate.precision}, and {variant.precision} runs"
+        if variant.provider != certificate.provider:
+            return f"it certifies provider {certificate.provider}, and {variant.provider} runs"
+        found = self.claims(variant)
+        changed = [said for name, said in CLAIMED.items() if certificate.claims.get(name) != found[name]]
+        return f"{' and '.join(changed)} changed since it was certified" if changed else ""
 
 
 _DECODER = msgspec.json.Decoder(Manifest)

@@ -23,8 +23,15 @@ class AnswerReport(Struct, kw_only=True, frozen=True):
     label: str | None
     """None only when the input was refused."""
     confidence: float
+    """The largest calibrated probability."""
+    score: float = 0.0
+    """What the threshold is held against."""
+    scored_by: str = "max_probability"
+    """The rule's score, by the names of `outrider_wire.scores`."""
     threshold: float | None
-    """The threshold in force; None: nothing is certified, everything escalates."""
+    """The threshold in force; None: nothing like this is certified, all of it escalates."""
+    stratum: str = ""
+    """The kind of input that it was certified as; '' where the task has none."""
     answered_by: Literal["edge", "cloud", "memory", "nobody"]
     final: bool
     """False: the local answer, while the large model is being asked."""

@@ -9,6 +9,7 @@ from outrider_wire.limits import IMAGE_PIXELS, PARTS
 from outrider_wire.messages import Modality
 from outrider_wire.names import Label, Name
 from outrider_wire.settings import parse_toml
+from outrider_wire.strata import OTHER, Stratum
 
 Rate = Annotated[float, Meta(ge=0.0, le=1.0)]
 OpenRate = Annotated[float, Meta(gt=0.0, lt=1.0)]
@@ -53,6 +54,9 @@ class Policy(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     durability: Literal["disk", "memory"] = "disk"
     """``memory`` gives up the outbox's survival of a restart for speed."""
     mode: Literal["live", "shadow"] = "live"
+    target_gap: OpenRate | None = None
+    """ε: how much more often than the large model alone the system may be wrong, certified together with ``target_risk``.
+    None: that is not asked."""
 
 
 class Privacy(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -75,6 +79,8 @@ class Task(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     prompt: Prompt = Prompt()
     policy: Policy = Policy()
     privacy: Privacy = Privacy()
+    strata: Annotated[list[Stratum], Meta(max_length=16)] = []
+    """Kinds of input that are known before the answer; each is certified apart, and what none matches besides."""
 
     @property
     def labels(self) -> list[str]:
@@ -98,7 +104,12 @@ def parse_task(text: str, source: str = "task.toml") -> Task:
         OperatorConfigError: with file, line, the offending key and the nearest known one.
     """
     task = parse_toml(text, Task, source)
-    for what, names in (("input", [part.name for part in task.inputs]), ("label", task.labels)):
+    named = [
+        ("input", [part.name for part in task.inputs]),
+        ("label", task.labels),
+        ("stratum", [*(stratum.name for stratum in task.strata), OTHER]),
+    ]
+    for what, names in named:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise OperatorConfigError(
@@ -106,4 +117,11 @@ def parse_task(text: str, source: str = "task.toml") -> Task:
                 reason="duplicate_name",
                 fix="give each a name of its own",
             )
+    texts = [part.name for part in task.inputs if part.modality == "text"]
+    if foreign := [stratum for stratum in task.strata if stratum.part not in texts]:
+        raise OperatorConfigError(
+            f"{source}: stratum {foreign[0].name!r} looks at {foreign[0].part!r}, which is no text part of this task",
+            reason="unknown_part",
+            fix=f"name one of: {', '.join(texts)}" if texts else "strata need a text part",
+        )
     return task

@@ -33,7 +33,8 @@ class Rows:
 
     def ask(self, model: Model) -> Said:
         """What the model says of every row."""
-        return ask(model, self.tensors(model.manifest.inputs))
+        strata = self.table.strata(model.manifest.acceptance.strata)
+        return ask(model, self.tensors(model.manifest.inputs), strata)
 
 
 def times(one: Model, other: Model, rows: Rows, *, repeats: int = 100) -> tuple[float, float]:

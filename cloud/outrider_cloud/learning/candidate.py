@@ -11,10 +11,11 @@ from torch import nn
 from outrider_cloud.learning.lessons import Lessons
 from outrider_engine.model import Model, load_model
 from outrider_export.build import build_bundle
-from outrider_export.certify import Certified, Promise, calibrate_and_certify
+from outrider_export.certify import Behind, Certified, calibrate_and_certify
 from outrider_export.checkpoint import checkpoint_path, load_checkpoint
 from outrider_export.data import Progress, Table
 from outrider_export.distil import DistilPlan, distil
+from outrider_export.promises import Promise
 from outrider_export.students import Architecture
 from outrider_wire.errors import BundleMismatchError, OperatorConfigError, OperatorSetupError
 from outrider_wire.manifest import MANIFEST_FILE, encode_manifest
@@ -81,6 +82,7 @@ class Workshop:
     task: Task
     tuning: Table
     known: Table | None
+    behind: Behind
     folder: Path
     seed: int
 
@@ -119,11 +121,13 @@ class Workshop:
             model=built,
             tuning=self.tuning,
             certification=rows,
-            promise=Promise(risk=self.task.policy.target_risk, delta=delta),
+            promise=Promise(risk=self.task.policy.target_risk, delta=delta, gap=self.task.policy.target_gap),
             key=self.key,
             bounds=self.task.inputs,
             support_fitted_here=self.known is None,
             coverages=coverages,
+            strata=self.task.strata,
+            behind=self.behind,
         )
         manifest = msgspec.structs.replace(
             built.manifest,

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from outrider_cloud.learning.promotion import Behaviour, Flags, Margins, check_answers
 from outrider_export.asking import Said
+from outrider_export.choices import ladders
 from outrider_wire.acceptance import supported_scores
-from outrider_wire.certificate import DEFAULT_COVERAGES, thresholds_at
+from outrider_wire.certificate import DEFAULT_COVERAGES
 from outrider_wire.manifest import Acceptance
 
 Combine = Callable[[Sequence[float], Sequence[float]], Sequence[float]]
@@ -22,22 +23,22 @@ Combine = Callable[[Sequence[float], Sequence[float]], Sequence[float]]
 
 
 class Contender(Struct, kw_only=True, frozen=True):
-    """One small model: its acceptance rule (whose own threshold does not count), and what it says of tuning and gate rows."""
+    """One small model: its acceptance rule (whose own thresholds do not count), and what it says of tuning and gate rows."""
 
     rule: Acceptance
     tuning: Said
-    """Of one row a group: what certification takes its thresholds from."""
+    """Of the rows that certification takes its thresholds from."""
     gate: Said
 
     @property
     def scores(self) -> NDArray[np.float64]:
         """(n,) of the gate rows; −inf where the rule refuses whatever its threshold."""
-        return supported_scores(self.rule, self.gate.probabilities, self.gate.support)
+        return supported_scores(self.rule, self.gate.signals)
 
     @property
-    def thresholds(self) -> list[float]:
-        """Of `DEFAULT_COVERAGES`, fixed on tuning rows: the strictest first."""
-        return thresholds_at(supported_scores(self.rule, self.tuning.probabilities, self.tuning.support))
+    def ladders(self) -> dict[str, list[float]]:
+        """Stratum ('' without any) → thresholds of `DEFAULT_COVERAGES`, fixed on its tuning rows: the strictest first."""
+        return ladders(supported_scores(self.rule, self.tuning.signals), self.tuning.strata)
 
 
 class GateRows(Struct, kw_only=True, frozen=True):
@@ -63,13 +64,13 @@ class System(Struct, kw_only=True, frozen=True):
     accuracy: float
     """Of the system's answers."""
     coverage: float
-    """Kept on the device, at `threshold`."""
+    """Kept on the device, at `thresholds`."""
     risk: float
     """Share of what is kept that is wrong."""
-    threshold: float | None
-    """None: at no threshold is the risk small enough, and everything escalates."""
+    thresholds: dict[str, float]
+    """Stratum ('' without any) → what its score is held against; one that is missing escalates, and without any everything does."""
     most: float
-    """Share of the tuning rows that the threshold was fixed at; 0 without one."""
+    """The largest share of a stratum's tuning rows that its threshold was fixed at; 0 without one."""
 
 
 class Played(Struct, kw_only=True, frozen=True):
@@ -101,21 +102,39 @@ def play_candidate(contender: Contender, rows: GateRows, *, deployed: Behaviour,
 
 
 def _fitting(contender: Contender, rows: GateRows) -> Iterator[Played]:
-    """At every threshold whose measured risk is at most r*, the most permissive first; everything escalated where there is none."""
+    """Thresholds whose measured risk is at most r* in every stratum, the most permissive first; everything escalated at the end.
+
+    One step down caps the coverage of every stratum: each takes the most permissive of its thresholds under the cap.
+    """
     right, scores = contender.gate.answers == rows.labels, contender.scores
     both = zip(rows.large.tolist(), contender.gate.probabilities.tolist(), strict=True)
     asked_right = np.array([int(np.argmax(rows.combine(*pair))) for pair in both]) == rows.labels
-    found = False
-    for threshold, most in reversed(list(zip(contender.thresholds, DEFAULT_COVERAGES, strict=True))):
-        played = _played(scores >= threshold, right, asked_right, threshold, most)
-        if played.system.risk <= rows.risk:
-            found = True
-            yield played
-    if not found:
-        yield _played(np.zeros(len(right), np.bool_), right, asked_right, None, 0.0)
+    names = np.asarray(contender.gate.strata or [""] * len(right), np.str_)
+    fitting = {
+        name: [
+            (threshold, most)
+            for threshold, most in zip(ladder, DEFAULT_COVERAGES, strict=True)
+            if _risk((names == name) & (scores >= threshold), right) <= rows.risk
+        ]
+        for name, ladder in contender.ladders.items()
+    }
+    before: dict[str, float] | None = None
+    for cap in (*reversed(DEFAULT_COVERAGES), 0.0):
+        under = {name: [step for step in steps if step[1] <= cap + 1e-9] for name, steps in fitting.items()}
+        chosen = {name: steps[-1] for name, steps in under.items() if steps}
+        thresholds = {name: threshold for name, (threshold, _) in chosen.items()}
+        if thresholds != before and (thresholds or before is None):
+            before = thresholds
+            held_against = np.array([thresholds.get(name, np.inf) for name in names.tolist()])
+            most = max((most for _, most in chosen.values()), default=0.0)
+            yield _played(scores >= held_against, right, asked_right, thresholds, most)
 
 
-def _played(kept: Flags, right: Flags, asked_right: Flags, threshold: float | None, most: float) -> Played:
+def _risk(kept: Flags, right: Flags) -> float:
+    return float((~right[kept]).mean()) if kept.any() else 0.0
+
+
+def _played(kept: Flags, right: Flags, asked_right: Flags, thresholds: dict[str, float], most: float) -> Played:
     combined = np.where(kept, right, asked_right)
     return Played(
         behaviour=Behaviour(accepted=kept, right=right, combined=combined),
@@ -124,7 +143,7 @@ def _played(kept: Flags, right: Flags, asked_right: Flags, threshold: float | No
             accuracy=float(combined.mean()),
             coverage=float(kept.mean()),
             risk=float((~right[kept]).mean()) if kept.any() else 0.0,
-            threshold=threshold,
+            thresholds=thresholds,
             most=most,
         ),
     )

@@ -4,7 +4,6 @@ Rows that no certificate has used pay δ. Once they are too few, all rows are us
 (`outrider_wire.certificate.reused_delta`). Rows count as used from when they are taken, whatever comes of it.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -12,8 +11,9 @@ import sqlalchemy as sa
 from msgspec import Struct
 
 from outrider_cloud.store.schema import certifications, certified_groups
-from outrider_export.certify import forecast
-from outrider_wire.certificate import first_tested, reused_delta
+from outrider_export.certify import data_digest
+from outrider_export.promises import forecast
+from outrider_wire.certificate import reused_delta, testable, usable_rows
 from outrider_wire.manifest import Certificate
 
 
@@ -27,13 +27,16 @@ class Draw(Struct, kw_only=True, frozen=True):
     """δ of this certification."""
     fresh: int
     """Groups in the store that no certification had used."""
+    rows: tuple[int, int] = (0, 1)
+    """Rows of these groups that certify, and at most how many of one group."""
     enough: bool = True
     """False: not even without an error could they certify anything."""
 
     def shortage(self, risk: float) -> str:
         """Why they are not enough, in words."""
         before = f" (they have been used before, and pay for it: use {self.use})" if self.use > 1 else ""
-        return forecast(len(self.groups), risk, self.delta) + before
+        rows, most = self.rows
+        return forecast(rows, risk, self.delta, rows_a_group=most) + before
 
 
 class Taken(NamedTuple):
@@ -50,30 +53,27 @@ def draw(
     """Fresh groups where they are enough to test one of ``coverages``, else all.
 
     Args:
-        groups: of the certification rows there are.
+        groups: of the certification rows there are, one name a row.
         uses: how many certifications have used each.
         risk: r*.
         delta: δ of a first use.
         coverages: what will be tested, rising.
     """
-    known = sorted(set(groups))
-    fresh = [group for group in known if not uses.get(group)]
-    use = 1 + max((uses.get(group, 0) for group in known), default=0)
-    if use == 1 or _testable(fresh, risk, delta, coverages):
-        enough = _testable(fresh, risk, delta, coverages)
-        return Draw(groups=fresh, use=1, delta=delta, fresh=len(fresh), enough=enough)
+    unused = [group for group in groups if not uses.get(group)]
+    fresh = sorted(set(unused))
+    use = 1 + max((uses.get(group, 0) for group in groups), default=0)
+    enough = testable(unused, risk, delta, coverages)
+    if use == 1 or enough:
+        return Draw(groups=fresh, use=1, delta=delta, fresh=len(fresh), rows=usable_rows(unused), enough=enough)
     paid = reused_delta(delta, use)
-    enough = _testable(known, risk, paid, coverages)
-    return Draw(groups=known, use=use, delta=paid, fresh=len(fresh), enough=enough)
-
-
-def _testable(groups: Sequence[str], risk: float, delta: float, coverages: Sequence[float]) -> bool:
-    return first_tested(coverages, len(groups), risk, delta) < len(coverages)
-
-
-def digest_of(groups: Sequence[str]) -> str:
-    """The digest by which a certificate names its rows: over the sorted group ids."""
-    return hashlib.sha256("\n".join(sorted(groups)).encode()).hexdigest()
+    return Draw(
+        groups=sorted(set(groups)),
+        use=use,
+        delta=paid,
+        fresh=len(fresh),
+        rows=usable_rows(groups),
+        enough=testable(groups, risk, paid, coverages),
+    )
 
 
 def uses(connection: sa.Connection, task: str) -> dict[str, int]:
@@ -108,7 +108,7 @@ def record(connection: sa.Connection, *, task: str, drawn: Draw, risk: float, bu
     """Writes a use down; its number. ``bundle`` is '' while the certificate is still to be made."""
     row = {
         "task": task,
-        "data_digest": digest_of(drawn.groups),
+        "data_digest": data_digest(drawn.groups),
         "use": drawn.use,
         "delta": drawn.delta,
         "risk": risk,
@@ -140,7 +140,7 @@ def recognise(
     known = sa.select(certifications.c.id).where(
         certifications.c.task == task, certifications.c.data_digest == certificate.data_digest
     )
-    if certificate.data_digest != digest_of(members) or connection.execute(known.limit(1)).first() is not None:
+    if certificate.data_digest != data_digest(members) or connection.execute(known.limit(1)).first() is not None:
         return False
     used = Draw(groups=members, use=1, delta=certificate.delta, fresh=0)
     record(connection, task=task, drawn=used, risk=certificate.risk, bundle=bundle, now_ms=now_ms)

@@ -63,7 +63,7 @@ def measure_teacher(
 
     ``large`` and ``deployed`` are what both models say of the tuning rows, ``labels`` (n,) the truth.
     """
-    refused = ~accepted(model.manifest.acceptance, deployed.probabilities, deployed.support)
+    refused = ~accepted(model.manifest.acceptance, deployed.signals)
     temperature = calibrated(large.probabilities, labels)
     chosen = choose_confidence(
         probabilities=tempered(large.probabilities[refused], temperature),
@@ -108,8 +108,9 @@ def make_lessons(
     """All targets, from the train shelf and the deployed model."""
     tensors = Rows(table=shelf.table, bounds=bounds).tensors(model.manifest.inputs)
     stayed = np.flatnonzero(~shelf.escalated)
-    own = ask(model, tensors.take(stayed))
-    kept = accepted(model.manifest.acceptance, own.probabilities, own.support)
+    rule = model.manifest.acceptance
+    own = ask(model, tensors.take(stayed), shelf.table.take(stayed).strata(rule.strata))
+    kept = accepted(rule, own.signals)
     return Lessons(
         unsure=Taught(
             tensors=tensors.take(confident), probabilities=tempered(shelf.teacher[confident], confidence.temperature)

@@ -88,12 +88,12 @@ class Library:
         wanted = sa.and_(_HERE.role == role, _HERE.source == "import", _HERE.label.in_(self.task.labels))
         return self._shelf(role, wanted).table
 
-    def certifiable_groups(self) -> int:
-        """How many groups of the certification role have an imported, labelled row."""
+    def certifiable_groups(self) -> list[str]:
+        """The group of every imported, labelled row of the certification role."""
         wanted = (_HERE.task == self.task.name, _HERE.role == "certification", _HERE.source == "import")
-        counted = sa.select(sa.func.count(sa.distinct(_HERE.group))).where(*wanted, _HERE.label.is_not(None))
-        n: int = self.store.run(lambda connection: connection.execute(counted).scalar_one())
-        return n
+        named = sa.select(_HERE.group).where(*wanted, _HERE.label.is_not(None))
+        groups: list[str] = self.store.run(lambda connection: list(connection.execute(named).scalars()))
+        return groups
 
     def _shelf(self, role: Role, wanted: sa.ColumnElement[bool]) -> Shelf:
         rows = self.store.run(self._query(wanted))

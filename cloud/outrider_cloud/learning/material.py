@@ -1,9 +1,11 @@
 """Everything one round starts from: the store's rows by role, and what the models in force say of them. Judges nothing."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from outrider_cloud.large.onnx_expert import OnnxExpert
+import numpy as np
+
+from outrider_cloud.answering.strategies import STRATEGIES
 from outrider_cloud.learning.asking import Rows
 from outrider_cloud.learning.candidate import Base
 from outrider_cloud.learning.lessons import Counts, Lessons, choose_confident, make_lessons, measure_teacher
@@ -13,6 +15,7 @@ from outrider_cloud.learning.promotion import Margins
 from outrider_cloud.learning.teacher import Confidence
 from outrider_engine.model import Model, load_model
 from outrider_export.asking import Said
+from outrider_export.certify import Behind, Probabilities, behind_model
 from outrider_export.data import Progress, Table
 from outrider_wire.errors import OperatorConfigError, RuleRefusalError
 
@@ -26,7 +29,7 @@ class Material:
     gate: Rows
     certification: Table | None
     """None: there are no such rows, and nobody was promised anything yet."""
-    large_name: str
+    behind: Behind
     large_tuning: Said
     large_gate: Said
     deployed_tuning: Said
@@ -62,7 +65,7 @@ def gather(work: OpenTask, base: Base, *, threads: int, progress: Progress) -> M
         tuning=tuning,
         gate=gate,
         certification=certification,
-        large_name=OnnxExpert(model=large, task=work.task).name,
+        behind=_behind(work, large),
         large_tuning=tuning.ask(large),
         large_gate=gate.ask(large),
         deployed_tuning=tuning.ask(base.model),
@@ -82,7 +85,7 @@ def learnable(material: Material, work: OpenTask, base: Base, margins: Margins) 
         accuracy=margins.teacher_accuracy,
         least_rows=margins.measured_rows,
     )
-    chosen = choose_confident(material.train, large_model=material.large_name, confidence=confidence)
+    chosen = choose_confident(material.train, large_model=material.behind.name, confidence=confidence)
     lessons = make_lessons(
         material.train,
         confident=chosen.confident,
@@ -113,6 +116,18 @@ def _certification(library: Library, *, needed: bool) -> Table | None:
         if error.reason != "no_examples" or needed:
             raise
         return None
+
+
+def _behind(work: OpenTask, large: Model) -> Behind:
+    settings, task = work.settings, work.task
+
+    def combine(theirs: Probabilities, ours: Probabilities) -> Probabilities:
+        strategy = STRATEGIES[settings.strategy]
+        return np.array(
+            [strategy(*pair, settings.strength) for pair in zip(theirs.tolist(), ours.tolist(), strict=True)]
+        )
+
+    return replace(behind_model(large, task.inputs), strategy=settings.strategy, combine=combine)
 
 
 def _large(work: OpenTask, threads: int) -> Model:

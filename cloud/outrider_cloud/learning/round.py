@@ -26,9 +26,9 @@ from outrider_cloud.learning.opening import OpenTask
 from outrider_cloud.learning.promotion import Margins, judge_round
 from outrider_cloud.learning.report import Contest, RoundReport, Spent
 from outrider_cloud.learning.trial import compare
-from outrider_export.certify import forecast
 from outrider_export.data import Progress, Table
 from outrider_export.distil import DistilPlan
+from outrider_export.promises import forecast
 from outrider_wire.certificate import DEFAULT_COVERAGES
 from outrider_wire.errors import RuleRefusalError
 
@@ -121,6 +121,7 @@ class _Round:
             task=self.work.task,
             tuning=material.tuning.table,
             known=lessons.known,
+            behind=material.behind,
             folder=folder,
             seed=self.plan.seed,
         )

@@ -10,7 +10,7 @@ from outrider_cloud.learning.opening import OpenTask
 from outrider_cloud.learning.promotion import Margins, Verdict, class_accuracy, judge_candidate
 from outrider_cloud.learning.report import Contest
 from outrider_engine.model import Model
-from outrider_wire.certificate import one_per_group
+from outrider_wire.certificate import GROUP_ROWS, some_per_group
 
 
 def compare(
@@ -21,7 +21,7 @@ def compare(
     ``key`` chooses the tuning row of each group, as it will when the candidate is certified.
     """
     rows, gate = _gate_rows(material, work), material.gate
-    drawn = one_per_group(material.tuning.table.groups, key)
+    drawn = some_per_group(material.tuning.table.groups, key, GROUP_ROWS)
     old = Contender(
         rule=deployed.manifest.acceptance,
         tuning=material.deployed_tuning.take(drawn),

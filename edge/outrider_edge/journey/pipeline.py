@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from outrider_engine.model import Model
-from outrider_wire.acceptance import Verdict, judge
+from outrider_wire.acceptance import Verdict
 from outrider_wire.errors import BundleMismatchError, CallerInputError, OutriderError
 from outrider_wire.task import Task
 
@@ -35,6 +35,8 @@ class LocalAnswer(NamedTuple):
     probabilities: list[float]
     """Calibrated, in the order of the task's labels."""
     verdict: Verdict
+    unread: tuple[str, ...]
+    """The parts of which the model could read nothing."""
     prepare_ms: float
     model_ms: float
     """Inference and verdict."""
@@ -109,7 +111,7 @@ class TaskRuntime:
         except OutriderError:
             self.failed += model is self.model
             raise
-        verdict = judge(model.manifest.acceptance, inference.probabilities, inference.support)
+        verdict = model.judge(inference, parts)
         probabilities: list[float] = inference.probabilities.tolist()
         done = time.perf_counter()
         self._note(1e3 * (done - started))
@@ -119,6 +121,7 @@ class TaskRuntime:
             label=model.labels[max(range(len(probabilities)), key=probabilities.__getitem__)],
             probabilities=probabilities,
             verdict=verdict,
+            unread=inference.unread,
             prepare_ms=1e3 * (prepared - started),
             model_ms=1e3 * (done - prepared),
         )

@@ -1,13 +1,9 @@
 """What the caller is told of the device's own answer. Pure: from an answer and a decision to a report."""
 
-from functools import lru_cache
-
 from msgspec.structs import replace
 
 from outrider_edge.journey.gate import Decision
 from outrider_edge.journey.pipeline import LocalAnswer
-from outrider_engine.model import Model
-from outrider_wire.manifest import Certificate
 from outrider_wire.messages import Milliseconds
 from outrider_wire.report import AnswerReport
 from outrider_wire.task import Task
@@ -39,20 +35,31 @@ def local_report(
         task=task.name,
         state="edge" if decision.answer_here else "pending",
         label=local.label,
-        confidence=local.verdict.score,
-        threshold=manifest.acceptance.threshold if certified else None,
+        confidence=max(local.probabilities),
+        score=local.verdict.score,
+        scored_by=manifest.acceptance.score,
+        threshold=local.verdict.threshold if certified else None,
+        stratum=local.verdict.stratum,
         answered_by="edge",
         final=decision.answer_here,
         certified=decision.certified,
         audited=decision.audited,
         why=decision.why,
-        note=note,
+        note=note or _unread(local),
         model=manifest.version,
         model_digest=local.model.digest,
-        certificate=certificate_id(local.model),
+        certificate=local.model.certificate_id,
         probabilities=dict(zip(task.labels, local.probabilities, strict=True)),
         ms=ms,
     )
+
+
+def _unread(local: LocalAnswer) -> str:
+    """Which part the model could not read at all: a question in another script, say."""
+    if not local.unread:
+        return ""
+    named = " and ".join(repr(part) for part in local.unread)
+    return f"the model on this device can read nothing of {named} (another script or language?)"
 
 
 def stages(local: LocalAnswer, total_ms: float) -> Milliseconds:
@@ -82,14 +89,3 @@ def overdue(report: AnswerReport, *, answer_within_ms: int, connected: bool, sto
     else:
         why = f"no answer within {answer_within_ms} ms"
     return replace(report, final=True, note=f"{why}: the device's own answer stands")
-
-
-def certificate_id(model: Model) -> str:
-    """The certificate that may be claimed for what runs; '' without one."""
-    certificate = model.manifest.certificate
-    return _certificate_id(certificate) if certificate and not model.certified else ""
-
-
-@lru_cache(maxsize=64)
-def _certificate_id(certificate: Certificate) -> str:
-    return certificate.id

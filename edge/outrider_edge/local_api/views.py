@@ -5,7 +5,6 @@ from typing import Literal
 from msgspec import Struct
 
 from outrider_edge.journey.pipeline import TaskRuntime
-from outrider_edge.journey.reports import certificate_id
 from outrider_wire.messages import Modality, SlotReport
 from outrider_wire.report import Account
 
@@ -37,6 +36,8 @@ class TaskView(Struct, kw_only=True, frozen=True):
     certificate_fault: str
     """Why none is in force; '' with one."""
     threshold: float | None
+    strata: dict[str, float | None]
+    """Stratum → its own threshold, where the task has any; ``threshold`` is then of what none matches."""
     target_risk: float
 
 
@@ -87,8 +88,9 @@ def task_view(runtime: TaskRuntime) -> TaskView:
         escalates=task.privacy.escalate and task.policy.mode == "live",
         model=manifest.version,
         model_digest=model.digest,
-        certificate=certificate_id(model),
+        certificate=model.certificate_id,
         certificate_fault=fault,
         threshold=None if fault else manifest.acceptance.threshold,
+        strata={} if fault else {each.name: each.threshold for each in manifest.acceptance.strata},
         target_risk=task.policy.target_risk,
     )

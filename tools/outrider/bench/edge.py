@@ -25,7 +25,6 @@ from outrider_edge.journey.agent import Agent
 from outrider_edge.journey.gate import decide
 from outrider_engine.model import Example, Model
 from outrider_engine.session import load_runtime
-from outrider_wire.acceptance import judge
 from outrider_wire.report import AnswerReport
 from outrider_wire.task import Task
 
@@ -186,11 +185,12 @@ class _Measured:
     def deciding(self, parts: Parts, n: int) -> Timing:
         """The rule and the gate on what the model says of one input."""
         [said] = self.model.infer([self.model.prepare(parts)])
-        rule, certified = self.model.manifest.acceptance, not self.model.certified
+        certified = not self.model.certified
 
         def decided(_: int) -> object:
-            verdict = judge(rule, said.probabilities, said.support)
-            return decide(verdict, certified=certified, wants_cloud=False, audit=False, may_send=True)
+            return decide(
+                self.model.judge(said, parts), certified=certified, wants_cloud=False, audit=False, may_send=True
+            )
 
         return time_calls(decided, n=n, warm_up=BLOCK)
 

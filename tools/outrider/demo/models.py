@@ -17,7 +17,7 @@ from outrider.demo.figures import Curve, shunt_curve
 from outrider.demo.world import World
 from outrider.progress import Tell
 from outrider_engine.model import load_model
-from outrider_export.asking import ask
+from outrider_export.asking import ask_rows
 from outrider_export.data import Progress, Table
 from outrider_wire.acceptance import accepted, supported_scores
 
@@ -55,12 +55,12 @@ class Seen(NamedTuple):
 def look(bundle: Path, table: Table) -> Seen:
     """Runs a bundle over a table, as the device would."""
     model = load_model(bundle, threads=2)
-    said = ask(model, table.tensors(model.manifest.inputs))
+    said = ask_rows(model, table)
     rule = model.manifest.acceptance
     return Seen(
         said.probabilities,
-        supported_scores(rule, said.probabilities, said.support),
-        accepted(rule, said.probabilities, said.support),
+        supported_scores(rule, said.signals),
+        accepted(rule, said.signals),
         said.answers == table.labels,
     )
 
@@ -80,7 +80,7 @@ def make_models(world: World, folder: Path, tell: Tell) -> Models:
         large=large,
         small=small,
         strength=known["strength"],
-        imported=world.questions(labelled) + world.questions(world.certification(first=False), 1),
+        imported=world.questions((*labelled, *world.certification(first=False))),
         sentences=known["sentences"],
     )
 

@@ -11,6 +11,7 @@ from outrider.demo.dataset import ROLE_KEY, Deal, Question, Vqa, ask, attributes
 from outrider.demo.play import Item
 from outrider_export.data import Example, Progress, Table
 from outrider_wire.roles import fraction_of
+from outrider_wire.strata import Stratum
 from outrider_wire.task import AnswerSpace, InputPart, Policy, Prompt, Task
 
 TASK_NAME = "easy-vqa"
@@ -31,6 +32,10 @@ def make_task(labels: tuple[str, ...]) -> Task:
             InputPart(name="question", modality="text", max_bytes=512),
         ],
         answer=AnswerSpace(labels=list(labels)),
+        strata=[
+            Stratum(name="colour", part="question", any_of=["what color", "the color of"]),
+            Stratum(name="shape", part="question", any_of=["what shape", "what is the"]),
+        ],
         prompt=Prompt(text="Answer the question about the picture with one of the labels."),
         policy=Policy(target_risk=0.05, confidence=0.95, answer_within_ms=5_000, keep_for_s=3_600, audit_rate=0.02),
     )

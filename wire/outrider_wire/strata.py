@@ -1,0 +1,44 @@
+"""Strata: kinds of input that are known before there is an answer, each certified apart. Pure; knows no scores.
+
+A certificate over everything together may hide that one kind of question is mostly wrong. Where a task names strata,
+every stratum gets its own threshold under its own test, and one that cannot be certified always escalates.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from outrider_wire.names import Name
+
+OTHER = "other"
+"""Whatever no stratum matches."""
+_WORD = re.compile(r"\w+")
+Phrase = Annotated[str, Meta(min_length=1, max_length=128)]
+
+
+class Stratum(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Inputs whose text part contains one of these phrases, as whole words and whatever the case."""
+
+    name: Name
+    part: Name
+    any_of: Annotated[list[Phrase], Meta(min_length=1, max_length=64)]
+
+
+def stratum_of(strata: Sequence[Stratum], parts: Mapping[str, bytes | str]) -> str:
+    """The first stratum that matches, `OTHER` where none does; '' without strata."""
+    if not strata:
+        return ""
+    texts: dict[str, str] = {}
+    for stratum in strata:
+        if stratum.part not in texts:
+            texts[stratum.part] = _words(parts.get(stratum.part, ""))
+        if any(_words(phrase) in texts[stratum.part] for phrase in stratum.any_of):
+            return stratum.name
+    return OTHER
+
+
+def _words(text: bytes | str) -> str:
+    plain = text if isinstance(text, str) else bytes(text).decode("utf-8", "replace")
+    return f" {' '.join(_WORD.findall(plain.casefold()))} "
