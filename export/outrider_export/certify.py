@@ -20,9 +20,11 @@ from outrider_wire.certificate import (
     GROUP_ROWS,
     Gap,
     Outcome,
+    delta_parts,
     fixed_sequence,
     one_per_group,
     rows_a_group,
+    some_per_group,
     strata_sequences,
     upper_bound,
 )
@@ -117,13 +119,14 @@ def calibrate_and_certify(
     choices = choose(
         _said(model, held, bounds, strata),
         held.labels,
+        risk=promise.risk,
         coverages=coverages,
         support_fitted_here=support_fitted_here,
     )
     trial = None
     if certification is not None:
         check_disjoint(tuning, certification)
-        rows = _certifying(certification, key)
+        rows = _certifying(certification, key, strata)
         trial = _Trial(
             table=rows,
             rows=recalibrated(_said(model, rows, bounds, strata), choices.calibration),
@@ -174,9 +177,16 @@ def _usable(table: Table, key: str, most: int) -> Table:
     return labelled.some_per_group(key, most)
 
 
-def _certifying(table: Table, key: str) -> Table:
-    labelled = [group for group, label in zip(table.groups, table.labels, strict=True) if label >= 0]
-    return _usable(table, key, rows_a_group(labelled))
+def _certifying(table: Table, key: str, strata: Sequence[Stratum]) -> Table:
+    """Of each stratum's labelled rows, as many a group as it certifies by."""
+    labelled = np.flatnonzero(table.labels >= 0)
+    names = np.asarray(table.strata(strata) or [""] * len(table), np.str_)[labelled]
+    rows: list[int] = []
+    for name in dict.fromkeys(names.tolist()):
+        own = labelled[names == name]
+        groups = [table.groups[row] for row in own.tolist()]
+        rows += own[some_per_group(groups, key, rows_a_group(groups))].tolist()
+    return _usable(table.take(sorted(rows)), key, len(table))
 
 
 def _said(model: Model, table: Table, bounds: Sequence[InputPart], strata: Sequence[Stratum]) -> Said:
@@ -225,10 +235,16 @@ class _Trial:
     @property
     def remarks(self) -> list[str]:
         """What else a person should know."""
+        hopeless = [name for name in self._choices.ladders if name not in self._choices.rows]
+        said = [
+            f"{name}: not certified: already its surest tuning rows are wrong too often; it escalates"
+            for name in hopeless
+        ]
         if (share := self.false_alarm) is None:
-            return []
+            return said
         return [
-            f"{share:.1%} of the certification rows are refused as unlike what the model knows ({FALSE_ALARMS:.0%} aimed at)"
+            *said,
+            f"{share:.1%} of the certification rows are refused as unlike what the model knows ({FALSE_ALARMS:.0%} aimed at)",
         ]
 
     def certificate(self, model: Model, rule: Acceptance) -> Certificate:
@@ -265,7 +281,7 @@ class _Trial:
                 strata=self._rows.strata,
                 thresholds=choices.ladders,
                 risk=promise.risk,
-                delta=promise.delta,
+                deltas=delta_parts(promise.delta, choices.rows),
                 coverages=choices.coverages,
                 groups=self._table.groups,
                 gap=self.gap,

@@ -14,11 +14,14 @@ from outrider_export.asking import Said
 from outrider_export.support import FALSE_ALARMS
 from outrider_wire.acceptance import Signals, supported_scores
 from outrider_wire.calibration import calibrated, expected_calibration_error, fit_temperature
-from outrider_wire.certificate import DEFAULT_COVERAGES, thresholds_at
+from outrider_wire.certificate import DEFAULT_COVERAGES, binomial_tail, thresholds_at
 from outrider_wire.manifest import Acceptance, Calibration
 from outrider_wire.scores import SCORES, ScoreName, area_under_risk_coverage
 
 Labels = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+_HOPELESS = 0.05
+"""Level at which a stratum's surest tuning rows are too risky."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +33,8 @@ class Choices:
     """Without thresholds on its score."""
     ladders: Mapping[str, Sequence[float]]
     """Stratum ('' where the task has none) → its thresholds, the strictest first, one a coverage."""
+    rows: Mapping[str, int]
+    """Stratum → tuning rows, of those that there is any hope to certify: δ is shared out over them."""
     coverages: Sequence[float]
     areas: Mapping[ScoreName, float]
     """Area under the risk–coverage curve of each score."""
@@ -47,10 +52,11 @@ def choose(
     said: Said,
     labels: Labels,
     *,
+    risk: float,
     coverages: Sequence[float],
     support_fitted_here: bool,
 ) -> Choices:
-    """Chooses on what the model says of tuning rows, whose labels are (n,).
+    """Chooses on what the model says of tuning rows, whose labels are (n,); ``risk`` is r*.
 
     Raises:
         RuleRefusalError: there are no rows, or none that the model knows.
@@ -62,10 +68,12 @@ def choose(
     areas = measure_scores(plain, rows, right)
     rule = msgspec.structs.replace(plain, score=min(areas, key=lambda name: areas[name]))
     scores = supported_scores(rule, rows)
+    steps = ladders(scores, rows.strata, coverages)
     return Choices(
         calibration=calibration,
         rule=rule,
-        ladders=ladders(scores, rows.strata, coverages),
+        ladders=steps,
+        rows=_hopeful(steps, scores, right, rows.strata, risk),
         coverages=coverages,
         areas=areas,
         accuracy=float(right.mean()),
@@ -79,7 +87,7 @@ def recalibrated(said: Said, calibration: Calibration) -> Signals:
     return said.signals._replace(probabilities=calibrated(said.logits, calibration))
 
 
-def measure_scores(rule: Acceptance, rows: Signals, right: NDArray[np.bool_]) -> dict[ScoreName, float]:
+def measure_scores(rule: Acceptance, rows: Signals, right: Flags) -> dict[ScoreName, float]:
     """Area under the risk–coverage curve of every score that the model gives, behind the support gate; less is better."""
     names: list[ScoreName] = list(SCORES)
     if rows.deferral is not None:
@@ -93,6 +101,25 @@ def _support_threshold(support: NDArray[np.float64] | None, *, fitted_here: bool
     if not known.any():
         return None
     return 1.0 if fitted_here else float(np.quantile(known, 1 - FALSE_ALARMS))
+
+
+def _hopeful(
+    steps: Mapping[str, Sequence[float]], scores: NDArray[np.float64], right: Flags, strata: Sequence[str], risk: float
+) -> dict[str, int]:
+    """Stratum → rows, without those whose surest tuning rows are wrong significantly more often than r*.
+
+    A stratum that cannot be certified would only take its part of δ from the others.
+    """
+    if not strata:
+        return {"": len(scores)}
+    names = np.asarray(strata, np.str_)
+    found = {}
+    for name, ladder in steps.items():
+        surest = (names == name) & (scores >= ladder[0])
+        errors, n = int((~right[surest]).sum()), int(surest.sum())
+        if 1.0 - binomial_tail(errors - 1, n, risk) > _HOPELESS:
+            found[name] = int((names == name).sum())
+    return found
 
 
 def ladders(

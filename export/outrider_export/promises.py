@@ -103,4 +103,4 @@ def _more_rows(outcome: Outcome, promise: Promise) -> str:
 
 def strata_sentences(names: Sequence[str]) -> str:
     """What certifying apart means, for whoever names strata."""
-    return f"{', '.join(names)} and what none of them matches are certified apart, each at δ / {len(names) + 1}"
+    return f"{', '.join(names)} and what none of them matches are certified apart, δ shared out over them"

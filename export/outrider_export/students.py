@@ -77,7 +77,7 @@ def student(name: str, shape: Shape, plan: TrainingPlan) -> Architecture:
 SMALL = Shape(image=32, channels=(16, 24, 32), strides=(2, 2, 2), width=48)
 LARGE = Shape(image=64, channels=(24, 32, 48, 64), strides=(2, 2, 2, 1), width=192, head=192)
 SMALL_PLAN = TrainingPlan(
-    epochs=120, subjects=32, learning_rate=4e-3, weight_decay=1e-2, jitter=Jitter(translate=3, gain=0.1, noise=0.03)
+    epochs=240, subjects=32, learning_rate=4e-3, weight_decay=1e-2, jitter=Jitter(translate=3, gain=0.1, noise=0.03)
 )
 LARGE_PLAN = TrainingPlan(
     epochs=20,

@@ -32,7 +32,7 @@ a group 22–30 % and nothing in 20–45 % of draws.
 A step passes when both p-values are at most δ, so that both promises hold together with confidence 1 − δ (an
 intersection–union test: what is rejected is "the risk *or* the gap is too large").
 
-**Strata** (`strata_sequences`) are tested apart, each at δ over their number: the union bound.
+**Strata** (`strata_sequences`) are tested apart, each at its part of δ (`delta_parts`): the union bound.
 
 The rows must never have been used to choose anything.
 """
@@ -349,27 +349,28 @@ def strata_sequences(
     strata: Sequence[str],
     thresholds: Mapping[str, Sequence[float]],
     risk: float,
-    delta: float,
+    deltas: Mapping[str, float],
     coverages: Sequence[float] = DEFAULT_COVERAGES,
     groups: Sequence[str] | None = None,
     gap: Gap | None = None,
 ) -> dict[str, Outcome]:
-    """`fixed_sequence` of each stratum's own rows, at its own thresholds and δ over the number of strata.
+    """`fixed_sequence` of each stratum's own rows, at its own thresholds and its own part of δ.
 
     Args:
         strata: (n,) the stratum of each row, known before its answer.
-        thresholds: stratum → `thresholds_at` of its tuning rows; a stratum that is missing here is not certified.
+        thresholds: stratum → `thresholds_at` of its tuning rows.
+        deltas: stratum → its part of δ (`delta_parts`); a stratum that is missing here is not certified.
     """
     values, right, names = np.asarray(scores, np.float64), np.asarray(correct, np.bool_), np.asarray(strata, np.str_)
     found = {}
-    for name in thresholds:
+    for name, delta in deltas.items():
         rows = np.flatnonzero(names == name).tolist()
         found[name] = fixed_sequence(
             values[rows],
             right[rows],
             thresholds[name],
             risk,
-            delta / len(thresholds),
+            delta,
             coverages=coverages,
             groups=[groups[row] for row in rows] if groups is not None else None,
             gap=Gap(most=gap.most, kept=gap.kept[rows], sent=gap.sent[rows]) if gap else None,
@@ -391,6 +392,12 @@ def reused_delta(delta: float, k: int) -> float:
     if k < 1:
         raise ValueError("uses are counted from 1")
     return delta * 6.0 / (math.pi * k) ** 2
+
+
+def delta_parts(delta: float, rows: Mapping[str, int]) -> dict[str, float]:
+    """δ shared out over strata by their number of tuning rows: who has most rows has most to gain."""
+    total = sum(rows.values())
+    return {name: delta * count / total for name, count in rows.items()}
 
 
 def one_per_group(groups: Sequence[str], key: str) -> NDArray[np.int64]:
