@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from outrider_export.data import Table
 from outrider_export.promises import forecast, strata_sentences
-from outrider_wire.certificate import DEFAULT_COVERAGES, START_ERRORS, grouped_items_needed, testable, usable_rows
+from outrider_wire.certificate import DEFAULT_COVERAGES, START_ERRORS, can_test, grouped_items_needed, usable_rows
 from outrider_wire.errors import RuleRefusalError
 from outrider_wire.roles import ROLES, Role, Shares, role_of
 from outrider_wire.task import Task
@@ -56,7 +56,7 @@ def foresee(tables: Tables, task: Task) -> Forecast:
     groups: dict[str, int] = {role: len(set(table.groups)) for role, table in tables.items()}
     risk, names = task.policy.target_risk, tables["certification"].groups
     n, most = usable_rows(names)
-    possible = testable(names, risk, task.delta, DEFAULT_COVERAGES)
+    possible = can_test(names, risk, task.delta, DEFAULT_COVERAGES)
     nearest = min(EXPECTED, key=lambda known: abs(known - risk))
     sentences = [
         forecast(n, risk, task.delta, rows_a_group=most),

@@ -48,7 +48,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import ArrayLike, NDArray
 
-from outrider_wire.betting import group_sums, p_value
+from outrider_wire.betting import SPREAD, group_sums, p_value
 from outrider_wire.errors import RuleRefusalError
 from outrider_wire.roles import fraction_of
 
@@ -209,7 +209,7 @@ def _sizes(groups: Sequence[str], most: int) -> list[int]:
     return [min(size, most) for size in Counter(groups).values()]
 
 
-def testable(groups: Sequence[str], risk: float, delta: float, coverages: Sequence[float]) -> bool:
+def can_test(groups: Sequence[str], risk: float, delta: float, coverages: Sequence[float]) -> bool:
     """Whether certification rows of these groups (one name a row) are enough to test one of ``coverages``."""
     most = rows_a_group(groups)
     return first_tested(coverages, sum(_sizes(groups, most)), risk, delta, most) < len(coverages)
@@ -306,7 +306,7 @@ class _Rows:
         if self.gap is None:
             return 0.0
         gains = self.gap.most - np.where(kept, self.gap.kept, self.gap.sent)
-        return p_value(group_sums(gains, self.group, self.most), 1 - self.gap.most)
+        return p_value(group_sums(gains, self.group, self.most), 1 - self.gap.most, SPREAD)
 
     def outcome(self, tested: list[Tested], delta: float) -> Outcome:
         last = next((step for step in reversed(tested) if step.passed), None)

@@ -13,7 +13,7 @@ from msgspec import Struct
 from outrider_cloud.store.schema import certifications, certified_groups
 from outrider_export.certify import data_digest
 from outrider_export.promises import forecast
-from outrider_wire.certificate import reused_delta, testable, usable_rows
+from outrider_wire.certificate import can_test, reused_delta, usable_rows
 from outrider_wire.manifest import Certificate
 
 
@@ -62,7 +62,7 @@ def draw(
     unused = [group for group in groups if not uses.get(group)]
     fresh = sorted(set(unused))
     use = 1 + max((uses.get(group, 0) for group in groups), default=0)
-    enough = testable(unused, risk, delta, coverages)
+    enough = can_test(unused, risk, delta, coverages)
     if use == 1 or enough:
         return Draw(groups=fresh, use=1, delta=delta, fresh=len(fresh), rows=usable_rows(unused), enough=enough)
     paid = reused_delta(delta, use)
@@ -72,7 +72,7 @@ def draw(
         delta=paid,
         fresh=len(fresh),
         rows=usable_rows(groups),
-        enough=testable(groups, risk, paid, coverages),
+        enough=can_test(groups, risk, paid, coverages),
     )
 
 
