@@ -58,10 +58,20 @@ keep_for_s = 86400          # how long an escalation is worth having, late or no
 audit_rate = 0.02           # share of kept inputs that is sent as well, to watch the promise
 durability = "disk"         # memory: faster, and escalations do not survive a restart
 mode = "live"               # shadow: answer locally, and record what would be escalated
+# target_gap = 0.02         # ε: the system may be wrong at most so much more often than the large model; certified with target_risk
 
 [privacy]
 escalate = true             # false: nothing leaves the device; what it is unsure of says so
 keep_examples = true        # false: the cloud answers and forgets
+"""
+
+
+_STRATA = """
+# Kinds of question that are known before the answer: each is certified apart, and what none matches besides.
+# [[strata]]
+# name = "colour"
+# part = "question"
+# any_of = ["what color", "which color"]   # whole words, any case; the first stratum that matches counts
 """
 
 
@@ -73,7 +83,8 @@ def task_text(*, name: str, labels: Sequence[str], kind: Kind = Kind.IMAGE, sour
     """
     inputs = "\n".join(["", *(_PARTS[part] for part in kind.split("-"))])
     listed = "\n".join(f"  {_quoted(label)}," for label in labels)
-    text = _HEAD.format(source=source, name=_quoted(name)) + inputs + _REST.format(labels=listed)
+    strata = _STRATA if kind is not Kind.IMAGE else ""
+    text = _HEAD.format(source=source, name=_quoted(name)) + inputs + _REST.format(labels=listed) + strata
     parse_task(text, source)
     return text
 

@@ -6,6 +6,7 @@ every stratum gets its own threshold under its own test, and one that cannot be 
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -14,6 +15,8 @@ from outrider_wire.names import Name
 
 OTHER = "other"
 """Whatever no stratum matches."""
+_MOST = 4096
+"""Characters that are looked at."""
 _WORD = re.compile(r"\w+")
 Phrase = Annotated[str, Meta(min_length=1, max_length=128)]
 
@@ -33,12 +36,13 @@ def stratum_of(strata: Sequence[Stratum], parts: Mapping[str, bytes | str]) -> s
     texts: dict[str, str] = {}
     for stratum in strata:
         if stratum.part not in texts:
-            texts[stratum.part] = _words(parts.get(stratum.part, ""))
+            texts[stratum.part] = _words(parts.get(stratum.part, "")[:_MOST])
         if any(_words(phrase) in texts[stratum.part] for phrase in stratum.any_of):
             return stratum.name
     return OTHER
 
 
+@lru_cache(maxsize=1024)
 def _words(text: bytes | str) -> str:
     plain = text if isinstance(text, str) else bytes(text).decode("utf-8", "replace")
     return f" {' '.join(_WORD.findall(plain.casefold()))} "
