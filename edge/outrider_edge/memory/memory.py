@@ -159,15 +159,22 @@ class TaskMemory:
             self._answers.add(expected.others, expected.embedding, answer)
 
 
+def lacks_embedding(task: Task, manifest: Manifest) -> str:
+    """Why a model cannot serve the memory that its task asks for; '' when it can."""
+    if not task.memory.enabled or manifest.outputs.embedding is not None:
+        return ""
+    return f"task {task.name!r} has a memory, and bundle {manifest.version} exports no embedding to find answers by"
+
+
 def check_embedding(task: Task, manifest: Manifest) -> None:
     """Whether a model can serve the memory that its task asks for.
 
     Raises:
         OperatorConfigError: it exports no embedding.
     """
-    if task.memory.enabled and manifest.outputs.embedding is None:
+    if problem := lacks_embedding(task, manifest):
         raise OperatorConfigError(
-            f"task {task.name!r} has a memory, and bundle {manifest.version} exports no embedding to find answers by",
+            problem,
             reason="no_embedding",
             fix="build the bundle with: outrider export run --embedding; or set [memory] enabled = false in the task",
         )
