@@ -79,7 +79,8 @@ def test_the_embedding_changes_no_answer(
 ) -> None:
     rows = squares(60, 11)
     plain, embedding = (
-        load_model(folder) for folder in (built.bundle, embedding_bundle)  # type: ignore[attr-defined]  # a BuildReport
+        load_model(folder)
+        for folder in (built.bundle, embedding_bundle)  # type: ignore[attr-defined]  # a BuildReport
     )
     said = [ask(model, rows.tensors(model.manifest.inputs)).probabilities for model in (plain, embedding)]
     assert (said[0].argmax(1) == said[1].argmax(1)).mean() > 0.97

@@ -42,8 +42,8 @@ class PaceState(Struct, kw_only=True):
     """Their sum."""
     inputs: float = 0.0
     """The weights' sum."""
-    carried: float = 0.0
-    """Of the share to let through in the bin at the threshold, what is owed."""
+    carried: float = 1.0
+    """Of the share to let through in the bin at the threshold, what is owed: the first one, at the start."""
 
 
 class Judged(NamedTuple):
@@ -61,16 +61,17 @@ class Pace:
         limit: of whatever is counted, in a window.
         length_s: the window's.
         now: run time.
-        level: what the bucket holds at first; None: all that it can.
+        level: what the bucket holds at first, at most: half of what it can, so that a start is no burst.
+        state: what a pace of the same limit remembers.
     """
 
     def __init__(
-        self, *, limit: float, length_s: float, now: float, level: float | None = None, state: PaceState | None = None
+        self, *, limit: float, length_s: float, now: float, level: float, state: PaceState | None = None
     ) -> None:
         self._rate = limit / length_s
         self._most = BURST * limit
         self._fade_s = FADE * length_s
-        first = self._most if level is None else max(0.0, min(level, self._most))
+        first = max(0.0, min(level, self._most / 2))
         self.state = state or PaceState(
             level=first, filled_at=now, began_at=now, scale_at=now, cost_by_gain=[0.0] * BINS
         )

@@ -69,12 +69,14 @@ class Offering:
         clock: RunClock,
         receipt_timer_s: float = 5.0,
         ask_again_s: float = 60.0,
+        spare_every_s: float = SPARE_EVERY_S,
     ) -> None:
         self.counts: Counter[str] = Counter()
         """``offers``, ``unheard`` (nobody listened), ``receipts``, ``busy``, and answers by what became of them."""
         self._outbox = outbox
         self._line = line
         self._clock = clock
+        self._spare_every_s = spare_every_s
         self._book = OfferBook(receipt_timer_s=receipt_timer_s, ask_again_s=ask_again_s)
         self._on_final: OnFinal | None = None
         self._on_aside: OnAside | None = None
@@ -214,7 +216,7 @@ class Offering:
     async def _offer_spare(self) -> None:
         """Now and then, the oldest of what is kept to be learnt from, while the budget has room."""
         while True:
-            await asyncio.sleep(SPARE_EVERY_S)
+            await asyncio.sleep(self._spare_every_s)
             while self._spare and self._ready and await self._offered_spare(self._spare[0]):
                 self._spare.popleft()
 
