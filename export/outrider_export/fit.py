@@ -191,7 +191,6 @@ class Fit:
             labelled=rows,
             plan=DistilPlan(),
             seed=self.seed,
-            embedding=self.task.memory.enabled,
             progress=self._named("student"),
         )
         tuning = self._tensors(named, "tuning")

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import msgspec
 
-from outrider_edge.memory.memory import lacks_embedding
 from outrider_edge.updates.rules import OTHER, Record, Slot
 from outrider_engine.bundle import Bundle, open_bundle
 from outrider_link.files import fsync_dir, fsync_file, sha256_file, write_durably
@@ -117,8 +116,6 @@ class SlotFolder:
             bundle = open_fitting(staging, self.task)
             if bundle.digest != digest:
                 raise BundleMismatchError("it is another release than the one offered", reason="wrong_release")
-            if problem := lacks_embedding(self.task, bundle.manifest):
-                raise BundleMismatchError(problem, reason="no_embedding", fix="build it with --embedding")
         except BundleError:
             shutil.rmtree(staging, ignore_errors=True)
             raise
