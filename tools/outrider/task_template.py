@@ -76,8 +76,8 @@ when_spent = "drop"         # keep: hold what is not sent in the outbox, to be l
 [memory]                    # the large model's answers again, for inputs that are nearly the same; never certified
 enabled = false             # needs a bundle that exports an embedding: outrider export run --embedding
 max_distance = 0.01         # cosine distance of two images that count as the same; every other part must be equal
-max_entries = 10000
-keep_for_s = 86400
+max_entries = 10000         # the oldest answer makes room
+keep_for_s = 86400          # how long an answer may be given again
 audit_rate = 0.05           # share of its answers of which the large model is asked all the same …
 risk = 0.1                  # … and if it disagrees with more than this share, the memory switches itself off
 """
