@@ -19,7 +19,7 @@ from outrider_edge.ports import OutboxPart
 from outrider_edge.uplink.escalations import wire_size
 from outrider_wire.acceptance import Verdict
 from outrider_wire.codec import encode
-from outrider_wire.errors import OperatorConfigError
+from outrider_wire.errors import OperatorConfigError, OperatorSetupError
 from outrider_wire.messages import Escalation, Part
 from outrider_wire.settings import parse_toml
 from outrider_wire.task import Budget
@@ -187,6 +187,11 @@ def test_a_restart_goes_on_just_where_it_was() -> None:
         if number % 100 == 0:
             parts = budget_of(terms, saved=parts.save(START + at))
         assert parts.ask(START + at, gain=gain, size=1_000) == whole.ask(START + at, gain=gain, size=1_000)
+
+
+def test_a_saved_budget_that_cannot_be_read_is_no_fresh_one() -> None:
+    with pytest.raises(OperatorSetupError, match="cannot be read"):
+        budget_of(Budget(escalations_per_day=1), saved=b'{"boot_id": 7}')
 
 
 def test_a_limit_that_is_new_in_the_file_knows_what_was_spent_before_it() -> None:

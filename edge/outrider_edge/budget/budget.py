@@ -20,7 +20,8 @@ import msgspec
 from msgspec import Struct
 
 from outrider_edge.budget.ledger import DAY_S, HOUR_S, MICRO, Spend, Window
-from outrider_edge.budget.pacing import Pace, PaceState
+from outrider_edge.budget.pacing import BINS, Pace, PaceState
+from outrider_wire.errors import OperatorSetupError
 from outrider_wire.task import Budget
 
 UNSUPPORTED_GAIN = 1.0
@@ -82,13 +83,16 @@ class TaskBudget:
         boot_id: which boot it belongs to.
         saved: what `save` gave, by this boot or an earlier one. Between two boots no time passes: what the machine was off is
             not known, and a clock that jumps renews nothing.
+
+    Raises:
+        OperatorSetupError: what was saved cannot be read.
     """
 
     def __init__(self, terms: Budget, *, now: float, boot_id: str, saved: bytes = b"") -> None:
         self._terms = terms
         self._boot_id = boot_id
         self._now = now
-        state = _DECODER.decode(saved) if saved else BudgetState(boot_id=boot_id, at_s=now, spent={}, audits={})
+        state = _decoded(saved) if saved else BudgetState(boot_id=boot_id, at_s=now, spent={}, audits={})
         ahead = 0.0 if state.boot_id == boot_id else now - state.at_s
         self._spent = {name: _window(name, state.spent, ahead) for name in _WINDOWS}
         self._audits = {name: _window(name, state.audits, ahead) for name in _WINDOWS}
@@ -195,6 +199,8 @@ class TaskBudget:
         )
 
     def _pace(self, limit: Limit, state: PaceState | None, ahead: float) -> Pace:
+        if state is not None and len(state.cost_by_gain) != BINS:
+            state = None
         if state is not None:
             state.filled_at, state.began_at, state.scale_at = (
                 at + ahead for at in (state.filled_at, state.began_at, state.scale_at)
@@ -217,6 +223,17 @@ def limits_of(terms: Budget) -> list[Limit]:
 def gain_of(*, confidence: float, supported: bool) -> float:
     """Expected gain of an escalation: the estimated probability that the device's own answer is wrong."""
     return max(0.0, min(1.0, 1.0 - confidence)) if supported else UNSUPPORTED_GAIN
+
+
+def _decoded(saved: bytes) -> BudgetState:
+    try:
+        return _DECODER.decode(saved)
+    except msgspec.MsgspecError as error:
+        raise OperatorSetupError(
+            f"what the outbox remembers of a budget cannot be read: {error}",
+            reason="budget_unreadable",
+            fix="run the version that wrote it, or give another data_dir",
+        ) from error
 
 
 def _window(name: str, saved: dict[str, dict[int, tuple[int, int, int]]], ahead: float) -> Window:
