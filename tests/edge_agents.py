@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from factory import make_bundle, make_task
+from outrider_edge.budget.spending import Spending
 from outrider_edge.journey.agent import Agent
 from outrider_edge.journey.pipeline import TaskRuntime
+from outrider_edge.memory.memory import TaskMemory
 from outrider_edge.metrics import Metrics
+from outrider_edge.outbox.clock import RunClock, run_clock
 from outrider_edge.outbox.outbox import Outbox
 from outrider_edge.outbox.outcomes import Answered, Expired, Outcome, Refused
-from outrider_edge.ports import OnFinal, OutboxEntry
+from outrider_edge.ports import MaySpare, OnAside, OnFinal, OutboxEntry
 from outrider_edge.uplink.escalations import envelope_of
 from outrider_engine.model import load_model
 from outrider_wire.errors import RuleRefusalError
@@ -54,10 +57,18 @@ class HandUplink:
         self.sent: asyncio.Queue[OutboxEntry] = asyncio.Queue()
         self._outbox = outbox
         self._on_final: OnFinal | None = None
+        self._on_aside: OnAside | None = None
 
     def listen(self, on_final: OnFinal) -> None:
         """Names whom to tell."""
         self._on_final = on_final
+
+    def listen_aside(self, on_aside: OnAside) -> None:
+        """Names whom to tell."""
+        self._on_aside = on_aside
+
+    def spare_when(self, may_spare: MaySpare) -> None:
+        """The test asks the agent itself."""
 
     async def escalate(self, entry: OutboxEntry) -> None:
         """Durable, and in `sent`; refused when `full`."""
@@ -91,6 +102,8 @@ class HandUplink:
         settled = await self._outbox.settle(input_id, outcome)
         if settled.report is not None and self._on_final is not None:
             await self._on_final(settled.report)
+        elif isinstance(outcome, Answered) and self._on_aside is not None:
+            await self._on_aside(outcome.answer)
 
 
 class Bench:
@@ -105,7 +118,7 @@ class Bench:
 
 @asynccontextmanager
 async def running_agent(
-    folder: Path, *, task: Task | None = None, policy: Policy = QUIET, **bundle: Any
+    folder: Path, *, task: Task | None = None, policy: Policy = QUIET, clock: RunClock | None = None, **bundle: Any
 ) -> AsyncIterator[Bench]:
     """An agent on one task of the factory's; ``bundle`` as in `factory.make_bundle`."""
     task = task or make_task(policy=policy)
@@ -113,12 +126,24 @@ async def running_agent(
     model = load_model(home if home.exists() else make_bundle(home, task, **bundle), bounds=task.inputs)
     outbox = Outbox(folder=folder / "outbox", flush_s=0.05)
     await outbox.start()
+    clock = clock or run_clock()
+    memories = {task.name: TaskMemory(task=task, now=clock.now)} if task.memory.enabled else {}
     uplink, metrics = HandUplink(outbox=outbox), Metrics(tasks=[task.name])
     runtime = TaskRuntime(task=task, model=model)
     agent = Agent(
-        runtimes={task.name: runtime}, ledger=outbox, uplink=uplink, metrics=metrics, audit_key="a secret of the test"
+        runtimes={task.name: runtime},
+        ledger=outbox,
+        uplink=uplink,
+        metrics=metrics,
+        audit_key="a secret of the test",
+        spending=Spending(
+            terms={task.name: task.budget}, clock=clock, saved=outbox.remembered, remember=outbox.remember
+        ),
+        memories=memories,
     )
     uplink.listen(agent.on_final)
+    uplink.listen_aside(agent.on_aside)
+    uplink.spare_when(agent.may_spare)
     try:
         yield Bench(agent=agent, uplink=uplink, outbox=outbox, metrics=metrics)
         await agent.drain(1.0)

@@ -106,6 +106,7 @@ def make_bundle(
     version: str = "1",
     threshold: float = THRESHOLD,
     parent: str | None = None,
+    embedding: bool = False,
 ) -> Path:
     """Writes a complete valid bundle into the empty or new directory ``path`` and returns ``path``.
 
@@ -120,11 +121,12 @@ def make_bundle(
         version: the manifest's version.
         threshold: the acceptance rule's.
         parent: digest of the bundle that it claims to come from.
+        embedding: it exports the mean colour of the image as one.
     """
     names = list(labels or (task.labels if task else LABELS))
     task = task or make_task(labels=names, text_only=text_only)
     shifts = [bias] + [0.0] * (len(names) - 1) if isinstance(bias, (int, float)) else list(bias)
-    model = onnx_bytes(names, seed=seed, bias=shifts, text_only=text_only)
+    model = onnx_bytes(names, seed=seed, bias=shifts, text_only=text_only, embedding=embedding)
     inputs = model_inputs(text_only=text_only)
     golden = encode_golden(_golden(names, model, inputs, text_only))
     draft = Manifest(
@@ -132,7 +134,8 @@ def make_bundle(
         version=version,
         labels=names,
         inputs=inputs,
-        outputs=Outputs(support="support"),
+        outputs=Outputs(support="support", embedding="embedding" if embedding else None),
+        embedding_parts=["image"] if embedding else [],
         files=[file_entry("model.onnx", model, "model"), file_entry("golden.msgpack", golden, "golden")],
         variants=[Variant(name="fp32", file="model.onnx", precision="fp32", provider=CPU)],
         calibration=Calibration(temperature=1.0, n=300),
@@ -203,9 +206,14 @@ def model_inputs(*, text_only: bool = False) -> list[ModelInput]:
 
 
 def onnx_bytes(
-    labels: Sequence[str], *, seed: int = 0, bias: Sequence[float] | None = None, text_only: bool = False
+    labels: Sequence[str],
+    *,
+    seed: int = 0,
+    bias: Sequence[float] | None = None,
+    text_only: bool = False,
+    embedding: bool = False,
 ) -> bytes:
-    """The graph: logits of the nearest colour plus the words, and a support distance."""
+    """The graph: logits of the nearest colour plus the words, a support distance, and the colour as an embedding."""
     from onnx import TensorProto, helper, numpy_helper
 
     jitter = np.random.default_rng(seed).normal(0, 1e-4, len(labels))
@@ -247,6 +255,9 @@ def onnx_bytes(
         info("logits", TensorProto.FLOAT, ["batch", len(labels)]),
         info("support", TensorProto.FLOAT, ["batch"]),
     ]
+    if embedding:
+        nodes.append(node("Identity", ["colour"], ["embedding"]))
+        outputs.append(info("embedding", TensorProto.FLOAT, ["batch", 3]))
     graph = helper.make_graph(nodes, "nearest-colour", inputs, outputs, tensors)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     return bytes(model.SerializeToString(deterministic=True))

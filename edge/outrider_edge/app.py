@@ -18,6 +18,7 @@ from typing import Literal
 
 from aiohttp import web
 
+from outrider_edge.budget.spending import Spending
 from outrider_edge.config import EdgeConfig, read_task
 from outrider_edge.exposition import AgentCollector, page
 from outrider_edge.ground import audit_key, bound_sockets, hold_folder, read_secret
@@ -26,7 +27,9 @@ from outrider_edge.journey.pipeline import TaskRuntime
 from outrider_edge.local_api.api import Api
 from outrider_edge.local_api.openapi import agent_version
 from outrider_edge.local_api.views import StatusView, task_view
+from outrider_edge.memory.memory import TaskMemory, check_embedding
 from outrider_edge.metrics import Metrics
+from outrider_edge.outbox.clock import run_clock
 from outrider_edge.outbox.outbox import Outbox
 from outrider_edge.updates.slots import SlotFolder
 from outrider_edge.updates.starting import Load, SlotStart, start_slots
@@ -105,14 +108,26 @@ async def serving(config: EdgeConfig) -> AsyncIterator[Serving]:
         metrics = Metrics(tasks=loaded)
         outbox = await _outbox(config, stack)
         uplink = _uplink(config, outbox, metrics)
+        clock = run_clock()
+        terms = {name: ready.runtime.task.budget for name, ready in loaded.items()}
+        spending = Spending(terms=terms, clock=clock, saved=outbox.remembered, remember=outbox.remember)
+        memories = {
+            name: TaskMemory(task=ready.runtime.task, now=clock.now)
+            for name, ready in loaded.items()
+            if ready.runtime.task.memory.enabled
+        }
         agent = Agent(
             runtimes={name: ready.runtime for name, ready in loaded.items()},
             ledger=outbox,
             uplink=uplink,
             metrics=metrics,
             audit_key=key,
+            spending=spending,
+            memories=memories,
         )
         uplink.listen(agent.on_final)
+        uplink.listen_aside(agent.on_aside)
+        uplink.spare_when(agent.may_spare)
         updater = _updater(config, loaded, uplink)
         await _start(uplink, updater, stack)
         api = Api(
@@ -133,6 +148,7 @@ def _load_tasks(config: EdgeConfig) -> dict[str, _Loaded]:
         load = _loader(config, task)
         folder = SlotFolder(folder=config.folder / "slots" / task.name, task=task)
         start = start_slots(folder=folder, factory=Path(settings.bundle), load=load)
+        check_embedding(task, start.model.manifest)
         runtime = TaskRuntime(task=task, model=start.model)
         model_ms = runtime.warm()
         log.info(
@@ -260,6 +276,8 @@ def _status(
             account=agent.account(),
             tasks=[task_view(runtime) for runtime in agent.runtimes.values()],
             slots=updater.slots(),
+            budgets=agent.budgets(),
+            memories=agent.memories(),
         )
 
     return status
@@ -269,5 +287,11 @@ def _metrics_page(agent: Agent, metrics: Metrics, uplink: Uplink | AloneUplink) 
     def accounts() -> dict[str, Account]:
         return {name: agent.account(name) for name in (*agent.runtimes, NO_TASK)}
 
-    collector = AgentCollector(metrics=metrics, accounts=accounts, connected=lambda: uplink.connected)
+    collector = AgentCollector(
+        metrics=metrics,
+        accounts=accounts,
+        connected=lambda: uplink.connected,
+        budgets=agent.budgets,
+        memories=agent.memories,
+    )
     return lambda: page(collector)

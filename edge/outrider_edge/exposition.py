@@ -6,6 +6,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from outrider_edge.budget.budget import LimitView
+from outrider_edge.memory.memory import MemoryView
 from outrider_edge.metrics import BOUNDS_MS, CONFIDENCE_BINS, Latency, Metrics, TaskMetrics
 from outrider_wire.report import ATTRIBUTES, TERMINAL, Account
 
@@ -24,14 +26,24 @@ class AgentCollector(Collector):
         metrics: of the agent.
         accounts: the account a task, what named no task included.
         connected: whether the broker can be reached now.
+        budgets: how every limit stands, by task and name.
+        memories: how every answer memory fares, by task.
     """
 
     def __init__(
-        self, *, metrics: Metrics, accounts: Callable[[], Mapping[str, Account]], connected: Callable[[], bool]
+        self,
+        *,
+        metrics: Metrics,
+        accounts: Callable[[], Mapping[str, Account]],
+        connected: Callable[[], bool],
+        budgets: Callable[[], Mapping[str, Mapping[str, LimitView]]] = dict,
+        memories: Callable[[], Mapping[str, MemoryView]] = dict,
     ) -> None:
         self._metrics = metrics
         self._accounts = accounts
         self._connected = connected
+        self._budgets = budgets
+        self._memories = memories
 
     def collect(self) -> Iterable[Metric]:
         """Every family, in a fixed order."""
@@ -53,6 +65,8 @@ class AgentCollector(Collector):
             middle = sum(count * (bin_ + 0.5) / CONFIDENCE_BINS for bin_, count in enumerate(task.confidence))
             confidence.add_metric([name], _cumulative(edges, task.confidence), middle)
         yield from (overdue, seconds, confidence)
+        yield from _budget_families(self._budgets())
+        yield from _memory_families(self._memories())
         yield GaugeMetricFamily(
             "outrider_broker_connected", "Whether the broker can be reached", value=self._connected()
         )
@@ -78,6 +92,33 @@ def _account_families(accounts: Mapping[str, Account]) -> Iterator[Metric]:
         for name in ATTRIBUTES:
             marked.add_metric([task, name], getattr(account, name))
     yield from (received, ended, marked, pending)
+
+
+def _budget_families(budgets: Mapping[str, Mapping[str, LimitView]]) -> Iterator[Metric]:
+    labels = ["task", "limit"]
+    left = GaugeMetricFamily("outrider_budget_left", "What may still be spent in the last hour or day", labels=labels)
+    bucket = GaugeMetricFamily("outrider_budget_bucket", "How full the bucket is that paces it, 0 to 1", labels=labels)
+    audits = GaugeMetricFamily("outrider_budget_audits", "Spent on audits, which no limit binds", labels=labels)
+    for task, limits in budgets.items():
+        for name, limit in limits.items():
+            left.add_metric([task, name], limit.left)
+            bucket.add_metric([task, name], limit.bucket)
+            audits.add_metric([task, name], limit.audits)
+    yield from (left, bucket, audits)
+
+
+def _memory_families(memories: Mapping[str, MemoryView]) -> Iterator[Metric]:
+    entries = GaugeMetricFamily("outrider_memory_entries", "Answers of the large model at hand", labels=["task"])
+    off = GaugeMetricFamily("outrider_memory_off", "Switched off: its audits disagreed too often", labels=["task"])
+    audits = GaugeMetricFamily(
+        "outrider_memory_audits", "Audited answers from memory under this model", labels=["task", "large_model"]
+    )
+    for task, memory in memories.items():
+        entries.add_metric([task], memory.entries)
+        off.add_metric([task], memory.off)
+        audits.add_metric([task, "agrees"], memory.audited - memory.disagreed)
+        audits.add_metric([task, "disagrees"], memory.disagreed)
+    yield from (entries, off, audits)
 
 
 def _counts(name: str, what: str, label: str, counts: Mapping[str, Mapping[str, int]]) -> Metric:

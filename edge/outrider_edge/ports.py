@@ -17,7 +17,7 @@ from typing import Literal, Protocol
 from msgspec import Struct
 
 from outrider_engine.model import Model
-from outrider_wire.messages import Milliseconds, Modality
+from outrider_wire.messages import Answer, Escalation, Milliseconds, Modality
 from outrider_wire.report import Account, AnswerReport
 from outrider_wire.task import Task
 
@@ -51,8 +51,9 @@ class OutboxEntry(Struct, kw_only=True, frozen=True):
     keep_for_s: int
     """Counted from now, over restarts and reboots; an offer carries what is left of it."""
     group: str = ""
-    state: Literal["pending", "edge"]
-    """``edge``: an audit. Its answer is given and its terminal state set; what the cloud says will not change either."""
+    state: Literal["pending", "edge", "memory"]
+    """Other than ``pending``: its answer is given and its terminal state set; what the cloud says will not change either. It is an
+    audit, of the device's own answer (``audit`` is its probability) or of one from memory, or it is kept to be learnt from."""
     report: AnswerReport
     """So far, its ``probabilities`` in the task's order: what a look-up by id gives until it is settled."""
     durability: Literal["disk", "memory"] = "disk"
@@ -61,6 +62,14 @@ class OutboxEntry(Struct, kw_only=True, frozen=True):
 OnFinal = Callable[[AnswerReport], Awaitable[None]]
 """Told by the uplink when an input that was pending has its terminal state, after that is durable. Never told of audits:
 their answers are given. Must not raise."""
+
+
+OnAside = Callable[[Answer], Awaitable[None]]
+"""Told by the uplink of the large model's answer to an input that was answered without it: an audit, or one kept to be learnt
+from. Told once an input, after the question is closed durably. Must not raise."""
+
+MaySpare = Callable[[Escalation], bool]
+"""Whether the budget has room for this input, which nobody waits for. Asked once it is about to be offered; True spends it."""
 
 
 class UplinkPort(Protocol):
@@ -89,6 +98,14 @@ class UplinkPort(Protocol):
 
     def listen(self, on_final: OnFinal) -> None:
         """Names whom to tell of outcomes; called once, before the uplink is started."""
+        ...
+
+    def listen_aside(self, on_aside: OnAside) -> None:
+        """Names whom to tell of answers that change no answer; called once, before the uplink is started."""
+        ...
+
+    def spare_when(self, may_spare: MaySpare) -> None:
+        """Names who knows whether the budget has room for what nobody waits for; called once, before it is started."""
         ...
 
 

@@ -38,6 +38,8 @@ class Inference(NamedTuple):
     """The learned score; None: the model gives none."""
     unread: tuple[str, ...] = ()
     """The parts of which nothing reached the model."""
+    embedding: NDArray[Any] | None = None
+    """(d,), of the parts that the manifest names; None: it exports none. May hold NaN."""
 
 
 class Model:
@@ -83,7 +85,7 @@ class Model:
         else:
             return []
         found = self._session.run(feeds)
-        logits, support, deferral = self._checked(found, len(batch))
+        logits, support, deferral, embeddings = self._checked(found, len(batch))
         if not np.isfinite(logits).all():
             raise BundleMismatchError(
                 "the model gave NaN or infinity", reason="not_finite", fix="roll back to the release before it"
@@ -91,7 +93,7 @@ class Model:
         probabilities = calibrated(logits, self.manifest.calibration)
         unread = [self._preparer.unread(example) for example in batch]
         distances = [math.inf if parts else distance for parts, distance in zip(unread, support, strict=True)]
-        return list(map(Inference, logits, probabilities, distances, deferral, unread))
+        return list(map(Inference, logits, probabilities, distances, deferral, unread, embeddings))
 
     def judge(self, said: Inference, parts: Mapping[str, bytes | str]) -> Verdict:
         """What the bundle's acceptance rule says of an input, from what the model says of it."""
@@ -119,14 +121,19 @@ class Model:
 
     def _checked(
         self, found: Mapping[str, NDArray[Any]], n: int
-    ) -> tuple[NDArray[Any], list[float | None], list[float | None]]:
-        """Logits (n, labels), and one support distance and one deferral score a row, where the model gives them."""
+    ) -> tuple[NDArray[Any], list[float | None], list[float | None], list[NDArray[Any] | None]]:
+        """Logits (n, labels); and a row one support distance, deferral score and embedding, where the model gives them."""
         names = self.manifest.outputs
         logits = found.get(names.logits)
         if logits is None or logits.shape != (n, len(self.labels)):
             have = "no such output" if logits is None else f"one of shape {logits.shape}"
             raise _mismatch(f"output {names.logits!r} should be of shape {(n, len(self.labels))}, and there is {have}")
-        return logits, _one_a_row(found, names.support, n), _one_a_row(found, names.deferral, n)
+        return (
+            logits,
+            _one_a_row(found, names.support, n),
+            _one_a_row(found, names.deferral, n),
+            _embeddings(found, names.embedding, n),
+        )
 
 
 def _one_a_row(found: Mapping[str, NDArray[Any]], name: str | None, n: int) -> list[float | None]:
@@ -137,6 +144,15 @@ def _one_a_row(found: Mapping[str, NDArray[Any]], name: str | None, n: int) -> l
         raise _mismatch(f"output {name!r} should hold one number an example")
     numbers: list[float | None] = values.reshape(n).tolist()
     return numbers
+
+
+def _embeddings(found: Mapping[str, NDArray[Any]], name: str | None, n: int) -> list[NDArray[Any] | None]:
+    if name is None:
+        return [None] * n
+    rows = found.get(name)
+    if rows is None or rows.ndim != 2 or len(rows) != n:
+        raise _mismatch(f"output {name!r} should hold one row of numbers an example")
+    return list(rows)
 
 
 def load_model(

@@ -86,6 +86,7 @@ def build_bundle(
     label_source: LabelSource = "ground_truth",
     behind: Behind | None = None,
     licence: str = "",
+    embedding: bool = False,
     progress: Progress | None = None,
 ) -> BuildReport:
     """Write the bundle directory ``out`` whole or not at all, and the checkpoint ``out``.safetensors beside it.
@@ -107,6 +108,7 @@ def build_bundle(
         label_source: whose labels the rows carry.
         behind: the large model, for a promised gap and for the bound on its error.
         licence: text of the model's licence.
+        embedding: the model also gives the encoding of its first input, which an answer memory finds answers by.
         progress: told each stage.
 
     Raises:
@@ -129,6 +131,7 @@ def build_bundle(
         calibration=own_support.take(np.arange(min(len(own_support), _CALIBRATION_ROWS))).tensors(inputs, task.inputs),
         support=(support.one_per_group(key) if support else own_support).tensors(inputs, task.inputs),
         precisions=precisions,
+        embedding=embedding,
     )
     tell("certifying", 0.6)
     with _directory(out) as folder:
@@ -198,6 +201,7 @@ def _draft(
         golden_tolerance=variants.logit_tolerance,
         parent=parent,
         architecture=architecture.name,
+        embedding_parts=[architecture.inputs(task)[0].part] if variants.outputs.embedding else [],
         provenance={**versions, **variants.notes},
     )
     (folder / MANIFEST_FILE).write_bytes(encode_manifest(manifest))

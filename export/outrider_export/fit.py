@@ -125,6 +125,7 @@ class Fit:
             out=self.small,
             version="1",
             seed=self.seed,
+            embedding=self.task.memory.enabled,
             progress=self._named("student"),
         )
         sentences = [f"no certificate: {allowance.shortage}"] if allowance.shortage else built.sentences

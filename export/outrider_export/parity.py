@@ -24,7 +24,8 @@ def parity(
     """What `outrider_wire.manifest.Variant` says of a variant.
 
     ``max_abs`` and ``mean_abs`` difference of a logit, ``agreement`` of the answers, ``accuracy`` of ``other`` on the
-    labelled rows, and with a support output ``support_correlation`` and ``support_max_abs``.
+    labelled rows, with a support output ``support_correlation`` and ``support_max_abs``, and with an embedding the largest and
+    mean cosine distance of a row's two, ``embedding_max`` and ``embedding_mean``.
     """
     apart = np.abs(reference[outputs.logits].astype(np.float64) - other[outputs.logits])
     answers = other[outputs.logits].argmax(1)
@@ -39,4 +40,14 @@ def parity(
         a, b = reference[outputs.support], other[outputs.support]
         figures["support_correlation"] = np.corrcoef(a, b)[0, 1] if a.std() and b.std() else 1.0
         figures["support_max_abs"] = np.abs(a - b).max()
+    if outputs.embedding is not None:
+        away = cosine_distances(reference[outputs.embedding], other[outputs.embedding])
+        figures["embedding_max"], figures["embedding_mean"] = away.max(), away.mean()
     return {name: round(float(value), 6) for name, value in figures.items()}
+
+
+def cosine_distances(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
+    """1 − cosine of each row of ``a`` (n, d) and the same of ``b``; 1 where one of them is zero."""
+    x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    lengths = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
+    return np.asarray(1.0 - (x * y).sum(axis=1) / np.where(lengths > 0, lengths, 1.0), np.float64)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from outrider_export.data import Tensors
-from outrider_export.networks import Pools
+from outrider_export.networks import Pools, Splits
 from outrider_wire.errors import RuleRefusalError
 
 FEWEST_ROWS = 32
@@ -105,22 +105,44 @@ def fit_known(views: Sequence[NDArray[np.float64]]) -> list[Known]:
 
 
 class Deployable(nn.Module):
-    """What is exported: (logits, support), support (n,) the farthest view's distance in its own unit."""
+    """What is exported: (logits, support), support (n,) the farthest view's distance in its own unit.
 
-    def __init__(self, module: nn.Module, known: Sequence[Known]) -> None:
+    ``embedding``: the first input's encoding (n, d) as well, of a module that `Splits`.
+    """
+
+    def __init__(self, module: nn.Module, known: Sequence[Known], *, embedding: bool = False) -> None:
         super().__init__()
-        self.module = module
+        self.module = Embedding(module) if embedding else module
+        self.source = module
         self.means = nn.ParameterList(_constant(view.gaussian.mean) for view in known)
         self.precisions = nn.ParameterList(_constant(view.gaussian.precision / view.unit**2) for view in known)
 
-    def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (n, labels) and support (n,)."""
-        views = cast("Pools", self.module).pooled(*tensors)
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Logits (n, labels), support (n,), and the embedding where it is asked for."""
+        views = cast("Pools", self.source).pooled(*tensors)
         squared = []
         for features, mean, precision in zip(views, self.means, self.precisions, strict=True):
             away = features - mean
             squared.append(((away @ precision) * away).sum(1))
-        return self.module(*tensors), torch.stack(squared).amax(0).clamp_min(0.0).sqrt()
+        support = torch.stack(squared).amax(0).clamp_min(0.0).sqrt()
+        if isinstance(self.module, Embedding):
+            logits, features = self.module(*tensors)
+            return logits, support, features
+        return self.module(*tensors), support
+
+
+class Embedding(nn.Module):
+    """What is exported of a module without a support distance: (logits, embedding)."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (n, labels) and the first input's encoding (n, d)."""
+        splits = cast("Splits", self.module)
+        features = splits.encode(tensors[0])
+        return splits.fuse(features, *tensors[1:]), features
 
 
 def _constant(values: NDArray[np.float64]) -> nn.Parameter:

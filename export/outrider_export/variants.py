@@ -12,10 +12,10 @@ from torch import nn
 from outrider_engine.session import OrtSession
 from outrider_engine.walk import walk
 from outrider_export.data import Tensors
-from outrider_export.networks import Pools
+from outrider_export.networks import Pools, Splits
 from outrider_export.parity import parity, run_rows
 from outrider_export.quantize import static_int8
-from outrider_export.support import Deployable, fit_known, pooled_features
+from outrider_export.support import Deployable, Embedding, fit_known, pooled_features
 from outrider_export.to_onnx import export_onnx
 from outrider_export.training import predict
 from outrider_wire.errors import BundleMismatchError, OperatorConfigError
@@ -25,6 +25,7 @@ _FEED_ROWS = 64
 _EXPORT_TOLERANCE = 1e-3
 """Largest difference between torch and the exported model, as a share of the largest logit."""
 
+EMBEDDING = "embedding"
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -48,6 +49,7 @@ def make_variants(
     calibration: Tensors,
     support: Tensors,
     precisions: Sequence[Precision],
+    embedding: bool = False,
 ) -> Variants:
     """ONNX at each of ``precisions`` ("fp32", "int8"), in that order of preference.
 
@@ -59,6 +61,7 @@ def make_variants(
         support: rows that the support distance is fitted on, labelled or not; unused by ONNX bytes and by a module that
             does not pool.
         precisions: at least one.
+        embedding: export the first input's encoding as well. ONNX bytes bring it as an output of that name, or not.
 
     Raises:
         OperatorConfigError: an unknown precision, or an ONNX file that has no output or does not read ``inputs``.
@@ -66,10 +69,10 @@ def make_variants(
         BundleMismatchError: the exported model does not compute what the module does.
     """
     if isinstance(model, bytes):
-        outputs = _outputs_of(model, inputs)
+        outputs = _outputs_of(model, inputs, embedding=embedding)
         plain, exact = model, run_rows(OrtSession(model), tuning)
     else:
-        plain, outputs, exact = _exported(model, inputs, tuning, support)
+        plain, outputs, exact = _exported(model, inputs, tuning, support, embedding=embedding)
     before = run_rows(OrtSession(plain), tuning)
     files: dict[str, bytes] = {}
     variants, notes = [], {}
@@ -93,19 +96,27 @@ def make_variants(
 
 
 def _exported(
-    module: nn.Module, inputs: Sequence[ModelInput], tuning: Tensors, support: Tensors
+    module: nn.Module, inputs: Sequence[ModelInput], tuning: Tensors, support: Tensors, *, embedding: bool
 ) -> tuple[bytes, Outputs, Arrays]:
     module.eval()
-    deployed, outputs = module, Outputs()
+    if embedding and not isinstance(module, Splits):
+        raise OperatorConfigError(
+            "the module has no embedding to export",
+            reason="no_embedding",
+            fix="give it encode(first) and fuse(features, *rest), as the shipped students have, or leave out --embedding",
+        )
+    deployed, outputs = module, Outputs(embedding=EMBEDDING if embedding else None)
     if isinstance(module, Pools):
-        deployed = Deployable(module, fit_known(pooled_features(module, support)))
-        outputs = Outputs(support="support")
-    names = [outputs.logits, *([outputs.support] if outputs.support else [])]
+        deployed = Deployable(module, fit_known(pooled_features(module, support)), embedding=embedding)
+        outputs = Outputs(support="support", embedding=outputs.embedding)
+    elif embedding:
+        deployed = Embedding(module)
+    names = [name for name in (outputs.logits, outputs.support, outputs.embedding) if name]
     data = export_onnx(deployed, inputs, names)
     walk(data)
     exact = {outputs.logits: predict(module, tuning)}
-    if outputs.support:
-        exact[outputs.support] = _distances(deployed, tuning)
+    for place, name in enumerate(names[1:], 1):
+        exact[name] = _output(deployed, tuning, place)
     found = run_rows(OrtSession(data), tuning)[outputs.logits]
     apart = float(np.abs(found - exact[outputs.logits]).max() / max(np.abs(found).max(), 1e-6))
     if not apart <= _EXPORT_TOLERANCE:
@@ -117,14 +128,14 @@ def _exported(
     return data, outputs, exact
 
 
-def _distances(deployed: nn.Module, tensors: Tensors) -> NDArray[np.float32]:
+def _output(deployed: nn.Module, tensors: Tensors, place: int) -> NDArray[np.float32]:
     with torch.inference_mode():
         return np.concatenate(
-            [deployed(*map(torch.from_numpy, batch.values()))[1].numpy() for batch in tensors.batches(_FEED_ROWS)]
+            [deployed(*map(torch.from_numpy, batch.values()))[place].numpy() for batch in tensors.batches(_FEED_ROWS)]
         )
 
 
-def _outputs_of(model: bytes, inputs: Sequence[ModelInput]) -> Outputs:
+def _outputs_of(model: bytes, inputs: Sequence[ModelInput], *, embedding: bool) -> Outputs:
     facts = walk(model)
     wanted, have = {entry.tensor for entry in inputs}, {fact.name for fact in facts.inputs}
     if wanted != have or not facts.outputs:
@@ -134,7 +145,17 @@ def _outputs_of(model: bytes, inputs: Sequence[ModelInput]) -> Outputs:
             fix="give it one output of logits, and inputs that its task's parts can fill",
         )
     names = [fact.name for fact in facts.outputs]
-    return Outputs(logits=names[0], support="support" if "support" in names[1:] else None)
+    if embedding and EMBEDDING not in names[1:]:
+        raise OperatorConfigError(
+            f"the ONNX file has no output {EMBEDDING!r}",
+            reason="no_embedding",
+            fix="add one, or leave out --embedding",
+        )
+    return Outputs(
+        logits=names[0],
+        support="support" if "support" in names[1:] else None,
+        embedding=EMBEDDING if embedding else None,
+    )
 
 
 def _rounding(data: bytes, tensors: Tensors, logits: str) -> float:

@@ -1,6 +1,7 @@
 """The whole agent on a real broker: escalation over HTTP, an update in the middle of traffic, and a goodbye."""
 
 import asyncio
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from aiohttp import ClientSession
 from edge_agents import SERVE, serve_environment, write_config
 from edge_cloud import FakeCloud
 
@@ -49,6 +51,27 @@ async def test_a_refused_input_comes_back_from_the_cloud(config: Path, cloud: Fa
         assert (report.state, report.label, report.answered_by) == ("cloud", "blue", "cloud")
         assert cloud.payloads[report.id] == [unsure(), b"is it blue?"]
         assert served.agent.account().cloud == 1
+
+
+async def test_a_memory_and_a_budget_are_taught_audited_and_shown_over_a_real_broker(
+    config: Path, cloud: FakeCloud, tmp_path: Path
+) -> None:
+    shutil.rmtree(tmp_path / "bundle")
+    make_bundle(tmp_path / "bundle", make_task(), embedding=True)
+    with (tmp_path / "task.toml").open("a") as file:
+        file.write("[memory]\nenabled = true\naudit_rate = 1.0\n[budget]\nescalations_per_hour = 1\n")
+    async with serving(load_edge_config(config)) as served:
+        taught = await served.agent.submit("colours", parts_of(unsure(), "is it blue?"), insist=True)
+        known = await served.agent.submit("colours", parts_of(unsure(shade=3), "is it blue?"))
+        other = await served.agent.submit("colours", parts_of(unsure(), "is it green?"))
+        assert [report.state for report in (taught, known, other)] == ["cloud", "memory", "edge"]
+        assert "1 of 1 escalations in the last hour" in other.note
+        await until(lambda: served.agent.memories()["colours"].audited == 1)
+        async with ClientSession() as client, client.get(f"{served.addresses[0]}/v1/status") as reply:
+            status = await reply.json()
+        assert status["memories"]["colours"] == {"entries": 2, "hits": 1, "audited": 1, "disagreed": 0, "off": False}
+        limit = status["budgets"]["colours"]["escalations_per_hour"]
+        assert (limit["left"], limit["audits"]) == (0, 1)
 
 
 async def test_an_update_refuses_not_one_request(config: Path, cloud: FakeCloud, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from outrider_export.students import ARCHITECTURES, Architecture, new_module
 from outrider_export.task_text import task_to_toml
 from outrider_wire.errors import OperatorConfigError, OperatorSetupError, RuleRefusalError
 from outrider_wire.manifest import MANIFEST_FILE, Calibration, encode_manifest
-from outrider_wire.task import Task, parse_task
+from outrider_wire.task import Budget, Memory, Task, parse_task
 
 Squares = Callable[[int, int], Table]
 
@@ -241,3 +241,9 @@ def test_a_task_as_text_parses_to_the_same_task(task: Task) -> None:
 
     assert parse_task(task_to_toml(task)) == task
     assert parse_task(task_to_toml(odd)) == odd
+    spending = msgspec.structs.replace(
+        task,
+        budget=Budget(escalations_per_day=7, money_per_hour=0.5, price_per_escalation=0.002, when_spent="keep"),
+        memory=Memory(enabled=True, max_distance=0.02),
+    )
+    assert parse_task(task_to_toml(spending)) == spending

@@ -24,6 +24,7 @@ def bench(*arguments: str) -> dict[str, Any]:
 def test_bench_edge_prints_its_stable_keys() -> None:
     line = bench("edge", "--inputs", "25")
     assert {"raw_p50_ms", "pipeline_p50_ms", "http_p50_ms", "cold_start_s", "rss_mb"} <= line.keys()
+    assert {"deciding_p50_ms", "memory_lookup_p50_ms"} <= line.keys()
     assert 0 < line["raw_p50_ms"] < line["pipeline_p50_ms"] < line["http_p50_ms"]
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from outrider_wire.errors import OperatorConfigError
-from outrider_wire.task import Task, parse_task
+from outrider_wire.task import Budget, Memory, Task, parse_task
 
 GOOD = """
 name = "easy-vqa"
@@ -30,6 +30,28 @@ def test_a_task_is_read_from_toml_with_its_defaults() -> None:
     task = parse_task(GOOD)
     assert (task.labels, task.policy.target_risk, task.delta) == (["yes", "no"], 0.02, 0.1)
     assert (task.policy.mode, task.privacy.escalate, task.policy.durability) == ("live", True, "disk")
+
+
+def test_a_budget_and_a_memory_are_off_unless_they_are_asked_for() -> None:
+    task = parse_task(GOOD)
+    assert (task.budget, task.memory) == (Budget(), Memory())
+    assert (task.budget.escalations_per_day, task.budget.when_spent, task.memory.enabled) == (None, "drop", False)
+
+
+@pytest.mark.parametrize(
+    ("added", "message"),
+    [
+        ("[budget]\nescalations_per_day = -1", ">= 0"),
+        ("[budget]\nescalations_a_day = 1", "did you mean 'escalations_per_day'"),
+        ("[budget]\nmoney_per_day = 1.0", "needs price_per_escalation"),
+        ('[budget]\nwhen_spent = "keep"\n[privacy]\nkeep_examples = false', "forbids that"),
+        ("[memory]\nmax_entries = 0", ">= 1"),
+        ("[memory]\nrisk = 0", "> 0.0"),
+    ],
+)
+def test_a_budget_or_a_memory_that_cannot_be_is_explained(added: str, message: str) -> None:
+    with pytest.raises(OperatorConfigError, match=message):
+        parse_task(f"{GOOD}{added}\n", "my.toml")
 
 
 def test_delta_is_a_round_number() -> None:

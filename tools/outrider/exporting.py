@@ -51,7 +51,14 @@ class Export:
         return forecast(rows, self._task.policy.target_risk, self._task.delta, rows_a_group=most)
 
     def build(
-        self, out: Path, *, version: str, precisions: Sequence[Precision], label_source: str, tell: Tell
+        self,
+        out: Path,
+        *,
+        version: str,
+        precisions: Sequence[Precision],
+        label_source: str,
+        tell: Tell,
+        embedding: bool = False,
     ) -> BuildReport:
         """Writes the bundle ``out``. Errors as `outrider_export.build.build_bundle`."""
         return build_bundle(
@@ -65,6 +72,7 @@ class Export:
             seed=self._seed,
             precisions=precisions,
             label_source="large_model" if label_source == "large_model" else "ground_truth",
+            embedding=embedding or self._task.memory.enabled,
             progress=tell,
         )
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from enum import StrEnum
 
-from outrider_wire.task import Task, parse_task
+from outrider_wire.task import Budget, Memory, Task, parse_task
 
 
 class Kind(StrEnum):
@@ -63,6 +63,24 @@ mode = "live"               # shadow: answer locally, and record what would be e
 [privacy]
 escalate = true             # false: nothing leaves the device; what it is unsure of says so
 keep_examples = true        # false: the cloud answers and forgets
+
+[budget]                    # no limit but those that are set; it chooses which refused inputs are sent, never what is kept
+# escalations_per_hour = 60
+# escalations_per_day = 500 # spread over the day, given to the inputs that the device is likeliest to have wrong
+# bytes_per_hour = 2000000
+# bytes_per_day = 20000000  # payload and envelope
+# money_per_hour = 0.5
+# money_per_day = 5.0       # needs the price of one escalation, in the same unit
+# price_per_escalation = 0.002
+when_spent = "drop"         # keep: hold what is not sent in the outbox, to be learnt from when there is budget to spare
+
+[memory]                    # the large model's answers again, for inputs that are nearly the same; never certified
+enabled = false             # needs a bundle that exports an embedding: outrider export run --embedding
+max_distance = 0.01         # cosine distance of two images that count as the same; every other part must be equal
+max_entries = 10000         # the oldest answer makes room
+keep_for_s = 86400          # how long an answer may be given again
+audit_rate = 0.05           # share of its answers of which the large model is asked all the same …
+risk = 0.1                  # … and if it disagrees with more than this share, the memory switches itself off
 """
 
 
@@ -113,7 +131,31 @@ def summary(task: Task) -> list[tuple[str, str]]:
             f"{policy.mode}, durable in {'memory only' if policy.durability == 'memory' else 'the outbox on disk'}",
         ),
         ("leaves the device", leaves),
+        ("budget", _budget(task.budget)),
+        ("memory", _memory(task.memory)),
     ]
+
+
+def _budget(budget: Budget) -> str:
+    limits = [
+        f"{getattr(budget, f'{what}_per_{window}'):,} {what} {'an hour' if window == 'hour' else 'a day'}"
+        for what in ("escalations", "bytes", "money")
+        for window in ("hour", "day")
+        if getattr(budget, f"{what}_per_{window}") is not None
+    ]
+    if not limits:
+        return "no limit"
+    kept = "kept to be learnt from" if budget.when_spent == "keep" else "dropped"
+    return f"at most {', '.join(limits)}; what is not sent is answered here, uncertified, and {kept}"
+
+
+def _memory(memory: Memory) -> str:
+    if not memory.enabled:
+        return "off"
+    return (
+        f"{memory.max_entries} answers within a distance of {memory.max_distance:g} for {memory.keep_for_s} s, "
+        f"{memory.audit_rate:.1%} audited, off when over {memory.risk:.0%} disagree"
+    )
 
 
 def _quoted(text: str) -> str:

@@ -54,7 +54,8 @@ class ModelInput(Struct, kw_only=True, frozen=True):
 
 class Outputs(Struct, kw_only=True, frozen=True, omit_defaults=True):
     """Names of the model's output tensors: ``logits`` (batch, labels); ``support`` (batch,), a distance from what the model knows;
-    ``deferral`` (batch,), a learned score of how little there is to gain from asking the large model."""
+    ``deferral`` (batch,), a learned score of how little there is to gain from asking the large model; ``embedding``
+    (batch, d), where near inputs lie near, of the parts that `Manifest.embedding_parts` names."""
 
     logits: str = "logits"
     support: str | None = None
@@ -214,6 +215,8 @@ class Manifest(Struct, kw_only=True, frozen=True):
     """Name in the student table, or module:attribute."""
     scores: dict[Annotated[str, Meta(max_length=32)], float] = {}
     """Area under the risk–coverage curve of every score on tuning rows, less is better: why the rule uses the one it does."""
+    embedding_parts: Annotated[list[Name], Meta(max_length=PARTS)] = []
+    """The parts of the input that the embedding stands for; two inputs are alike only if all others are equal."""
     provenance: dict[str, str] = {}
     schema: Literal[1] = 1
 
@@ -295,6 +298,15 @@ def _check_references(manifest: Manifest) -> None:
     named = {entry.path for entry in manifest.files}
     if len(named) != len(manifest.files) or MANIFEST_FILE in named:
         raise BundleDamagedError("the manifest names a file twice, or itself", reason="manifest_inconsistent")
+    known = {entry.part for entry in manifest.inputs}
+    if bool(manifest.embedding_parts) != (manifest.outputs.embedding is not None) or not known.issuperset(
+        manifest.embedding_parts
+    ):
+        raise BundleDamagedError(
+            "the manifest's embedding and the parts that it stands for do not belong together",
+            reason="manifest_inconsistent",
+            fix="build the bundle again",
+        )
     missing = {variant.file for variant in manifest.variants} - named
     if manifest.golden and manifest.golden not in named:
         missing.add(manifest.golden)

@@ -58,6 +58,9 @@ def role_of(group: str, *, key: str, shares: Shares = DEFAULT_SHARES) -> Role:
     return given[-1]
 
 
-def is_audited(input_id: str, *, key: str, rate: float) -> bool:
-    """Whether an accepted input is sent to the large model as well, with probability ``rate``."""
-    return fraction_of(input_id, key, "audit") < rate
+def is_audited(input_id: str, *, key: str, rate: float, salt: str = "audit") -> bool:
+    """Whether an input that is answered on the device is sent to the large model as well, with probability ``rate``.
+
+    Each ``salt`` draws a sample of its own: "audit" of what the rule accepts, "memory" of what the answer memory says.
+    """
+    return fraction_of(input_id, key, salt) < rate

@@ -68,6 +68,54 @@ class Privacy(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """False: the cloud answers and forgets; nothing is kept for learning."""
 
 
+Count = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+Money = Annotated[float, Meta(ge=0.0, le=1e9)]
+
+
+class Budget(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """What escalations may cost. It never widens what is accepted: it chooses which of the refused inputs are sent.
+
+    None: no limit. An hour and a day are the last hour and day at every moment, in run time.
+    """
+
+    escalations_per_hour: Count | None = None
+    escalations_per_day: Count | None = None
+    bytes_per_hour: Count | None = None
+    """What escalations put on the wire: payload and envelope."""
+    bytes_per_day: Count | None = None
+    money_per_hour: Money | None = None
+    """In whatever unit ``price_per_escalation`` has."""
+    money_per_day: Money | None = None
+    price_per_escalation: Money = 0.0
+    """What one is assumed to cost."""
+    when_spent: Literal["drop", "keep"] = "drop"
+    """What becomes of an input that is not sent: ``keep`` holds it in the outbox, and sends it to be learnt from when there is
+    budget to spare. Nobody waits for it."""
+
+    def __post_init__(self) -> None:
+        """Refuses a limit of money that nothing would ever reach."""
+        if not self.price_per_escalation and (self.money_per_hour is not None or self.money_per_day is not None):
+            raise ValueError("a budget of money needs price_per_escalation, what one escalation is assumed to cost")
+
+
+class Memory(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """The answer memory: what the large model said of an input is said again of one that is nearly the same.
+
+    Needs a model that exports an embedding. Its answers are never certified; some of them are audited.
+    """
+
+    enabled: bool = False
+    max_distance: Annotated[float, Meta(ge=0.0, le=2.0)] = 0.01
+    """Cosine distance of the embeddings at which two inputs still count as the same; all other parts must be equal."""
+    max_entries: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
+    keep_for_s: Annotated[int, Meta(ge=1, le=31_536_000)] = 86_400
+    audit_rate: Rate = 0.05
+    """Share of its answers of which the large model is asked all the same."""
+    risk: OpenRate = 0.1
+    """The largest tolerated share of audited answers with which the large model disagrees: shown to be above it, the memory
+    switches itself off until the model changes."""
+
+
 class Task(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """One product question: its parts, its answers, its policy."""
 
@@ -81,6 +129,8 @@ class Task(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     privacy: Privacy = Privacy()
     strata: Annotated[list[Stratum], Meta(max_length=16)] = []
     """Kinds of input that are known before the answer; each is certified apart, and what none matches besides."""
+    budget: Budget = Budget()
+    memory: Memory = Memory()
 
     @property
     def labels(self) -> list[str]:
@@ -123,5 +173,11 @@ def parse_task(text: str, source: str = "task.toml") -> Task:
             f"{source}: stratum {foreign[0].name!r} looks at {foreign[0].part!r}, which is no text part of this task",
             reason="unknown_part",
             fix=f"name one of: {', '.join(texts)}" if texts else "strata need a text part",
+        )
+    if task.budget.when_spent == "keep" and not task.privacy.keep_examples:
+        raise OperatorConfigError(
+            f'{source}: budget.when_spent = "keep" keeps inputs to learn from, and privacy.keep_examples forbids that',
+            reason="contradiction",
+            fix='set budget.when_spent = "drop", or privacy.keep_examples = true',
         )
     return task

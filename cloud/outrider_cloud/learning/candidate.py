@@ -105,6 +105,7 @@ class Workshop:
             parent=self.base.model.digest,
             seed=self.seed,
             precisions=[variant.precision for variant in self.base.model.manifest.variants],
+            embedding=self.base.model.manifest.outputs.embedding is not None,
             progress=progress,
         )
         return load_model(self.bundle, bounds=self.task.inputs)

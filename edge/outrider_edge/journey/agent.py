@@ -4,6 +4,8 @@ What the caller is told is final at its deadline; what the account says is set o
 
     submit ── local answer ── gate ──┬── answer here ───────────────────────────── edge
                                      ├── answer here, send a copy ──────────────── edge, audited
+                                     ├── refused, and known from memory ────────── memory (some of them audited)
+                                     ├── refused, and not worth the budget ─────── edge, uncertified
                                      └── send for the large model's answer ─────── pending
                                              │ in time                                └── cloud
                                              │ after the deadline: the local answer stood  └── cloud, late
@@ -17,18 +19,24 @@ import logging
 import os
 import time
 from collections.abc import Coroutine, Mapping
-from typing import Any
+from typing import Any, Literal
 
+from outrider_edge.budget.budget import LimitView, gain_of
+from outrider_edge.budget.spending import Spending
 from outrider_edge.journey.asked import Asked
 from outrider_edge.journey.finals import Finals, within
 from outrider_edge.journey.gate import decide
 from outrider_edge.journey.pipeline import LocalAnswer, Parts, TaskRuntime
 from outrider_edge.journey.recent import Recent
-from outrider_edge.journey.reports import kept_back, local_report, overdue, stages, stands
+from outrider_edge.journey.reports import STANDS, from_memory, kept_back, local_report, overdue, stages, stands
+from outrider_edge.memory.answers import Hit
+from outrider_edge.memory.memory import MemoryView, TaskMemory
 from outrider_edge.metrics import Metrics
 from outrider_edge.ports import LedgerPort, OutboxEntry, UplinkPort
+from outrider_edge.uplink.escalations import wire_size
 from outrider_wire.errors import CallerUnknownError, OutriderError
 from outrider_wire.ids import RANDOM_BYTES, uuid7
+from outrider_wire.messages import Answer, Escalation
 from outrider_wire.report import TERMINAL, Account, AnswerReport
 from outrider_wire.roles import is_audited
 
@@ -47,6 +55,8 @@ class Agent:
         uplink: the way to the cloud; tells `on_final`.
         metrics: for the same tasks.
         audit_key: secret of the keyed hash that chooses the audits.
+        spending: the tasks' budgets.
+        memories: of the tasks that have one.
     """
 
     def __init__(
@@ -57,6 +67,8 @@ class Agent:
         uplink: UplinkPort,
         metrics: Metrics,
         audit_key: str,
+        spending: Spending,
+        memories: Mapping[str, TaskMemory],
     ) -> None:
         self.runtimes = runtimes
         self.stopping = False
@@ -64,6 +76,8 @@ class Agent:
         self._uplink = uplink
         self._metrics = metrics
         self._audit_key = audit_key
+        self._spending = spending
+        self._memories = memories
         self._finals = Finals()
         self._recent = Recent()
         self._background: set[asyncio.Task[Any]] = set()
@@ -141,6 +155,14 @@ class Agent:
         """How many inputs of one task, or of all, are in which state."""
         return self._ledger.account(task)
 
+    def budgets(self) -> dict[str, dict[str, LimitView]]:
+        """How the limits stand of every task that has some."""
+        return {task: self._spending.view(task) for task in self.runtimes if task in self._spending}
+
+    def memories(self) -> dict[str, MemoryView]:
+        """How every answer memory fares."""
+        return {task: memory.view() for task, memory in self._memories.items()}
+
     def refused(self, task: str, error: OutriderError) -> OutriderError:
         """Counts an input that never came as far as `submit`, and gives the error back."""
         known = task if task in self.runtimes else NO_TASK
@@ -150,12 +172,27 @@ class Agent:
 
     async def on_final(self, report: AnswerReport) -> None:
         """The uplink's word that an escalated input has its terminal state."""
+        if (memory := self._memories.get(report.task)) is not None:
+            memory.ended(report)
         told = self._finals.tell(report)
         if report.state == "cloud" and (metrics := self._metrics.tasks.get(report.task)) is not None:
             metrics.cloud_ms.add(report.ms.get("total", 0.0))
         log.debug(
             "escalation.ended",
             extra={"id": report.id, "task": report.task, "state": report.state, "late": report.late, "awaited": told},
+        )
+
+    async def on_aside(self, answer: Answer) -> None:
+        """The uplink's word of what the large model says of an input that was answered without it."""
+        if (memory := self._memories.get(answer.task)) is not None:
+            memory.answered(answer)
+
+    def may_spare(self, escalation: Escalation) -> bool:
+        """Whether the budget has room for an input that is kept to be learnt from; then it is spent."""
+        sizes = ((part.name, part.size) for part in escalation.parts)
+        names = len(escalation.task) + len(escalation.group)
+        return self._spending.ask_spare(
+            escalation.task, size=wire_size(sizes, names=names, labels=len(escalation.probabilities))
         )
 
     async def drain(self, grace_s: float) -> None:
@@ -181,14 +218,20 @@ class Agent:
         input_id = uuid7(time.time_ns() // 1_000_000, os.urandom(RANDOM_BYTES))
         rate = task.policy.audit_rate
         code, note = kept_back(task, alone=not self._uplink.enabled)
+        accepted = local.verdict.accepted and not local.model.certified
+        hit = None if accepted or asked.insist else self._remembered(asked, local)
+        over = "" if code or hit or (accepted and not asked.insist) else self._over_budget(asked, local)
         decision = decide(
             local.verdict,
             certified=not local.model.certified,
             wants_cloud=asked.insist,
             audit=rate > 0 and local.verdict.accepted and is_audited(input_id, key=self._audit_key, rate=rate),
             may_send=not code,
+            affordable=not hit and not over,
         )
-        if held_back := bool(code) and (decision.uncertified or asked.insist):
+        if over:
+            code, note = "budget", f"{over}; {STANDS}"
+        if held_back := not hit and bool(code) and (decision.uncertified or asked.insist):
             metrics.not_sent[code] += 1
         report = local_report(
             input_id=input_id,
@@ -199,16 +242,54 @@ class Agent:
             note=note if held_back else "",
         )
         metrics.saw(report.confidence, report.why, report.ms["total"])
+        if hit:
+            return self._from_memory(asked, local, report, hit, may_send=not code)
         if decision.answer_here:
             self._recent.add(report)
-        if not decision.send:
+        kept = bool(over) and decision.uncertified and task.budget.when_spent == "keep"
+        if not decision.send and not kept:
             self._ledger.count_local(task.name, "edge", uncertified=decision.uncertified)
             return report
         entry = asked.entry(local, decision, report)
+        if not decision.audited and task.name in self._memories:
+            self._memories[task.name].expect(input_id, asked.parts, local)
         if decision.answer_here:
-            self._in_background(self._kept(entry))
+            self._send_copy(asked, entry)
             return report
         return await self._escalated(asked, entry)
+
+    def _remembered(self, asked: Asked, local: LocalAnswer) -> Hit | None:
+        memory = self._memories.get(asked.task.name)
+        return memory.recall(asked.parts, local) if memory is not None else None
+
+    def _over_budget(self, asked: Asked, local: LocalAnswer) -> str:
+        """'' and its cost is spent, or why the budget does not send it."""
+        if asked.task.name not in self._spending:
+            return ""
+        gain = gain_of(confidence=max(local.probabilities), supported=local.verdict.why != "unsupported")
+        return self._spending.ask(asked.task.name, gain=gain, size=asked.wire_size(), insist=asked.insist)
+
+    def _from_memory(
+        self, asked: Asked, local: LocalAnswer, report: AnswerReport, hit: Hit, *, may_send: bool
+    ) -> AnswerReport:
+        """Answers with what the large model said before; some of these answers are audited."""
+        name, memory = asked.task.name, self._memories[asked.task.name]
+        rate = asked.task.memory.audit_rate
+        audited = may_send and rate > 0 and is_audited(report.id, key=self._audit_key, rate=rate, salt="memory")
+        report = from_memory(report, hit, age_s=memory.age_s(hit), audited=audited)
+        self._recent.add(report)
+        if audited:
+            memory.expect(report.id, asked.parts, local, hit)
+            self._send_copy(asked, asked.audit_of_memory(local, report))
+        else:
+            self._ledger.count_local(name, "memory", uncertified=True)
+        return report
+
+    def _send_copy(self, asked: Asked, entry: OutboxEntry) -> None:
+        """Sends what is answered already: an audit, or what is kept to be learnt from."""
+        if entry.report.audited and entry.task in self._spending:
+            self._spending.count_audit(entry.task, size=asked.wire_size())
+        self._in_background(self._kept(entry))
 
     async def _escalated(self, asked: Asked, entry: OutboxEntry) -> AnswerReport:
         with self._finals.waiter(entry.id) as waiter:
@@ -234,7 +315,8 @@ class Agent:
             await self._uplink.escalate(entry)
         except OutriderError as error:
             self._metrics.tasks[entry.task].not_sent[error.reason] += 1
-            self._ledger.count_local(entry.task, "edge", uncertified=not entry.report.certified)
+            ended: Literal["edge", "memory"] = "memory" if entry.state == "memory" else "edge"
+            self._ledger.count_local(entry.task, ended, uncertified=not entry.report.certified)
             log.warning("escalation.not_kept", extra={"id": entry.id, "task": entry.task, "reason": error.reason})
             if entry.state == "pending":
                 self._recent.add(stands(entry.report, error.what))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from outrider_edge.journey.gate import Decision
 from outrider_edge.journey.pipeline import LocalAnswer, Parts
 from outrider_edge.ports import OutboxEntry, OutboxPart
+from outrider_edge.uplink.escalations import wire_size
 from outrider_wire.errors import CallerInputError
 from outrider_wire.messages import Modality
 from outrider_wire.report import AnswerReport
@@ -55,18 +56,41 @@ class Asked:
             id=report.id,
             task=self.task.name,
             parts=self._outgoing(),
-            why=decision.sent_as,
+            why=decision.sent_as or decision.why,
             model=local.model.digest,
             label=local.label,
             probabilities=local.probabilities,
             audit=policy.audit_rate if decision.audited else 0.0,
-            answer_within_ms=max(0, self.answer_within_ms - int(report.ms["total"])),
+            answer_within_ms=max(0, self.answer_within_ms - int(report.ms["total"])) if decision.send else 0,
             keep_for_s=policy.keep_for_s,
             group=self.group,
             state="edge" if decision.answer_here else "pending",
             report=report,
             durability=policy.durability,
         )
+
+    def audit_of_memory(self, local: LocalAnswer, report: AnswerReport) -> OutboxEntry:
+        """What is sent of an input that was answered from memory, to see whether the large model still says so."""
+        return OutboxEntry(
+            id=report.id,
+            task=self.task.name,
+            parts=self._outgoing(),
+            why="memory",
+            model=local.model.digest,
+            label=local.label,
+            probabilities=local.probabilities,
+            answer_within_ms=0,
+            keep_for_s=self.task.policy.keep_for_s,
+            group=self.group,
+            state="memory",
+            report=report,
+            durability=self.task.policy.durability,
+        )
+
+    def wire_size(self) -> int:
+        """Bytes that sending it would take."""
+        sizes = ((part.name, _size(self.parts[part.name])) for part in self.task.inputs)
+        return wire_size(sizes, names=len(self.task.name) + len(self.group), labels=len(self.task.labels))
 
     def _outgoing(self) -> list[OutboxPart]:
         outgoing = []
@@ -76,6 +100,10 @@ class Asked:
             media_type = media_type_of(part.modality, data)
             outgoing.append(OutboxPart(name=part.name, modality=part.modality, media_type=media_type, data=data))
         return outgoing
+
+
+def _size(value: bytes | str) -> int:
+    return len(value) if isinstance(value, bytes) else len(value.encode())
 
 
 def media_type_of(modality: Modality, data: bytes) -> str:

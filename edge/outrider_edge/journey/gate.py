@@ -34,7 +34,9 @@ class Decision(Struct, kw_only=True, frozen=True):
         return self.answer_here and not self.certified
 
 
-def decide(verdict: Verdict, *, certified: bool, wants_cloud: bool, audit: bool, may_send: bool) -> Decision:
+def decide(
+    verdict: Verdict, *, certified: bool, wants_cloud: bool, audit: bool, may_send: bool, affordable: bool = True
+) -> Decision:
     """The decision for one input.
 
     Args:
@@ -43,13 +45,14 @@ def decide(verdict: Verdict, *, certified: bool, wants_cloud: bool, audit: bool,
         wants_cloud: the caller insists on the large model's answer.
         audit: the keyed hash of the input's id chose it.
         may_send: anything may leave the device at all (privacy, shadow mode, a broker).
+        affordable: the budget lets this input be sent for its answer; audits are exempt from it.
     """
     if not (verdict.accepted and certified):
         why = "no_certificate" if verdict.accepted else verdict.why
-        if may_send:
+        if may_send and affordable:
             return Decision(answer_here=False, send=True, why=why, sent_as=_refused(why), certified=False)
         return Decision(answer_here=True, send=False, why=why, certified=False)
-    if wants_cloud and may_send:
+    if wants_cloud and may_send and affordable:
         return Decision(answer_here=False, send=True, why="requested", sent_as="requested", certified=True)
     if audit and may_send:
         return Decision(answer_here=True, send=True, why="accepted", sent_as="audit", certified=True)

@@ -8,7 +8,9 @@ import asyncio
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
 
 from outrider_engine.model import Model
 from outrider_wire.acceptance import Verdict
@@ -40,6 +42,8 @@ class LocalAnswer(NamedTuple):
     prepare_ms: float
     model_ms: float
     """Inference and verdict."""
+    embedding: NDArray[Any] | None = None
+    """As `outrider_engine.model.Inference.embedding`."""
 
 
 class TaskRuntime:
@@ -124,6 +128,7 @@ class TaskRuntime:
             unread=inference.unread,
             prepare_ms=1e3 * (prepared - started),
             model_ms=1e3 * (done - prepared),
+            embedding=inference.embedding,
         )
 
     def close(self) -> None:

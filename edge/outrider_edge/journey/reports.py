@@ -4,11 +4,13 @@ from msgspec.structs import replace
 
 from outrider_edge.journey.gate import Decision
 from outrider_edge.journey.pipeline import LocalAnswer
+from outrider_edge.memory.answers import Hit
 from outrider_wire.messages import Milliseconds
 from outrider_wire.report import AnswerReport
 from outrider_wire.task import Task
 
 SHADOW = "shadow mode: nothing is sent, the device's own answer stands"
+STANDS = "the device's own answer stands"
 PRIVATE = "this task's inputs never leave the device, whose own answer stands"
 ALONE = "no broker is configured: this device is alone, and its own answer stands"
 
@@ -60,6 +62,25 @@ def _unread(local: LocalAnswer) -> str:
         return ""
     named = " and ".join(repr(part) for part in local.unread)
     return f"the model on this device can read nothing of {named} (another script or language?)"
+
+
+def from_memory(report: AnswerReport, hit: Hit, *, age_s: float, audited: bool) -> AnswerReport:
+    """What the large model said of an input that was nearly this one, in the place of the device's own answer."""
+    said = hit.answer
+    return replace(
+        report,
+        state="memory",
+        label=said.label,
+        confidence=said.confidence,
+        probabilities=dict(said.probabilities) or report.probabilities,
+        answered_by="memory",
+        final=True,
+        certified=False,
+        audited=audited,
+        large_model=said.large_model,
+        strategy=said.strategy,
+        note=f"what the large model said {age_s:.0f} s ago of an input at distance {hit.distance:.4f}",
+    )
 
 
 def stages(local: LocalAnswer, total_ms: float) -> Milliseconds:

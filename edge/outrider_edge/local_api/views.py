@@ -4,7 +4,9 @@ from typing import Literal
 
 from msgspec import Struct
 
+from outrider_edge.budget.budget import LimitView
 from outrider_edge.journey.pipeline import TaskRuntime
+from outrider_edge.memory.memory import MemoryView
 from outrider_wire.messages import Modality, SlotReport
 from outrider_wire.report import Account
 
@@ -55,6 +57,10 @@ class StatusView(Struct, kw_only=True, frozen=True):
     tasks: list[TaskView]
     slots: list[SlotReport]
     """Where each task's updates stand."""
+    budgets: dict[str, dict[str, LimitView]] = {}
+    """How every limit stands, by task and by its name in the task file."""
+    memories: dict[str, MemoryView] = {}
+    """How every answer memory fares, by task."""
 
 
 class ErrorView(Struct, kw_only=True, frozen=True):

@@ -17,7 +17,7 @@ from outrider_edge.outbox.accounts import Accounts
 from outrider_edge.outbox.clock import RunClock, run_clock
 from outrider_edge.outbox.outcomes import Outcome
 from outrider_edge.outbox.payloads import PayloadFiles, PayloadMemory, Payloads
-from outrider_edge.outbox.rows import Freed, NewRow, OpenRow, OutboxStore, Settled
+from outrider_edge.outbox.rows import Freed, NewRow, OpenRow, OutboxStore, Settled, is_spare
 from outrider_edge.outbox.writer import MemoryWriter, OutboxWriter, Writer
 from outrider_edge.ports import OutboxEntry
 from outrider_edge.uplink.escalations import envelope_of
@@ -25,6 +25,9 @@ from outrider_wire.errors import OperatorSetupError, RuleRefusalError
 from outrider_wire.limits import INLINE_BYTES
 from outrider_wire.messages import Escalation
 from outrider_wire.report import Account, AnswerReport
+
+SPARE_SHARE = 0.5
+"""Of the outbox, at most, for inputs that are kept only to be learnt from: they never crowd out what somebody waits for."""
 
 
 class _Shelf:
@@ -72,6 +75,9 @@ class Outbox:
         self._accounts = Accounts()
         self._offers: Counter[str] = Counter()
         self._receipts: set[str] = set()
+        self._notes: dict[str, str] = {}
+        self.remembered: dict[str, str] = {}
+        """What `remember` was given before this start."""
         self._timer: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
@@ -82,8 +88,8 @@ class Outbox:
         """
         await asyncio.to_thread((self._folder / "payload").mkdir, parents=True, exist_ok=True)
         await self._disk.writer.start()
-        accounts, rows, digests = await self._disk.writer.run(
-            lambda store: (store.accounts(), store.open_rows(), store.payload_digests())
+        accounts, rows, digests, self.remembered = await self._disk.writer.run(
+            lambda store: (store.accounts(), store.open_rows(), store.payload_digests(), store.remembered())
         )
         self._accounts.load(accounts)
         self._open = len(rows)
@@ -124,6 +130,11 @@ class Outbox:
                 return report
         return None
 
+    def remember(self, name: str, value: str) -> None:
+        """Keeps a text over restarts, the newest under each name: with the next escalation that is kept, or the next flush."""
+        self._notes[name] = value
+        self._flush_soon()
+
     # What the uplink does
 
     def put(
@@ -140,7 +151,8 @@ class Outbox:
             RuleRefusalError: the outbox is full; nothing is kept or counted.
         """
         size = sum(len(part.data) for part in entry.parts)
-        if self._open >= self._max_count or self._bytes + size > self._max_bytes:
+        share = SPARE_SHARE if is_spare(entry.state, entry.audit) else 1.0
+        if self._open >= share * self._max_count or self._bytes + size > share * self._max_bytes:
             raise RuleRefusalError(
                 f"the outbox is full: it holds {self._open} inputs and {self._bytes} bytes",
                 reason="outbox_full",
@@ -213,14 +225,24 @@ class Outbox:
         }
         on_put = partial(self._on_put, row, kept)
         if not large:
-            await shelf.writer.run(lambda store: store.put(row), done=on_put)
+            await shelf.writer.run(self._putting(row), done=on_put)
             return
         loop = asyncio.get_running_loop()
         try:
             await loop.run_in_executor(self._disk_work, _hold, shelf.payloads, large)
-            await shelf.writer.run(lambda store: store.put(row), done=on_put)
+            await shelf.writer.run(self._putting(row), done=on_put)
         finally:  # what a failed put leaves in the folder is swept at the next start: another row may refer to it
             await loop.run_in_executor(self._disk_work, _release, shelf.payloads, large)
+
+    def _putting(self, row: NewRow) -> Callable[[OutboxStore], bool]:
+        """The job of writing a row, and in the same transaction what is to be remembered."""
+        notes = dict(self._notes)
+
+        def put(store: OutboxStore) -> bool:
+            store.remember(notes)
+            return store.put(row)
+
+        return put
 
     def _on_put(self, row: NewRow, kept: Callable[[], None] | None, new: bool) -> None:
         pending = {"pending": int(row.state == "pending")}
@@ -269,7 +291,8 @@ class Outbox:
     def _flush_counts(self) -> None:
         counts = self._accounts.take_unwritten()
         offers, self._offers = self._offers, Counter()
-        if not counts and not offers:
+        notes, self._notes = self._notes, {}
+        if not counts and not offers and not notes:
             return
 
         def write(store: OutboxStore) -> None:
@@ -277,11 +300,13 @@ class Outbox:
                 store.count(task, values)
             for id_, times in offers.items():
                 store.offered(id_, times)
+            store.remember(notes)
             store.prune(self._keep_settled)
 
         def again_if_failed(written: "asyncio.Future[None]") -> None:
             if not written.cancelled() and written.exception() is not None:
                 self._accounts.not_written(counts)
+                self._notes = {**notes, **self._notes}
                 self._flush_soon()
 
         self._disk.writer.run(write).add_done_callback(again_if_failed)

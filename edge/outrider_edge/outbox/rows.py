@@ -6,7 +6,7 @@ first moment and still has a question to deliver.
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -41,6 +41,8 @@ class OpenRow:
     envelope: Escalation
     payload_bytes: int
     """Still held."""
+    spare: bool = False
+    """Answered without it, and no audit: sent to be learnt from, once there is budget to spare."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,7 @@ class NewRow:
         return cls(
             report=entry.report,
             state=entry.state,
-            audit=entry.audit > 0,
+            audit=entry.report.audited,
             report_data=_ENCODER.encode(entry.report),
             envelope_data=_ENCODER.encode(envelope),
             parts=tuple((part.sha256, data) for part, data in zip(envelope.parts, parts, strict=True)),
@@ -128,6 +130,17 @@ class OutboxStore:
             "INSERT INTO meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
             [("boot_id", self._clock.boot_id), ("seen_s", repr(now))],
         )
+
+    def remember(self, notes: Mapping[str, str]) -> None:
+        """Keeps texts by name, the newest of each."""
+        self._sql.executemany(
+            "INSERT INTO meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            list(notes.items()),
+        )
+
+    def remembered(self) -> dict[str, str]:
+        """What was kept by `remember`, and this module's own notes."""
+        return dict(self._sql.execute("SELECT name, value FROM meta").fetchall())
 
     def put(self, row: NewRow) -> bool:
         """Writes an input and counts it; False when its id is here already."""
@@ -268,25 +281,32 @@ class OutboxStore:
         return Freed(payload_bytes=held, unused=unused)
 
 
-_OPEN_ROW = "SELECT id, delivery, offers, age_s + ? - at_s, envelope, bytes FROM input"
+_OPEN_ROW = "SELECT id, delivery, offers, age_s + ? - at_s, envelope, bytes, state FROM input"
 
 
-def _open_row(row: tuple[str, Delivery, int, float, bytes, int]) -> OpenRow:
-    id_, delivery, offers, age_s, envelope, held = row
+def _open_row(row: tuple[str, Delivery, int, float, bytes, int, State]) -> OpenRow:
+    id_, delivery, offers, age_s, data, held, state = row
+    envelope = _ENVELOPE.decode(data)
     return OpenRow(
         id=id_,
         received=delivery == "received",
         offers=offers,
         age_s=max(0.0, age_s),
-        envelope=_ENVELOPE.decode(envelope),
+        envelope=envelope,
         payload_bytes=held,
+        spare=is_spare(state, envelope.audit),
     )
+
+
+def is_spare(state: State, audit: float) -> bool:
+    """Whether a question is sent only to be learnt from: the device's own answer stands, and it is no audit."""
+    return state == "edge" and audit == 0
 
 
 def terminal_counts(report: AnswerReport) -> dict[str, int]:
     """What a terminal report adds to the account: its state, and what is true of it besides.
 
-    ``uncertified``: its answer is the device's own, and no certificate covers it.
+    ``uncertified``: it was answered on the device, by its model or from memory, and no certificate covers that.
     """
-    own = report.answered_by == "edge" and not report.certified
+    own = report.answered_by in ("edge", "memory") and not report.certified
     return {report.state: 1, "late": int(report.late), "uncertified": int(own)}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, assert_never
 
+from outrider_edge.memory.memory import lacks_embedding
 from outrider_edge.ports import RuntimePort
 from outrider_edge.updates.fetching import ReleaseSource, fetch_release
 from outrider_edge.updates.rules import (
@@ -123,7 +124,8 @@ class UpdateJobs:
                     folder=self._folder,
                     source=self._source,
                 )
-                return Fetched(bundle.manifest.version)
+                problem = lacks_embedding(self._folder.task, bundle.manifest)
+                return Unfit(problem) if problem else Fetched(bundle.manifest.version)
             except BundleError as error:
                 damaged += error.reason == "digest_mismatch"
                 if error.reason != "digest_mismatch" or damaged >= DAMAGED_TRIES:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from outrider_edge.ports import OnFinal, OutboxEntry
+from outrider_edge.ports import MaySpare, OnAside, OnFinal, OutboxEntry
 from outrider_wire.errors import RuleRefusalError, UnreachableError
 
 _FIX = "set [broker] url in edge.toml"
@@ -17,6 +17,12 @@ class AloneUplink:
 
     def listen(self, on_final: OnFinal) -> None:
         """There will be no outcomes."""
+
+    def listen_aside(self, on_aside: OnAside) -> None:
+        """There will be no answers."""
+
+    def spare_when(self, may_spare: MaySpare) -> None:
+        """Nothing will be sent."""
 
     def attach(self, updates: object) -> None:
         """Nobody will desire anything."""

@@ -1,7 +1,7 @@
 """From an outbox entry to the escalation on the wire, and what of it travels inline. Pure."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from msgspec.structs import replace
 
@@ -11,6 +11,28 @@ from outrider_wire.messages import Escalation, Part
 
 ENVELOPE_BYTES = 4096
 """Room for topic, properties and everything but the parts' bytes and the distribution."""
+
+_MESSAGE_BYTES = 640
+"""Topic, properties, and every field of the message but the parts, the distribution and what has names of its own."""
+_PART_BYTES = 200
+"""Of one part's description."""
+_BLOCK_BYTES = 256
+"""Around each block of a part that is pulled."""
+
+
+def wire_size(parts: Iterable[tuple[str, int]], *, names: int, labels: int) -> int:
+    """Bytes that one escalation puts on the wire, the first time: payload and envelope. An estimate, seldom too low.
+
+    Args:
+        parts: name and bytes of each.
+        names: letters of the task's name and of the group.
+        labels: of the distribution.
+    """
+    size = _MESSAGE_BYTES + names + 9 * labels
+    for name, length in parts:
+        pulled = length > INLINE_BYTES
+        size += _PART_BYTES + len(name) + length + (_BLOCK_BYTES * (length // INLINE_BYTES + 1) if pulled else 0)
+    return size
 
 
 def envelope_of(entry: OutboxEntry) -> Escalation:

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import math
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Coroutine, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,8 @@ from typing import Any, Protocol
 from outrider_edge.outbox.clock import RunClock
 from outrider_edge.outbox.outbox import Outbox
 from outrider_edge.outbox.outcomes import Answered, Expired, Outcome, Refused
-from outrider_edge.ports import OnFinal, OutboxEntry
+from outrider_edge.outbox.rows import is_spare
+from outrider_edge.ports import MaySpare, OnAside, OnFinal, OutboxEntry
 from outrider_edge.uplink.escalations import envelope_of, offer_of
 from outrider_edge.uplink.offers import OfferBook, Question
 from outrider_wire.errors import OutriderError
@@ -30,6 +31,8 @@ IN_FLIGHT = 64
 """Offers on their way to the broker at once."""
 RETRY_S = 10.0
 """Until an expiry that could not be written is tried again."""
+SPARE_EVERY_S = 10.0
+"""How often it is asked whether the budget has room for what is kept to be learnt from."""
 _SPREAD = random.Random()  # noqa: S311 - spreads load, guards nothing
 
 
@@ -66,14 +69,19 @@ class Offering:
         clock: RunClock,
         receipt_timer_s: float = 5.0,
         ask_again_s: float = 60.0,
+        spare_every_s: float = SPARE_EVERY_S,
     ) -> None:
         self.counts: Counter[str] = Counter()
         """``offers``, ``unheard`` (nobody listened), ``receipts``, ``busy``, and answers by what became of them."""
         self._outbox = outbox
         self._line = line
         self._clock = clock
+        self._spare_every_s = spare_every_s
         self._book = OfferBook(receipt_timer_s=receipt_timer_s, ask_again_s=ask_again_s)
         self._on_final: OnFinal | None = None
+        self._on_aside: OnAside | None = None
+        self._may_spare: MaySpare | None = None
+        self._spare: deque[Question] = deque()
         self._lent: dict[str, dict[str, bytes]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._flying = 0
@@ -87,20 +95,31 @@ class Offering:
         """Names whom to tell of outcomes."""
         self._on_final = on_final
 
+    def listen_aside(self, on_aside: OnAside) -> None:
+        """Names whom to tell of answers to inputs that were answered without them."""
+        self._on_aside = on_aside
+
+    def spare_when(self, may_spare: MaySpare) -> None:
+        """Names who knows whether the budget has room for what nobody waits for; without one it has."""
+        self._may_spare = may_spare
+
     async def start(self) -> None:
         """Takes up what the outbox holds, and goes on until `stop`."""
         now = self._clock.now()
         for row in await self._outbox.open_rows():
-            self._book.add(
+            spare = row.spare and not row.received and not row.offers
+            self._take_up(
                 Question(
                     id=row.id,
                     expires_at=now + row.envelope.keep_for_s - row.age_s,
-                    due_at=now,
+                    due_at=math.inf if spare else now,
                     received=row.received,
                     offers=row.offers,
+                    spare=spare,
                 )
             )
         self._spawn(self._pump())
+        self._spawn(self._offer_spare())
 
     async def stop(self) -> None:
         """Stops offering; every question stays in the outbox."""
@@ -112,9 +131,12 @@ class Offering:
         """As `outrider_edge.ports.UplinkPort.escalate`. The first offer may overtake the commit; the return never does."""
         envelope = envelope_of(entry)
         now = self._clock.now()
-        question = Question(id=entry.id, expires_at=now + entry.keep_for_s, due_at=now)
+        spare = is_spare(entry.state, entry.audit)
+        question = Question(
+            id=entry.id, expires_at=now + entry.keep_for_s, due_at=math.inf if spare else now, spare=spare
+        )
         data = [part.data for part in entry.parts]
-        overlaps = self._ready and all(len(part) <= INLINE_BYTES for part in data)
+        overlaps = not spare and self._ready and all(len(part) <= INLINE_BYTES for part in data)
         committed = self._outbox.put(entry, envelope, kept=None if overlaps else partial(self._take_up, question))
         if overlaps:
             question.in_flight = True
@@ -187,7 +209,35 @@ class Offering:
 
     def _take_up(self, question: Question) -> None:
         self._book.add(question)
+        if question.spare:
+            self._spare.append(question)
         self._wake.set()
+
+    async def _offer_spare(self) -> None:
+        """Now and then, the oldest of what is kept to be learnt from, while the budget has room."""
+        while True:
+            await asyncio.sleep(self._spare_every_s)
+            while self._spare and self._ready and await self._offered_spare(self._spare[0]):
+                self._spare.popleft()
+
+    async def _offered_spare(self, question: Question) -> bool:
+        """Whether it is done with here: offered, or open no more."""
+        if question.id not in self._book:
+            return True
+        try:
+            found = await self._outbox.load(question.id)
+        except OutriderError as error:
+            log.warning("uplink.not_loaded", extra={"id": question.id, "reason": error.reason})
+            return False
+        if found is None:
+            self._close(question.id)
+            return True
+        row, data = found
+        if self._may_spare is not None and not self._may_spare(row.envelope):
+            return False
+        question.spare, question.in_flight = False, True
+        await self._offer(question, row.envelope, data, age_s=row.age_s)
+        return True
 
     async def _pump(self) -> None:
         while True:
@@ -271,6 +321,8 @@ class Offering:
         self.counts[how] += 1
         if settled.report is not None and self._on_final is not None:
             await self._on_final(settled.report)
+        elif isinstance(outcome, Answered) and self._on_aside is not None:
+            await self._on_aside(outcome.answer)
 
     def _close(self, id_: str) -> None:
         self._book.remove(id_)

@@ -22,6 +22,8 @@ class Question:
     offers: int = 0
     in_flight: bool = False
     """An offer is being published now."""
+    spare: bool = False
+    """To be learnt from only: it is never due until the budget has room for it."""
 
 
 class OfferBook:
@@ -105,14 +107,16 @@ class OfferBook:
         """A new connection: the broker may have forgotten what it held for either side."""
         for question in self._open.values():
             question.in_flight = False
-            self._due(question, now)
+            if not question.spare:
+                self._due(question, now)
 
     def heard(self, now: float) -> None:
         """A worker has spoken. After a silence, what waits for a receipt need not wait for its timer."""
         silence_s, self._heard_at = now - self._heard_at, now
         if silence_s > 2 * self._receipt_timer_s:
             for question in self._open.values():
-                if not question.received and not question.in_flight and question.offers > 1:
+                waits = not question.received and not question.in_flight and not question.spare
+                if waits and question.offers > 1:
                     self._due(question, now)
 
     def _due(self, question: Question, at: float) -> None:

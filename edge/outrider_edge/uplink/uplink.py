@@ -13,7 +13,7 @@ from typing import Any, Protocol, assert_never
 
 from outrider_edge.outbox.clock import RunClock, run_clock
 from outrider_edge.outbox.outbox import Outbox
-from outrider_edge.ports import FiguresPort, OnFinal, OutboxEntry
+from outrider_edge.ports import FiguresPort, MaySpare, OnAside, OnFinal, OutboxEntry
 from outrider_edge.uplink.alone import AloneUplink
 from outrider_edge.uplink.offering import Offering
 from outrider_edge.uplink.presence import offline, online, telemetry
@@ -134,6 +134,14 @@ class Uplink:
     def listen(self, on_final: OnFinal) -> None:
         """As `outrider_edge.ports.UplinkPort.listen`."""
         self.offering.listen(on_final)
+
+    def listen_aside(self, on_aside: OnAside) -> None:
+        """As `outrider_edge.ports.UplinkPort.listen_aside`."""
+        self.offering.listen_aside(on_aside)
+
+    def spare_when(self, may_spare: MaySpare) -> None:
+        """As `outrider_edge.ports.UplinkPort.spare_when`."""
+        self.offering.spare_when(may_spare)
 
     def attach(self, updates: UpdatesPort) -> None:
         """Names whose slots are reported and who hears of desired releases; called once, before `start`."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from msgspec import Struct
 
 from outrider.bench.inputs import KINDS, Parts, make_inputs
@@ -20,18 +21,26 @@ from outrider.client import Client
 from outrider.processes import Processes, free_port
 from outrider.progress import Tell
 from outrider_edge.app import serving
+from outrider_edge.budget.budget import gain_of
+from outrider_edge.budget.spending import Spending
 from outrider_edge.config import EdgeConfig, load_edge_config, read_task
 from outrider_edge.journey.agent import Agent
+from outrider_edge.journey.asked import Asked
 from outrider_edge.journey.gate import decide
+from outrider_edge.memory.answers import Answers, Remembered, digest_of_others, unit
+from outrider_edge.outbox.clock import run_clock
 from outrider_engine.model import Example, Model
 from outrider_engine.session import load_runtime
 from outrider_wire.report import AnswerReport
-from outrider_wire.task import Task
+from outrider_wire.task import Budget, Task
 
 BLOCK = 25
 """Inputs before the next variant's turn."""
 STARTS = 3
 PORT = 8733
+MEMORY_ENTRIES = 10_000
+MEMORY_WIDTH = 48
+"""Of the shipped small students' encodings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +77,13 @@ class EdgeFigures(KindFigures, kw_only=True, frozen=True):
     kind: str
     kinds: dict[str, KindFigures]
     deciding_p50_ms: float
-    """Score, support, threshold, gate and reason."""
+    """Score, support, threshold, two limits of a budget, gate and reason."""
     deciding_p95_ms: float
+    memory_lookup_p50_ms: float
+    """In ``memory_entries`` answers whose other parts are equal, embeddings of ``memory_width`` numbers."""
+    memory_lookup_p95_ms: float
+    memory_entries: int
+    memory_width: int
     cold_start_s: float
     """From the start of the process until ``/health/ready`` answers; the median of a few starts."""
     first_start_s: float
@@ -122,7 +136,9 @@ async def measure(plan: EdgePlan, tell: Tell) -> EdgeFigures:
                 for kind in KINDS:
                     inputs = make_inputs(task, kind, plan.inputs)
                     kinds[kind.name] = await measured.kind(inputs, _of(tell, f"inputs, {kind.name}"))
-                deciding = measured.deciding(make_inputs(task, KINDS[-1], 1)[0], plan.inputs)
+                example = make_inputs(task, KINDS[-1], 1)[0]
+                deciding = measured.deciding(example, plan.inputs)
+                lookup = memory_lookup(example, task.inputs[0].name, plan.inputs)
             requests = client.account().received
             rss_mb = resident_mb(processes.pid("agent"))
     headline = KINDS[-1].name
@@ -132,6 +148,10 @@ async def measure(plan: EdgePlan, tell: Tell) -> EdgeFigures:
         kinds=kinds,
         deciding_p50_ms=deciding.p50_ms,
         deciding_p95_ms=deciding.p95_ms,
+        memory_lookup_p50_ms=lookup.p50_ms,
+        memory_lookup_p95_ms=lookup.p95_ms,
+        memory_entries=MEMORY_ENTRIES,
+        memory_width=MEMORY_WIDTH,
         cold_start_s=statistics.median(starts),
         first_start_s=starts[0],
         rss_mb=rss_mb,
@@ -183,16 +203,48 @@ class _Measured:
         return self._client.ask(self._task.name, parts)
 
     def deciding(self, parts: Parts, n: int) -> Timing:
-        """The rule and the gate on what the model says of one input."""
+        """The rule, a budget and the gate on what the model says of one input; the budget is asked whatever the rule says."""
         [said] = self.model.infer([self.model.prepare(parts)])
-        certified = not self.model.certified
+        certified, name, most = not self.model.certified, self._task.name, 10 * n
+        terms = Budget(escalations_per_hour=most, escalations_per_day=most)
+        spending = Spending(terms={name: terms}, clock=run_clock(), saved={}, remember=lambda key, value: None)
+        asked = Asked(
+            task=self._task,
+            parts=parts,
+            wait=True,
+            answer_within_ms=0,
+            group="",
+            insist=False,
+            began=time.perf_counter(),
+        )
 
         def decided(_: int) -> object:
+            verdict = self.model.judge(said, parts)
+            gain = gain_of(confidence=float(said.probabilities.max()), supported=verdict.why != "unsupported")
+            over = spending.ask(name, gain=gain, size=asked.wire_size(), insist=False)
             return decide(
-                self.model.judge(said, parts), certified=certified, wants_cloud=False, audit=False, may_send=True
+                verdict, certified=certified, wants_cloud=False, audit=False, may_send=True, affordable=not over
             )
 
         return time_calls(decided, n=n, warm_up=BLOCK)
+
+
+def memory_lookup(parts: Parts, embedded: str, n: int) -> Timing:
+    """Looking for the nearest of `MEMORY_ENTRIES` answers to one input: from its parts and embedding to a hit."""
+    rng = np.random.default_rng(0)
+    answers = Answers(max_entries=MEMORY_ENTRIES, keep_for_s=3_600, max_distance=2.0)
+    others = digest_of_others(parts, [embedded])
+    said = Remembered(label="", confidence=1.0, probabilities={}, large_model="", strategy="", at_s=0.0)
+    for row in rng.normal(size=(MEMORY_ENTRIES, MEMORY_WIDTH)):
+        if (direction := unit(row)) is not None:
+            answers.add(others, direction, said)
+    asked = rng.normal(size=(n, MEMORY_WIDTH)).astype(np.float32)
+
+    def look(number: int) -> object:
+        embedding = unit(asked[number % n])
+        return None if embedding is None else answers.find(1.0, digest_of_others(parts, [embedded]), embedding)
+
+    return time_calls(look, n=n, warm_up=BLOCK)
 
 
 def bare_run(model: Model) -> Callable[[Any], Any]:

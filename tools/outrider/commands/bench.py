@@ -49,6 +49,8 @@ def edge(
         rows.append((name, "  of which preparing", _ms(kind.prepare_p50_ms), "", ""))
         rows.append((name, "agent, HTTP", *_times(kind.http_p50_ms, kind.http_p95_ms), _ratio(kind.http_ratio)))
     rows.append(("", "deciding", *_times(found.deciding_p50_ms, found.deciding_p95_ms), ""))
+    looking = f"looking in a memory of {found.memory_entries}"
+    rows.append(("", looking, *_times(found.memory_lookup_p50_ms, found.memory_lookup_p95_ms), ""))
     screen.table(("inputs", "way", "p50 ms", "p95 ms", "× bare"), rows)
     resident = "unknown" if found.rss_mb is None else f"{found.rss_mb:.0f} MB after {found.requests} requests"
     screen.table(("daemon", ""), [("cold start", f"{found.cold_start_s:.2f} s"), ("resident", resident)])

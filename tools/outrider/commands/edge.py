@@ -1,5 +1,6 @@
 """``outrider edge``: the agent on a device. Nothing of this room is imported before the command that needs it."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -103,6 +104,25 @@ def ps(agent: AgentAddress = "", json: Json = False, quiet: Quiet = False) -> No
         ("task", "model", "digest", "slot", "state", "certificate", "keeps from"),
         [_model_row(task, slots.get(task["name"], {})) for task in status["tasks"]],
     )
+    if status["budgets"]:
+        screen.table(("task", "limit", "of", "spent", "left", "bucket", "audits"), list(_limit_rows(status["budgets"])))
+    if status["memories"]:
+        screen.table(
+            ("task", "memory", "answers", "hits", "audited", "disagreed"),
+            [_memory_row(task, memory) for task, memory in status["memories"].items()],
+        )
+
+
+def _limit_rows(budgets: dict[str, dict[str, dict[str, float]]]) -> Iterator[tuple[object, ...]]:
+    for task, limits in budgets.items():
+        for name, limit in limits.items():
+            amounts = (f"{limit[key]:,g}" for key in ("limit", "spent", "left"))
+            yield (task, name, *amounts, f"{limit['bucket']:.0%}", f"{limit['audits']:,g}")
+
+
+def _memory_row(task: str, memory: dict[str, Any]) -> tuple[object, ...]:
+    counts = (memory[key] for key in ("entries", "hits", "audited", "disagreed"))
+    return (task, "off: its audits disagreed too often" if memory["off"] else "on", *counts)
 
 
 def _model_row(task: dict[str, Any], slot: dict[str, Any]) -> tuple[object, ...]:

@@ -42,6 +42,9 @@ def run(
     reads: Annotated[str, typer.Option(metavar="NAME", help="Architecture whose inputs an .onnx file reads.")] = "",
     variant: Annotated[str, typer.Option(help="Precisions, the one that ships first.")] = "int8,fp32",
     label_source: Annotated[LabelSource, typer.Option(help="Whose labels the rows carry.")] = LabelSource.GROUND_TRUTH,
+    embedding: Annotated[
+        bool, typer.Option("--embedding", help="Export the first input's encoding too, for an answer memory.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Splits the rows into tuning and certification.")] = 0,
     json: Json = False,
     quiet: Quiet = False,
@@ -59,7 +62,14 @@ def run(
     export = Export(source=source, task=read_task(task), data=data, reads=reads, seed=seed)
     screen.note(export.forecast())
     with bar(screen) as tell:
-        built = export.build(out, version=version, precisions=precisions, label_source=label_source, tell=tell)
+        built = export.build(
+            out,
+            version=version,
+            precisions=precisions,
+            label_source=label_source,
+            tell=tell,
+            embedding=embedding,
+        )
     screen.result(
         {
             "bundle": str(built.bundle),

@@ -1,0 +1,1 @@
+"""What escalations may cost, and which refused inputs are worth it. Never decides what is accepted."""
