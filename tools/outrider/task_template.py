@@ -58,6 +58,10 @@ keep_for_s = 86400          # how long an escalation is worth having, late or no
 audit_rate = 0.02           # share of kept inputs that is sent as well, to watch the promise
 durability = "disk"         # memory: faster, and escalations do not survive a restart
 mode = "live"               # shadow: answer locally, and record what would be escalated
+shadow_audits = false       # in shadow mode, send audit_rate of all inputs: what a first certificate is made of
+on_alarm = "escalate"       # when audits break the promise; stricter: keep what a stricter threshold keeps, uncertified
+audits_between_false_alarms = 1000  # on average, at least, while the promise holds
+large_error = 0.05          # bound on the large model's own error, for a certificate about the truth that names none
 # target_gap = 0.02         # ε: the system may be wrong at most so much more often than the large model; certified with target_risk
 
 [privacy]

@@ -43,6 +43,8 @@ class Verdict(Struct, kw_only=True, frozen=True):
     threshold: float | None = None
     """What the score was held against; None: inputs like this one are never kept."""
     stratum: str = ""
+    supported: bool = True
+    """Whether the input is like what the model knows, whatever the threshold."""
 
 
 def supported_scores(rule: Acceptance, rows: Signals) -> Floats:
@@ -86,16 +88,23 @@ def judge(
 ) -> Verdict:
     """What the rule says of one input, of its logits and probabilities (k,), its support distance and its stratum."""
     score = float(score_of(rule.score, logits, probabilities, deferral)) if len(probabilities) else float("nan")
-    threshold = rule.threshold_of(stratum)
+    threshold, supported = rule.threshold_of(stratum), _supported(rule, support)
     why: Why = "accepted"
     if threshold is None:
         why = "no_certificate"
-    elif not _supported(rule, support):
+    elif not supported:
         why = "unsupported"
     elif not np.isfinite(score) or score < threshold:
         why = "low_confidence"
     shown = score if np.isfinite(score) else 0.0
-    return Verdict(accepted=why == "accepted", why=why, score=shown, threshold=threshold, stratum=stratum)
+    return Verdict(
+        accepted=why == "accepted",
+        why=why,
+        score=shown,
+        threshold=threshold,
+        stratum=stratum,
+        supported=supported,
+    )
 
 
 def _supported(rule: Acceptance, support: float | None) -> bool:

@@ -6,7 +6,7 @@ that a newer peer can add one. ``v`` is the wire version of the sender.
 
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from outrider_wire.limits import BLOB_BYTES, BLOCK_BYTES, LABELS, PARTS, WIRE_VERSION
 from outrider_wire.names import Digest, Identifier, Label, Name, Reason
@@ -40,7 +40,9 @@ class Escalation(Struct, kw_only=True, frozen=True, tag="escalation"):
     task: Name
     parts: Annotated[list[Part], Meta(min_length=1, max_length=PARTS)]
     why: Reason
-    """Why it is sent: ``low_confidence``, ``unsupported``, ``audit``, ``requested``, ``no_certificate``."""
+    """Why it is sent: ``low_confidence``, ``unsupported``, ``audit``, ``requested``, ``no_certificate``, ``alarm``.
+
+    An audit of an input that the rule refuses by support (shadow mode) says ``unsupported``."""
     model: Digest
     """Digest of the bundle that answered on the device."""
     label: Label
@@ -184,6 +186,22 @@ class Presence(Struct, kw_only=True, frozen=True, tag="presence"):
     v: Version = WIRE_VERSION
 
 
+class MonitorFigures(Struct, kw_only=True, frozen=True):
+    """How the watch over one task's certificate stands."""
+
+    certificate: Annotated[str, Meta(min_length=1, max_length=64)]
+    risk: Share
+    """The rate of errors among audits that is still within the promise."""
+    statistic: Annotated[float, Meta(ge=0, le=1e15)]
+    limit: Annotated[float, Meta(ge=1, le=1e15)]
+    """An alarm is raised when the statistic reaches it."""
+    audits: Count
+    errors: Count
+    alarm: bool
+    alarm_since_ms: Count | None = None
+    """UTC by the device's own clock, which may be wrong."""
+
+
 class Telemetry(Struct, kw_only=True, frozen=True, tag="telemetry"):
     """Device → cloud, now and then: the account and the shape of what the device sees, one message a task."""
 
@@ -197,6 +215,8 @@ class Telemetry(Struct, kw_only=True, frozen=True, tag="telemetry"):
     """Histogram of the small model's confidence in equal bins over [0, 1]."""
     edge_ms: Milliseconds = {}
     cloud_ms: Milliseconds = {}
+    monitor: MonitorFigures | UnsetType = UNSET
+    """Left out where no certificate is watched."""
     v: Version = WIRE_VERSION
 
 

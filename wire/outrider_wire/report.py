@@ -41,7 +41,7 @@ class AnswerReport(Struct, kw_only=True, frozen=True):
     late: bool = False
     """The large model's answer came after ``answer_within_ms``."""
     why: str
-    """``accepted``, ``low_confidence``, ``unsupported``, ``no_certificate``, ``requested``; the way it was decided."""
+    """``accepted``, ``low_confidence``, ``unsupported``, ``no_certificate``, ``requested``, ``alarm``; the way it was decided."""
     note: str = ""
     """What else a person should know: ``the broker is unreachable``, ``expired before the cloud answered``."""
     model: str

@@ -52,8 +52,19 @@ class Policy(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     audit_rate: Rate = 0.02
     """ε: the share of accepted inputs that is sent to the large model as well, to watch the promise."""
     durability: Literal["disk", "memory"] = "disk"
-    """``memory`` gives up the outbox's survival of a restart for speed."""
+    """``memory`` gives up the outbox's survival of a restart for speed; audits survive it all the same."""
     mode: Literal["live", "shadow"] = "live"
+    """``shadow``: the device answers everything itself, and records what it would have sent."""
+    shadow_audits: bool = False
+    """In shadow mode, a random ``audit_rate`` of *all* inputs is sent: what a first certificate can be made of."""
+    on_alarm: Literal["escalate", "stricter"] = "escalate"
+    """Once the audits say that the promise is broken: everything is sent, or what a stricter threshold keeps is answered
+    here, uncertified. Until a new certificate comes."""
+    audits_between_false_alarms: Annotated[int, Meta(ge=20, le=1_000_000)] = 1_000
+    """On average, at least, while the promise holds. More means later alarms when it does not."""
+    large_error: Annotated[float, Meta(ge=0.0, lt=0.5)] = 0.05
+    """A bound on the large model's own error: how far its answers may differ from a device that keeps a promise about the
+    truth. A certificate that names one wins."""
     target_gap: OpenRate | None = None
     """ε: how much more often than the large model alone the system may be wrong, certified together with ``target_risk``.
     None: that is not asked."""
