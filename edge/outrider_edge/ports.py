@@ -5,6 +5,7 @@ One input's way through them::
     Agent ── ledger.arrived ── runtime.answer ── gate ──┬── answered here: ledger.count_local
                                                         └── escalated: uplink.escalate(entry)   durable, pending (or an audit)
     Uplink ── answer, last refusal, expiry ── settled durably (terminal state, set once) ── on_final(report) ── Agent
+                                              or, of an audit, its loss and the monitor in one commit ── on_audit ── Agent
 
 The account is kept by the ledger alone: ``received`` and ``pending`` rise together in `LedgerPort.arrived`; each of
 `LedgerPort.count_local`, an audit's `UplinkPort.escalate` and the settling of an escalation moves one input out of
@@ -18,6 +19,7 @@ from msgspec import Struct
 
 from outrider_engine.model import Model
 from outrider_wire.messages import Answer, Escalation, Milliseconds, Modality
+from outrider_wire.monitor import Monitor
 from outrider_wire.report import Account, AnswerReport
 from outrider_wire.task import Task
 
@@ -58,6 +60,53 @@ class OutboxEntry(Struct, kw_only=True, frozen=True):
     """So far, its ``probabilities`` in the task's order: what a look-up by id gives until it is settled."""
     durability: Literal["disk", "memory"] = "disk"
 
+
+class Watched(Struct, kw_only=True, frozen=True):
+    """The watch over one certificate, as it is saved."""
+
+    task: str
+    certificate: str
+    monitor: Monitor
+    alarm_since_ms: int | None = None
+    """UTC by this device's clock."""
+
+
+class AuditEnded(Struct, kw_only=True, frozen=True):
+    """How one audit ended, once that is durable. Its answer was given long ago, and stays."""
+
+    report: AnswerReport
+    loss: int
+    """1: the large model says something else, or nothing will ever be known (expired, refused, never kept)."""
+    watched: Watched | None
+    """The watch over the certificate that the answer was given under, this audit counted; None: nobody watches it."""
+    alarm: bool
+    """This audit raised the alarm."""
+
+
+class ShadowEntry(Struct, kw_only=True, frozen=True):
+    """What shadow mode would have done with one input."""
+
+    task: str
+    id: str
+    at_ms: int
+    """UTC by this device's clock."""
+    model: str
+    """Digest of the bundle."""
+    score: float
+    why: str
+    would_send: bool
+
+
+class ShadowCounts(Struct, kw_only=True, frozen=True):
+    """How many inputs of one task one model answered in shadow mode."""
+
+    seen: int = 0
+    would_send: int = 0
+
+
+OnAudit = Callable[[AuditEnded], None]
+"""Told by the outbox when an audit has ended and that, with the monitor it moved, is durable; at once when the audit could
+not even be kept. Must not raise."""
 
 OnFinal = Callable[[AnswerReport], Awaitable[None]]
 """Told by the uplink when an input that was pending has its terminal state, after that is durable. Never told of audits:
@@ -128,8 +177,41 @@ class LedgerPort(Protocol):
         """The account of one task, or of all."""
         ...
 
+    @property
+    def watches(self) -> "WatchPort":
+        """The watch over the certificates, fed by audits."""
+        ...
+
     async def find(self, input_id: str) -> AnswerReport | None:
         """The report of an escalated input, as it stands; None: unknown, never escalated, or forgotten after its retention."""
+        ...
+
+
+class WatchPort(Protocol):
+    """The watch over the certificates, and shadow mode's record. Real: `outrider_edge.outbox.watch_desk.WatchDesk`."""
+
+    def listen(self, on_audit: OnAudit) -> None:
+        """Names whom to tell of ended audits; called once."""
+        ...
+
+    def watch(self, task: str, certificate: str, wanted: Monitor) -> Watched:
+        """From now on the audits of answers under that certificate are watched: the saved monitor goes on, or ``wanted`` begins."""
+        ...
+
+    def watched(self, task: str, certificate: str) -> Watched | None:
+        """The watch over that certificate as it stands; None: it was never begun."""
+        ...
+
+    def audit_missed(self, report: AnswerReport) -> None:
+        """An audit could not be kept, so that its outcome will never be known: an error, as far as the promise goes."""
+        ...
+
+    def shadowed(self, entry: ShadowEntry) -> None:
+        """What shadow mode would have done. Cheap; on the disk within a second."""
+        ...
+
+    def shadow_counts(self, task: str, model: str) -> ShadowCounts:
+        """How many inputs that was said of."""
         ...
 
 

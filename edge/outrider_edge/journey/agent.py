@@ -19,16 +19,28 @@ import logging
 import os
 import time
 from collections.abc import Coroutine, Mapping
+from functools import partial
 from typing import Any, Literal
 
 from outrider_edge.budget.budget import LimitView, gain_of
 from outrider_edge.budget.spending import Spending
 from outrider_edge.journey.asked import Asked
 from outrider_edge.journey.finals import Finals, within
-from outrider_edge.journey.gate import decide
+from outrider_edge.journey.gate import decide, keeps_here, sampled
 from outrider_edge.journey.pipeline import LocalAnswer, Parts, TaskRuntime
 from outrider_edge.journey.recent import Recent
-from outrider_edge.journey.reports import STANDS, from_memory, kept_back, local_report, overdue, stages, stands
+from outrider_edge.journey.reports import (
+    STANDS,
+    from_memory,
+    kept_back,
+    local_report,
+    noted,
+    overdue,
+    samples_all,
+    stages,
+    stands,
+)
+from outrider_edge.journey.watch import Watch, shadow_entry
 from outrider_edge.memory.answers import Hit
 from outrider_edge.memory.memory import MemoryView, TaskMemory
 from outrider_edge.metrics import Metrics
@@ -78,6 +90,7 @@ class Agent:
         self._audit_key = audit_key
         self._spending = spending
         self._memories = memories
+        self.watch = Watch(watches=ledger.watches)
         self._finals = Finals()
         self._recent = Recent()
         self._background: set[asyncio.Task[Any]] = set()
@@ -215,20 +228,28 @@ class Agent:
 
     async def _decided(self, asked: Asked, local: LocalAnswer) -> AnswerReport:
         task, metrics = asked.task, self._metrics.tasks[asked.task.name]
-        input_id = uuid7(time.time_ns() // 1_000_000, os.urandom(RANDOM_BYTES))
-        rate = task.policy.audit_rate
-        code, note = kept_back(task, alone=not self._uplink.enabled)
-        accepted = local.verdict.accepted and not local.model.certified
-        hit = None if accepted or asked.insist else self._remembered(asked, local)
-        over = "" if code or hit or (accepted and not asked.insist) else self._over_budget(asked, local)
-        decision = decide(
+        now_ms, alone = time.time_ns() // 1_000_000, not self._uplink.enabled
+        input_id = uuid7(now_ms, os.urandom(RANDOM_BYTES))
+        rate, suspended = task.policy.audit_rate, self.watch.suspended(task, local.model)
+        code, note = kept_back(task, alone=alone)
+        decide_if = partial(
+            decide,
             local.verdict,
             certified=not local.model.certified,
             wants_cloud=asked.insist,
-            audit=rate > 0 and local.verdict.accepted and is_audited(input_id, key=self._audit_key, rate=rate),
-            may_send=not code,
-            affordable=not hit and not over,
+            suspended=suspended,
         )
+        of_all = samples_all(task, alone=alone)
+        audit = rate > 0 and (local.verdict.accepted or of_all) and is_audited(input_id, key=self._audit_key, rate=rate)
+        sample = audit and of_all
+        keeps = not local.model.certified and keeps_here(local.verdict, suspended)
+        hit = None if keeps or asked.insist or sample else self._remembered(asked, local)
+        over = "" if code or hit or (keeps and not asked.insist) else self._over_budget(asked, local)
+        decision = decide_if(audit=audit, may_send=not code, affordable=not hit and not over)
+        if code == "shadow":
+            live = decide_if(audit=False, may_send=True)
+            self._ledger.watches.shadowed(shadow_entry(input_id, now_ms, local, live))
+            decision = sampled(decision, local.verdict) if sample else decision
         if over:
             code, note = "budget", f"{over}; {STANDS}"
         if held_back := not hit and bool(code) and (decision.uncertified or asked.insist):
@@ -239,7 +260,8 @@ class Agent:
             local=local,
             decision=decision,
             ms=stages(local, 1e3 * (time.perf_counter() - asked.began)),
-            note=note if held_back else "",
+            note=noted(decision, kept_back=note if held_back else ""),
+            suspended=suspended,
         )
         metrics.saw(report.confidence, report.why, report.ms["total"])
         if hit:
@@ -320,6 +342,8 @@ class Agent:
             log.warning("escalation.not_kept", extra={"id": entry.id, "task": entry.task, "reason": error.reason})
             if entry.state == "pending":
                 self._recent.add(stands(entry.report, error.what))
+            elif entry.report.audited:
+                self._ledger.watches.audit_missed(entry.report)
             return error.what
         return ""
 

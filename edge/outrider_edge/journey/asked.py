@@ -13,6 +13,8 @@ from outrider_wire.task import Task
 
 MAX_WAIT_MS = 86_400_000
 MAX_GROUP = 128
+AUDIT_KEEP_S = 7 * 86_400
+"""An audit is kept at least this long, whatever the application's patience: one that expires counts as an error."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +64,7 @@ class Asked:
             probabilities=local.probabilities,
             audit=policy.audit_rate if decision.audited else 0.0,
             answer_within_ms=max(0, self.answer_within_ms - int(report.ms["total"])) if decision.send else 0,
-            keep_for_s=policy.keep_for_s,
+            keep_for_s=max(policy.keep_for_s, AUDIT_KEEP_S) if decision.audited else policy.keep_for_s,
             group=self.group,
             state="edge" if decision.answer_here else "pending",
             report=report,

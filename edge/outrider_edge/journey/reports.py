@@ -2,7 +2,7 @@
 
 from msgspec.structs import replace
 
-from outrider_edge.journey.gate import Decision
+from outrider_edge.journey.gate import Decision, Suspended
 from outrider_edge.journey.pipeline import LocalAnswer
 from outrider_edge.memory.answers import Hit
 from outrider_wire.messages import Milliseconds
@@ -12,6 +12,7 @@ from outrider_wire.task import Task
 SHADOW = "shadow mode: nothing is sent, the device's own answer stands"
 STANDS = "the device's own answer stands"
 PRIVATE = "this task's inputs never leave the device, whose own answer stands"
+ALARM = "audits say that the certificate's promise is broken, so that it is not claimed until there is a new one"
 ALONE = "no broker is configured: this device is alone, and its own answer stands"
 
 
@@ -26,12 +27,29 @@ def kept_back(task: Task, *, alone: bool) -> tuple[str, str]:
     return "", ""
 
 
+def noted(decision: Decision, *, kept_back: str) -> str:
+    """What a person should know of the decision besides its reason."""
+    return "; ".join(filter(None, (ALARM if decision.why == "alarm" else "", kept_back)))
+
+
+def samples_all(task: Task, *, alone: bool) -> bool:
+    """Whether a random sample of all inputs is sent, although shadow mode sends nothing else."""
+    policy = task.policy
+    return policy.mode == "shadow" and policy.shadow_audits and task.privacy.escalate and not alone
+
+
 def local_report(
-    *, input_id: str, task: Task, local: LocalAnswer, decision: Decision, ms: Milliseconds, note: str
+    *,
+    input_id: str,
+    task: Task,
+    local: LocalAnswer,
+    decision: Decision,
+    ms: Milliseconds,
+    note: str,
+    suspended: Suspended | None = None,
 ) -> AnswerReport:
     """The report of the device's own answer: final when the decision is to answer here, else provisional."""
     manifest = local.model.manifest
-    certified = not local.model.certified
     return AnswerReport(
         id=input_id,
         task=task.name,
@@ -40,7 +58,7 @@ def local_report(
         confidence=max(local.probabilities),
         score=local.verdict.score,
         scored_by=manifest.acceptance.score,
-        threshold=local.verdict.threshold if certified else None,
+        threshold=_threshold(local, suspended),
         stratum=local.verdict.stratum,
         answered_by="edge",
         final=decision.answer_here,
@@ -50,7 +68,7 @@ def local_report(
         note=note or _unread(local),
         model=manifest.version,
         model_digest=local.model.digest,
-        certificate=local.model.certificate_id,
+        certificate="" if suspended else local.model.certificate_id,
         probabilities=dict(zip(task.labels, local.probabilities, strict=True)),
         ms=ms,
     )
@@ -110,3 +128,9 @@ def overdue(report: AnswerReport, *, answer_within_ms: int, connected: bool, sto
     else:
         why = f"no answer within {answer_within_ms} ms"
     return replace(report, final=True, note=f"{why}: the device's own answer stands")
+
+
+def _threshold(local: LocalAnswer, suspended: Suspended | None) -> float | None:
+    if suspended is not None:
+        return suspended.stricter
+    return None if local.model.certified else local.verdict.threshold

@@ -7,7 +7,7 @@ the account adds up all the same.
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -18,8 +18,11 @@ from outrider_edge.outbox.clock import RunClock, run_clock
 from outrider_edge.outbox.outcomes import Outcome
 from outrider_edge.outbox.payloads import PayloadFiles, PayloadMemory, Payloads
 from outrider_edge.outbox.rows import Freed, NewRow, OpenRow, OutboxStore, Settled, is_spare
+from outrider_edge.outbox.watch_desk import WatchDesk, begin, now_ms
+from outrider_edge.outbox.watch_desk import write as write_watches
+from outrider_edge.outbox.watching import Moved
 from outrider_edge.outbox.writer import MemoryWriter, OutboxWriter, Writer
-from outrider_edge.ports import OutboxEntry
+from outrider_edge.ports import OutboxEntry, Watched
 from outrider_edge.uplink.escalations import envelope_of
 from outrider_wire.errors import OperatorSetupError, RuleRefusalError
 from outrider_wire.limits import INLINE_BYTES
@@ -28,6 +31,8 @@ from outrider_wire.report import Account, AnswerReport
 
 SPARE_SHARE = 0.5
 """Of the outbox, at most, for inputs that are kept only to be learnt from: they never crowd out what somebody waits for."""
+AUDIT_RESERVE = 0.125
+"""Audits may fill that much more than the bounds: a full outbox must not look like a broken promise."""
 
 
 class _Shelf:
@@ -73,6 +78,7 @@ class Outbox:
         self._open = 0
         self._bytes = 0
         self._accounts = Accounts()
+        self.watches = WatchDesk(writer=self._disk.writer, flush_soon=self._flush_soon)
         self._offers: Counter[str] = Counter()
         self._receipts: set[str] = set()
         self._notes: dict[str, str] = {}
@@ -92,6 +98,7 @@ class Outbox:
             lambda store: (store.accounts(), store.open_rows(), store.payload_digests(), store.remembered())
         )
         self._accounts.load(accounts)
+        await self.watches.start()
         self._open = len(rows)
         self._bytes = sum(row.payload_bytes for row in rows)
         await asyncio.to_thread(self._files.sweep, digests)
@@ -151,8 +158,7 @@ class Outbox:
             RuleRefusalError: the outbox is full; nothing is kept or counted.
         """
         size = sum(len(part.data) for part in entry.parts)
-        share = SPARE_SHARE if is_spare(entry.state, entry.audit) else 1.0
-        if self._open >= share * self._max_count or self._bytes + size > share * self._max_bytes:
+        if not self._has_room(size, share=_share_of(entry)):
             raise RuleRefusalError(
                 f"the outbox is full: it holds {self._open} inputs and {self._bytes} bytes",
                 reason="outbox_full",
@@ -177,9 +183,11 @@ class Outbox:
     async def settle(self, id_: str, outcome: Outcome) -> Settled:
         """Ends a question once; `Settled.report` is the final report if this call set it. Durable when it returns."""
         settled = Settled(known=False)
+        begun = self.watches.unsaved()
         for shelf in self._shelves(id_):
             on_settled = partial(self._on_settled, shelf, id_)
-            settled = await shelf.writer.run(lambda store: store.settle(id_, outcome), done=on_settled)
+            work = partial(_settle, id_=id_, outcome=outcome, begun=begun)
+            settled = await shelf.writer.run(work, done=on_settled)
             if settled.known:
                 break
         return settled
@@ -204,8 +212,11 @@ class Outbox:
             return [self._disk]
         return [self._memory] if id_ in self._in_memory else [self._disk, self._memory]
 
+    def _has_room(self, size: int, *, share: float) -> bool:
+        return self._open < self._max_count * share and self._bytes + size <= self._max_bytes * share
+
     async def _shelf_for(self, entry: OutboxEntry) -> _Shelf:
-        if entry.durability == "disk":
+        if entry.durability == "disk" or entry.audit > 0:  # an audit that a restart forgets would count as an error
             return self._disk
         if self._memory is None:
             shelf = _Shelf(writer=MemoryWriter(clock=self._clock), payloads=PayloadMemory())
@@ -266,6 +277,8 @@ class Outbox:
             self._let_go(shelf, settled.freed)
         if settled.report is not None:
             self._accounts.settled(settled.report.task, settled.counts)
+        if settled.audit is not None:
+            self.watches.ended(settled.audit)
 
     def _let_go(self, shelf: _Shelf, freed: Freed) -> None:
         self._bytes -= freed.payload_bytes
@@ -292,28 +305,44 @@ class Outbox:
         counts = self._accounts.take_unwritten()
         offers, self._offers = self._offers, Counter()
         notes, self._notes = self._notes, {}
-        if not counts and not offers and not notes:
+        watches = self.watches.take_unwritten()
+        if not (counts or offers or notes or watches):
             return
 
-        def write(store: OutboxStore) -> None:
+        def write(store: OutboxStore) -> list[Moved]:
             for task, values in counts.items():
                 store.count(task, values)
             for id_, times in offers.items():
                 store.offered(id_, times)
             store.remember(notes)
             store.prune(self._keep_settled)
+            return write_watches(store, watches, now_ms())
 
-        def again_if_failed(written: "asyncio.Future[None]") -> None:
-            if not written.cancelled() and written.exception() is not None:
+        def again_if_failed(done: "asyncio.Future[list[Moved]]") -> None:
+            if not done.cancelled() and done.exception() is not None:
                 self._accounts.not_written(counts)
                 self._notes = {**notes, **self._notes}
+                self.watches.not_written(watches)
                 self._flush_soon()
 
-        self._disk.writer.run(write).add_done_callback(again_if_failed)
+        self._disk.writer.run(write, done=partial(self.watches.written, watches)).add_done_callback(again_if_failed)
 
     def _let_go_all(self, shelf: _Shelf, freed: list[Freed]) -> None:
         for one in freed:
             self._let_go(shelf, one)
+
+
+def _share_of(entry: OutboxEntry) -> float:
+    """How much of the outbox's bounds may be full for this entry to find room."""
+    if is_spare(entry.state, entry.audit):
+        return SPARE_SHARE
+    return 1 + AUDIT_RESERVE if entry.audit > 0 else 1.0
+
+
+def _settle(store: OutboxStore, *, id_: str, outcome: Outcome, begun: Sequence[Watched]) -> Settled:
+    """Settles, over watches that are sure to be there."""
+    begin(store, begun)
+    return store.settle(id_, outcome, now_ms=now_ms())
 
 
 def _hold(payloads: Payloads, large: dict[str, bytes]) -> None:

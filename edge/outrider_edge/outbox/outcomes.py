@@ -42,6 +42,16 @@ def fault_of(answer: Answer, report: AnswerReport) -> str:
     return ""
 
 
+def audit_loss(report: AnswerReport, outcome: Outcome) -> int:
+    """Whether an audit counts as an error: the large model says something else, or will never say anything."""
+    return int(not isinstance(outcome, Answered) or outcome.answer.label != report.label)
+
+
+def is_watched(report: AnswerReport) -> bool:
+    """Whether an audit of that answer says something of a certificate: it was given under one."""
+    return report.certified and bool(report.certificate)
+
+
 def final_report(report: AnswerReport, outcome: Outcome, *, age_s: float, answer_within_ms: int) -> AnswerReport:
     """The final report of an input that ``report`` left pending.
 

@@ -14,7 +14,8 @@ import msgspec
 
 from outrider_edge.outbox.accounts import Counts
 from outrider_edge.outbox.clock import RunClock
-from outrider_edge.outbox.outcomes import Answered, Outcome, fault_of, final_report
+from outrider_edge.outbox.outcomes import Answered, Outcome, audit_loss, fault_of, final_report, is_watched
+from outrider_edge.outbox.watching import MonitorRows, Moved, ShadowRows
 from outrider_edge.ports import OutboxEntry
 from outrider_wire.messages import Escalation
 from outrider_wire.report import Account, AnswerReport, State, account_from
@@ -86,6 +87,15 @@ class Freed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Audited:
+    """An audit that has just ended."""
+
+    report: AnswerReport
+    loss: int
+    moved: Moved | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settled:
     """What settling did."""
 
@@ -99,6 +109,8 @@ class Settled:
     """The final report, if it was set just now."""
     counts: Counts = field(default_factory=dict)
     freed: Freed = Freed()
+    audit: Audited | None = None
+    """What it says of the certificate, if it was an audit."""
 
 
 class OutboxStore:
@@ -108,6 +120,8 @@ class OutboxStore:
         self._sql = connection
         self._clock = clock
         self._seen_s = float("-inf")
+        self.monitors = MonitorRows(connection=connection)
+        self.shadow = ShadowRows(connection=connection)
 
     def enter_boot(self) -> None:
         """At start: what other boots left gets its age so far, and is counted on from now."""
@@ -194,8 +208,11 @@ class OutboxStore:
         self._sql.execute("UPDATE input SET bytes = 0 WHERE seq = ?", (found[0],))
         return self._free(*found)
 
-    def settle(self, id_: str, outcome: Outcome) -> Settled:
-        """Ends a question; sets the input's terminal state if it has none yet. The first outcome wins."""
+    def settle(self, id_: str, outcome: Outcome, *, now_ms: int = 0) -> Settled:
+        """Ends a question; sets the input's terminal state if it has none yet. The first outcome wins.
+
+        Of an audit, the loss moves the monitor in this same transaction: none is lost, and none counts twice.
+        """
         found = self._sql.execute(
             "SELECT seq, state, delivery, report, envelope, age_s + ? - at_s, bytes FROM input WHERE id = ?",
             (self._clock.now(), id_),
@@ -211,7 +228,8 @@ class OutboxStore:
         freed = self._free(seq, held)
         if state != "pending":
             self._sql.execute("UPDATE input SET delivery = 'done', bytes = 0 WHERE seq = ?", (seq,))
-            return Settled(known=True, closed=True, freed=freed)
+            audit = self._audited(before, outcome, now_ms) if before.audited else None
+            return Settled(known=True, closed=True, freed=freed, audit=audit)
         within_ms = _ENVELOPE.decode(envelope_data).answer_within_ms
         report = final_report(before, outcome, age_s=age_s, answer_within_ms=within_ms)
         self._sql.execute(
@@ -266,6 +284,11 @@ class OutboxStore:
         self._sql.execute(
             "DELETE FROM input WHERE delivery = 'done' AND seq <= (SELECT max(seq) FROM input) - ?", (keep,)
         )
+
+    def _audited(self, report: AnswerReport, outcome: Outcome, now_ms: int) -> Audited:
+        loss, watched = audit_loss(report, outcome), is_watched(report)
+        moved = self.monitors.observe(report.task, report.certificate, [loss], now_ms) if watched else None
+        return Audited(report=report, loss=loss, moved=moved)
 
     def _free(self, seq: int, held: int) -> Freed:
         """Lets the ``held`` bytes of an input's payload go; its row is the caller's to change."""

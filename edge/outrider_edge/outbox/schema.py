@@ -44,7 +44,36 @@ CREATE TABLE tally (                  -- the account
 ) WITHOUT ROWID;
 """
 
-MIGRATIONS: tuple[str, ...] = (_V1,)
+_V2 = """
+CREATE TABLE monitor (                -- the watch over one certificate; the newest of each task is in force
+    seq INTEGER PRIMARY KEY,
+    task TEXT NOT NULL,
+    certificate TEXT NOT NULL,
+    state BLOB NOT NULL,              -- Watched, MessagePack
+    UNIQUE (task, certificate)
+);
+
+CREATE TABLE shadow (                 -- what shadow mode would have done: the newest inputs …
+    seq INTEGER PRIMARY KEY,
+    task TEXT NOT NULL,
+    id TEXT NOT NULL,
+    at_ms INTEGER NOT NULL,           -- by the device's own clock
+    model TEXT NOT NULL,
+    score REAL NOT NULL,
+    why TEXT NOT NULL,
+    would_send INTEGER NOT NULL
+);
+
+CREATE TABLE shadow_tally (           -- … and how many there were
+    task TEXT NOT NULL,
+    model TEXT NOT NULL,
+    would_send INTEGER NOT NULL,
+    n INTEGER NOT NULL,
+    PRIMARY KEY (task, model, would_send)
+) WITHOUT ROWID;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_V1, _V2)
 """Script number n takes a file of schema n to schema n + 1; an empty file has schema 0."""
 
 
