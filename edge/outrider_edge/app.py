@@ -274,7 +274,7 @@ def _status(
             broker=reach if uplink.enabled else "none",
             bytes_up=uplink.bytes_up,
             account=agent.account(),
-            tasks=[task_view(runtime) for runtime in agent.runtimes.values()],
+            tasks=[task_view(runtime, agent.promise(runtime)) for runtime in agent.runtimes.values()],
             slots=updater.slots(),
             budgets=agent.budgets(),
             memories=agent.memories(),

@@ -9,6 +9,7 @@ from prometheus_client.registry import Collector
 from outrider_edge.budget.budget import LimitView
 from outrider_edge.memory.memory import MemoryView
 from outrider_edge.metrics import BOUNDS_MS, CONFIDENCE_BINS, Latency, Metrics, TaskMetrics
+from outrider_wire.messages import MonitorFigures
 from outrider_wire.report import ATTRIBUTES, TERMINAL, Account
 
 _COUNTED: tuple[tuple[str, str, str, Callable[[TaskMetrics], Mapping[str, int]]], ...] = (
@@ -67,6 +68,7 @@ class AgentCollector(Collector):
         yield from (overdue, seconds, confidence)
         yield from _budget_families(self._budgets())
         yield from _memory_families(self._memories())
+        yield from _monitor_families(self._metrics.monitors())
         yield GaugeMetricFamily(
             "outrider_broker_connected", "Whether the broker can be reached", value=self._connected()
         )
@@ -119,6 +121,28 @@ def _memory_families(memories: Mapping[str, MemoryView]) -> Iterator[Metric]:
         audits.add_metric([task, "agrees"], memory.audited - memory.disagreed)
         audits.add_metric([task, "disagrees"], memory.disagreed)
     yield from (entries, off, audits)
+
+
+_MONITORED: tuple[tuple[str, str, Callable[[MonitorFigures], float]], ...] = (
+    ("outrider_monitor_alarm", "1 when audits say that the certificate's promise is broken", lambda m: m.alarm),
+    (
+        "outrider_monitor_statistic",
+        "Evidence against the promise; an alarm is raised at the limit",
+        lambda m: m.statistic,
+    ),
+    ("outrider_monitor_limit", "Where the alarm is raised", lambda m: m.limit),
+    ("outrider_monitor_audits", "Audits that have ended under the certificate in use", lambda m: m.audits),
+    ("outrider_monitor_errors", "Those that disagree with the large model, or were never answered", lambda m: m.errors),
+)
+"""Family, help, and what it shows. Gauges: a new certificate starts afresh."""
+
+
+def _monitor_families(monitors: Mapping[str, MonitorFigures]) -> Iterator[Metric]:
+    for name, what, value in _MONITORED:
+        family = GaugeMetricFamily(name, what, labels=["task"])
+        for task, figures in monitors.items():
+            family.add_metric([task], value(figures))
+        yield family
 
 
 def _counts(name: str, what: str, label: str, counts: Mapping[str, Mapping[str, int]]) -> Metric:

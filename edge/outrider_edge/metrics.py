@@ -2,10 +2,10 @@
 
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from outrider_edge.ports import TaskFigures
-from outrider_wire.messages import Milliseconds
+from outrider_wire.messages import Milliseconds, MonitorFigures
 
 BOUNDS_MS = (0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10_000.0)
 """Upper bounds of the latency histograms, in milliseconds."""
@@ -68,6 +68,16 @@ class Metrics:
 
     def __init__(self, *, tasks: Iterable[str]) -> None:
         self.tasks = {name: TaskMetrics() for name in tasks}
+        self._monitor_of: Callable[[str], MonitorFigures | None] = lambda _: None
+
+    def attach(self, monitor_of: Callable[[str], MonitorFigures | None]) -> None:
+        """Names who knows how the watch over a task's certificate stands."""
+        self._monitor_of = monitor_of
+
+    def monitors(self) -> dict[str, MonitorFigures]:
+        """The watch over each certificate in use, by task."""
+        found = {name: self._monitor_of(name) for name in self.tasks}
+        return {name: figures for name, figures in found.items() if figures is not None}
 
     def figures(self) -> list[TaskFigures]:
         """What telemetry tells."""
@@ -77,6 +87,7 @@ class Metrics:
                 confidence=list(task.confidence),
                 edge_ms=task.edge_ms.quantiles(),
                 cloud_ms=task.cloud_ms.quantiles(),
+                monitor=self._monitor_of(name),
             )
             for name, task in self.tasks.items()
         ]

@@ -18,7 +18,7 @@ from typing import Literal, Protocol
 from msgspec import Struct
 
 from outrider_engine.model import Model
-from outrider_wire.messages import Answer, Escalation, Milliseconds, Modality
+from outrider_wire.messages import Answer, Escalation, Milliseconds, Modality, MonitorFigures
 from outrider_wire.monitor import Monitor
 from outrider_wire.report import Account, AnswerReport
 from outrider_wire.task import Task
@@ -225,6 +225,8 @@ class TaskFigures(Struct, kw_only=True, frozen=True):
     """``p50``, ``p95`` of the recent answers given here."""
     cloud_ms: Milliseconds
     """``p50``, ``p95`` of the recent round trips."""
+    monitor: MonitorFigures | None = None
+    """The watch over the certificate in use; None: there is none."""
 
 
 class FiguresPort(Protocol):

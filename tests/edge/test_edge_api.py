@@ -66,7 +66,7 @@ async def served(folder: Path, **about: Any) -> AsyncIterator[Served]:
         )
 
         def status() -> StatusView:
-            tasks = [task_view(runtime) for runtime in agent.runtimes.values()]
+            tasks = [task_view(runtime, agent.promise(runtime)) for runtime in agent.runtimes.values()]
             return StatusView(
                 device="cam-7",
                 agent="1",

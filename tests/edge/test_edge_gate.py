@@ -4,8 +4,9 @@ from itertools import product
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from outrider_edge.journey.gate import decide
+from outrider_edge.journey.gate import Suspended, decide, sampled
 from outrider_wire.acceptance import Verdict
 
 ACCEPTED = Verdict(accepted=True, why="accepted", score=0.97)
@@ -62,3 +63,50 @@ def test_no_wish_and_no_link_ever_widens_acceptance() -> None:
             assert may_send or (not decision.send and decision.answer_here)
             assert decision.answer_here or decision.send
             assert bool(decision.sent_as) == decision.send
+
+
+def test_under_an_alarm_what_the_rule_accepts_is_sent_and_nothing_is_certified() -> None:
+    decision = decide(ACCEPTED, **NOTHING, suspended=Suspended())
+    assert (decision.answer_here, decision.sent_as, decision.why, decision.certified) == (
+        False,
+        "alarm",
+        "alarm",
+        False,
+    )
+
+
+def test_under_an_alarm_a_stricter_level_keeps_what_reaches_it_and_says_uncertified() -> None:
+    strict = decide(ACCEPTED, **NOTHING, suspended=Suspended(stricter=0.97))
+    assert (strict.answer_here, strict.send, strict.why, strict.uncertified) == (True, False, "alarm", True)
+    assert decide(ACCEPTED, **NOTHING, suspended=Suspended(stricter=0.98)).sent_as == "alarm"
+
+
+def test_no_wish_and_no_link_makes_an_answer_certified_under_an_alarm() -> None:
+    for wants, audit, may_send, stricter in product((True, False), (True, False), (True, False), (None, 0.5, 0.99)):
+        for verdict in (ACCEPTED, REFUSED, FOREIGN):
+            decision = decide(
+                verdict,
+                certified=True,
+                wants_cloud=wants,
+                audit=audit,
+                may_send=may_send,
+                suspended=Suspended(stricter=stricter),
+            )
+            assert not decision.certified
+            assert decision.answer_here or decision.send
+            assert may_send or not decision.send
+            assert verdict.accepted or decision == decide(
+                verdict, certified=True, wants_cloud=wants, audit=audit, may_send=may_send
+            )
+
+
+def test_a_sample_of_all_inputs_changes_no_answer_and_names_what_support_refuses() -> None:
+    for verdict, sent_as in (
+        (ACCEPTED, "audit"),
+        (REFUSED, "audit"),
+        (replace(FOREIGN, supported=False), "unsupported"),
+    ):
+        plain = decide(verdict, **(NOTHING | {"may_send": False}))
+        sample = sampled(plain, verdict)
+        assert (sample.audited, sample.sent_as) == (True, sent_as)
+        assert replace(sample, send=False, sent_as="") == plain

@@ -5,10 +5,12 @@ import math
 import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
+import factory
 from outrider_wire.audit_certificate import certify_from_audits, log_capitals
 from outrider_wire.errors import RuleRefusalError
-from outrider_wire.manifest import Certificate
+from outrider_wire.manifest import Acceptance, Calibration, Manifest, Outputs, Variant
 from outrider_wire.monitor import Form, Monitor, bets, observe, resumed, tolerated_risk
 
 RISK, ALPHA, SEEDS = 0.05, 1e-3, 50
@@ -121,14 +123,24 @@ def test_a_thousand_errors_in_a_row_overflow_nothing() -> None:
 
 
 def test_a_promise_about_the_truth_allows_for_the_large_models_own_errors() -> None:
-    facts = dict(
-        method="fixed-sequence", risk=0.05, delta=0.05, n=600, accepted=300, errors=3, coverage=0.5, risk_bound=0.04,
-        data_digest="a" * 64, provider="CPUExecutionProvider", precision="int8", binding="b" * 64,
-    )  # fmt: skip
-    certificate = msgspec.convert(facts | {"label_source": "large_model"}, Certificate)
-    assert tolerated_risk(certificate, 0.03) == 0.05
-    certificate = msgspec.convert(facts | {"label_source": "ground_truth"}, Certificate)
-    assert tolerated_risk(certificate, 0.03) == pytest.approx(0.08)
+    certified = factory.with_certificate(draft()).certificate
+    assert certified is not None
+    assert tolerated_risk(replace(certified, label_source="large_model"), 0.03) == 0.05
+    assert tolerated_risk(replace(certified, label_source="ground_truth"), 0.03) == pytest.approx(0.08)
+
+
+def draft() -> Manifest:
+    return Manifest(
+        task="colours",
+        version="1",
+        labels=["red", "green"],
+        inputs=factory.model_inputs(),
+        outputs=Outputs(),
+        files=[factory.file_entry("model.onnx", b"", "model")],
+        variants=[Variant(name="fp32", file="model.onnx", precision="fp32")],
+        calibration=Calibration(temperature=1.0),
+        acceptance=Acceptance(threshold=0.8),
+    )
 
 
 # Certificates from audits

@@ -102,8 +102,7 @@ def tolerated_risk(certificate: Certificate, large_error: float) -> float:
 
 def large_error_of(certificate: Certificate, otherwise: float) -> float:
     """The bound on the large model's error that the certificate names, or ``otherwise``."""
-    named = getattr(certificate, "large_error", None)
-    return float(named) if isinstance(named, int | float) else otherwise
+    return otherwise if certificate.large_error is None else certificate.large_error
 
 
 def _step(form: Form, old: float, e: float) -> float:

@@ -40,7 +40,7 @@ from outrider_edge.journey.reports import (
     stages,
     stands,
 )
-from outrider_edge.journey.watch import Watch, shadow_entry
+from outrider_edge.journey.watch import Promise, Watch, shadow_entry
 from outrider_edge.memory.answers import Hit
 from outrider_edge.memory.memory import MemoryView, TaskMemory
 from outrider_edge.metrics import Metrics
@@ -91,6 +91,7 @@ class Agent:
         self._spending = spending
         self._memories = memories
         self.watch = Watch(watches=ledger.watches)
+        metrics.attach(lambda task: self.watch.figures(runtimes[task].task, runtimes[task].model))
         self._finals = Finals()
         self._recent = Recent()
         self._background: set[asyncio.Task[Any]] = set()
@@ -163,6 +164,17 @@ class Agent:
             if report.state in TERMINAL or timeout_s <= 0:
                 return report
             return await within(waiter, timeout_s) or report
+
+    def promise(self, runtime: TaskRuntime) -> Promise:
+        """How the watch over a task's certificate stands, and what shadow mode would have done."""
+        task, model = runtime.task, runtime.model
+        return Promise(
+            threshold=self.watch.threshold(task, model),
+            watch=self.watch.view(task, model, alone=not self._uplink.enabled),
+            shadow=self._ledger.watches.shadow_counts(task.name, model.digest)
+            if task.policy.mode == "shadow"
+            else None,
+        )
 
     def account(self, task: str = "") -> Account:
         """How many inputs of one task, or of all, are in which state."""

@@ -7,8 +7,8 @@ from msgspec import Struct
 
 from outrider_edge.journey.gate import Decision, Suspended
 from outrider_edge.journey.pipeline import LocalAnswer
-from outrider_edge.journey.reports import certificate_id, samples_all
-from outrider_edge.ports import AuditEnded, ShadowEntry, Watched, WatchPort
+from outrider_edge.journey.reports import samples_all
+from outrider_edge.ports import AuditEnded, ShadowCounts, ShadowEntry, Watched, WatchPort
 from outrider_engine.model import Model
 from outrider_wire.manifest import Acceptance
 from outrider_wire.messages import MonitorFigures
@@ -37,6 +37,16 @@ class WatchView(Struct, kw_only=True, frozen=True):
     """UTC by this device's clock."""
 
 
+class Promise(Struct, kw_only=True, frozen=True):
+    """What a person wants to know of one task besides its model."""
+
+    watch: WatchView
+    shadow: ShadowCounts | None
+    """None: the task is not in shadow mode."""
+    threshold: float | None
+    """In force; None: nothing is answered under the certificate."""
+
+
 class Watch:
     """The watch over the certificate of whatever model a task runs. A model without one has none.
 
@@ -54,7 +64,7 @@ class Watch:
         certificate = model.manifest.certificate
         if certificate is None or model.certified:
             return None
-        key = (task.name, certificate_id(model))
+        key = (task.name, model.certificate_id)
         if key in self._begun:
             return self._watches.watched(*key)
         self._begun.add(key)
@@ -70,6 +80,12 @@ class Watch:
         if watched is None or not watched.monitor.alarmed:
             return None
         return Suspended(stricter=stricter_threshold(task, model.manifest.acceptance))
+
+    def threshold(self, task: Task, model: Model) -> float | None:
+        """What a score must reach to be answered here, strata apart; None: nothing is."""
+        if (suspended := self.suspended(task, model)) is not None:
+            return suspended.stricter
+        return None if model.certified else model.manifest.acceptance.threshold
 
     def figures(self, task: Task, model: Model) -> MonitorFigures | None:
         """What telemetry tells."""
@@ -120,8 +136,7 @@ class Watch:
 
 def stricter_threshold(task: Task, rule: Acceptance) -> float | None:
     """The threshold after an alarm, where the task asks for one and the bundle names it; None: everything is sent."""
-    named = getattr(rule, "stricter", None) if task.policy.on_alarm == "stricter" else None
-    return float(named) if isinstance(named, int | float) else None
+    return rule.stricter if task.policy.on_alarm == "stricter" else None
 
 
 def unwatched(task: Task, *, alone: bool) -> str:

@@ -102,7 +102,9 @@ class Api:
         return stream
 
     async def _tasks(self, _: web.Request) -> web.StreamResponse:
-        return json_reply({"tasks": [task_view(runtime) for runtime in self._agent.runtimes.values()]})
+        return json_reply(
+            {"tasks": [task_view(runtime, self._agent.promise(runtime)) for runtime in self._agent.runtimes.values()]}
+        )
 
     async def _account(self, request: web.Request) -> web.StreamResponse:
         task = request.query.get("task", "")

@@ -6,7 +6,10 @@ from msgspec import Struct
 
 from outrider_edge.budget.budget import LimitView
 from outrider_edge.journey.pipeline import TaskRuntime
+from outrider_edge.journey.reports import ALARM
+from outrider_edge.journey.watch import Promise, WatchView
 from outrider_edge.memory.memory import MemoryView
+from outrider_edge.ports import ShadowCounts
 from outrider_wire.messages import Modality, SlotReport
 from outrider_wire.report import Account
 
@@ -41,6 +44,10 @@ class TaskView(Struct, kw_only=True, frozen=True):
     strata: dict[str, float | None]
     """Stratum → its own threshold, where the task has any; ``threshold`` is then of what none matches."""
     target_risk: float
+    watch: WatchView
+    """Whether audits still bear the certificate out."""
+    shadow: ShadowCounts | None
+    """What shadow mode would have sent of the inputs that this model answered; None: the task is not in shadow mode."""
 
 
 class StatusView(Struct, kw_only=True, frozen=True):
@@ -80,10 +87,10 @@ class ErrorReply(Struct, kw_only=True, frozen=True):
     error: ErrorView
 
 
-def task_view(runtime: TaskRuntime) -> TaskView:
+def task_view(runtime: TaskRuntime, promise: Promise) -> TaskView:
     """One task as it is served now."""
     task, model = runtime.task, runtime.model
-    manifest, fault = model.manifest, model.certified
+    manifest, fault, alarmed = model.manifest, model.certified, promise.watch.state == "alarm"
     return TaskView(
         name=task.name,
         description=task.description,
@@ -94,9 +101,11 @@ def task_view(runtime: TaskRuntime) -> TaskView:
         escalates=task.privacy.escalate and task.policy.mode == "live",
         model=manifest.version,
         model_digest=model.digest,
-        certificate=model.certificate_id,
-        certificate_fault=fault,
-        threshold=None if fault else manifest.acceptance.threshold,
-        strata={} if fault else {each.name: each.threshold for each in manifest.acceptance.strata},
+        certificate="" if alarmed else model.certificate_id,
+        certificate_fault=ALARM if alarmed else fault,
+        threshold=promise.threshold,
+        strata={} if fault or alarmed else {each.name: each.threshold for each in manifest.acceptance.strata},
         target_risk=task.policy.target_risk,
+        watch=promise.watch,
+        shadow=promise.shadow,
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
+from msgspec import UNSET
 from msgspec.structs import asdict
 
 from outrider_edge.ports import FiguresPort, LedgerPort
@@ -40,4 +41,5 @@ def telemetry(
             confidence=task.confidence,
             edge_ms=task.edge_ms,
             cloud_ms=task.cloud_ms,
+            monitor=UNSET if task.monitor is None else task.monitor,
         )

@@ -101,7 +101,7 @@ def ps(agent: AgentAddress = "", json: Json = False, quiet: Quiet = False) -> No
     )
     slots = {slot["task"]: slot for slot in status["slots"]}
     screen.table(
-        ("task", "model", "digest", "slot", "state", "certificate", "keeps from"),
+        ("task", "model", "digest", "slot", "state", "certificate", "keeps from", "watch"),
         [_model_row(task, slots.get(task["name"], {})) for task in status["tasks"]],
     )
     if status["budgets"]:
@@ -111,6 +111,9 @@ def ps(agent: AgentAddress = "", json: Json = False, quiet: Quiet = False) -> No
             ("task", "memory", "answers", "hits", "audited", "disagreed"),
             [_memory_row(task, memory) for task, memory in status["memories"].items()],
         )
+    for task in status["tasks"]:
+        if not json and not quiet:
+            print("\n".join(f"{task['name']}: {line}" for line in _promise_lines(task)))
 
 
 def _limit_rows(budgets: dict[str, dict[str, dict[str, float]]]) -> Iterator[tuple[object, ...]]:
@@ -135,7 +138,19 @@ def _model_row(task: dict[str, Any], slot: dict[str, Any]) -> tuple[object, ...]
         slot.get("state", "–"),
         task["certificate"] or f"none: {task['certificate_fault']}",
         "–" if threshold is None else f"{threshold:.4f}",
+        task["watch"]["state"],
     )
+
+
+def _promise_lines(task: dict[str, Any]) -> list[str]:
+    """How the watch over the certificate stands, and what shadow mode would have done."""
+    lines, shadow = [task["watch"]["what"]], task["shadow"]
+    if shadow is not None and not shadow["seen"]:
+        lines.append("shadow mode has seen no input yet")
+    elif shadow is not None:
+        share = shadow["would_send"] / shadow["seen"]
+        lines.append(f"shadow mode would have escalated {share:.0%} of {shadow['seen']:,}")
+    return lines
 
 
 def _configuration(
