@@ -199,6 +199,8 @@ class Api:
 
     async def _prometheus(self, _: web.Request) -> web.Response:
         self._metrics.ready.set(not self._health.waiting_for())
+        for task, alarmed in (await self._fleet.alarms()).items():
+            self._metrics.device_alarms.labels(task).set(alarmed)
         return web.Response(body=self._metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4"})
 
     async def _openapi(self, _: web.Request) -> web.Response:

@@ -1,5 +1,6 @@
 """The fleet as the devices describe themselves: presence, reported slots, telemetry. Believes a device only about itself."""
 
+import logging
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,8 @@ from outrider_cloud.store.schema import assignments, devices
 from outrider_cloud.store.store import Store
 from outrider_wire.errors import PeerMessageError
 from outrider_wire.messages import Presence, Reported, Telemetry
+
+log = logging.getLogger(__name__)
 
 _NEW: dict[str, Any] = {
     "online": False,
@@ -54,7 +57,13 @@ class Fleet:
             PeerMessageError: it speaks for another device.
         """
         _check_speaker(device, said.device)
-        await self._store.write(partial(note_telemetry, device=device, said=said, seen_ms=now_ms()))
+        if await self._store.write(partial(note_telemetry, device=device, said=said, seen_ms=now_ms())):
+            facts = {"device": device, "task": said.task, "what": "audits have broken its certificate's promise"}
+            log.error("device.alarm", extra=facts)
+
+    async def alarms(self) -> dict[str, int]:
+        """Devices that say that audits have broken a certificate's promise, by task."""
+        return await self._store.read(alarms)
 
     async def devices(self) -> list[dict[str, Any]]:
         """Every device that was ever heard of, with what is assigned to it."""
@@ -70,11 +79,24 @@ def note(connection: sa.Connection, *, device: str, values: dict[str, Any], seen
     )
 
 
-def note_telemetry(connection: sa.Connection, *, device: str, said: Telemetry, seen_ms: int) -> None:
-    """Replaces the telemetry of one task."""
-    old = connection.execute(sa.select(devices.c.telemetry).where(devices.c.device == device)).scalar_one_or_none()
-    values = {"telemetry": (old or {}) | {said.task: msgspec.to_builtins(said)}}
-    note(connection, device=device, values=values, seen_ms=seen_ms)
+def note_telemetry(connection: sa.Connection, *, device: str, said: Telemetry, seen_ms: int) -> bool:
+    """Replaces the telemetry of one task; True when it tells of an alarm that was not there before."""
+    old = (
+        connection.execute(sa.select(devices.c.telemetry).where(devices.c.device == device)).scalar_one_or_none() or {}
+    )
+    new = msgspec.to_builtins(said)
+    note(connection, device=device, values={"telemetry": old | {said.task: new}}, seen_ms=seen_ms)
+    return _alarmed(new) and not _alarmed(old.get(said.task, {}))
+
+
+def alarms(connection: sa.Connection) -> dict[str, int]:
+    """Devices in alarm, by task; 0 where a certificate is watched and holds."""
+    found: dict[str, int] = {}
+    for told in connection.execute(sa.select(devices.c.telemetry)).scalars():
+        for task, said in told.items():
+            if said.get("monitor"):
+                found[task] = found.get(task, 0) + _alarmed(said)
+    return found
 
 
 def view(connection: sa.Connection) -> list[dict[str, Any]]:
@@ -84,6 +106,10 @@ def view(connection: sa.Connection) -> list[dict[str, Any]]:
         assigned.setdefault(row["device"], {})[row["task"]] = {"release": row["release"], "counter": row["counter"]}
     rows = connection.execute(sa.select(devices).order_by(devices.c.device)).mappings()
     return [{**row, "assigned": assigned.get(row["device"], {})} for row in rows]
+
+
+def _alarmed(telemetry: dict[str, Any]) -> bool:
+    return bool((telemetry.get("monitor") or {}).get("alarm"))
 
 
 def _check_speaker(device: str, said: str) -> None:

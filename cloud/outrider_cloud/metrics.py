@@ -51,6 +51,12 @@ class Metrics:
         )
         self.tokens = Counter("outrider_tokens", "Tokens the large model billed", ["task"], registry=self.registry)
         self.money = Counter("outrider_money", "What the large model billed", ["task"], registry=self.registry)
+        self.device_alarms = Gauge(
+            "outrider_device_alarms",
+            "Devices whose audits have broken their certificate's promise",
+            ["task"],
+            registry=self.registry,
+        )
         self.ready = Gauge("outrider_ready", "1 when escalations are being taken", registry=self.registry)
 
     def error(self, where: str) -> None:

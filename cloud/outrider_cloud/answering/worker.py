@@ -111,7 +111,8 @@ class Worker:
         """It ends here without an answer."""
         state: inputs.Settled = "expired" if reason == "expired" else "refused"
         refusal = Refusal(id=job.escalation.id, reason=reason, detail=detail[:2048])
-        self._background.spawn(self._finish(job, state, refusal), "settle")
+        trace = job.unanswered(key=self._roles_key, shares=self._shares)
+        self._background.spawn(self._finish(job, state, refusal, trace), "settle")
 
     async def run(self) -> None:
         """Asks batch after batch until `stop`; the batch in hand is finished."""
@@ -217,7 +218,7 @@ class Worker:
             task=self.task,
             large=reply.probabilities,
             small=job.escalation.probabilities,
-            strategy=self._settings.strategy,
+            strategy="shunt" if job.is_audit else self._settings.strategy,
             strength=self._settings.strength,
             model=self._large.name,
             ms=job.ms,

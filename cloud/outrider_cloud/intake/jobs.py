@@ -60,6 +60,12 @@ class Job:
         """Bytes of its parts."""
         return sum(part.size for part in self.escalation.parts)
 
+    @property
+    def is_audit(self) -> bool:
+        """Whether the device has answered it for good, and asks for the large model's own word: it judges that answer, so
+        that the device's distribution must not colour it."""
+        return self.escalation.audit > 0
+
     def claim(self, *, worker: str, lease_s: float) -> Claim:
         """Its row."""
         return Claim(
@@ -87,7 +93,7 @@ class Job:
             task=self.task.name,
             group=group,
             role=role_of(group, key=key, shares=shares),
-            source="audit" if sent.audit > 0 else "escalation",
+            source="audit" if self.is_audit else "escalation",
             device=self.device,
             input=sent.id,
             why=sent.why,
@@ -96,6 +102,28 @@ class Job:
             teacher_label=self.task.labels[teacher.index(max(teacher))],
             teacher_probabilities=teacher,
             teacher_model=model,
+            small_label=sent.label,
+            small_probabilities=sent.probabilities,
+            small_model=sent.model,
+            audit=sent.audit,
+            created_ms=self.received_ms,
+        )
+
+    def unanswered(self, *, key: str, shares: Shares) -> NewExample | None:
+        """The trace of an audit that ends without an answer: an error, for whoever certifies from audits. None: no audit."""
+        if not self.is_audit or not self.task.privacy.keep_examples:
+            return None
+        sent = self.escalation
+        group = sent.group or sent.id
+        return NewExample(
+            task=self.task.name,
+            group=group,
+            role=role_of(group, key=key, shares=shares),
+            source="audit",
+            device=self.device,
+            input=sent.id,
+            why=sent.why,
+            parts={},
             small_label=sent.label,
             small_probabilities=sent.probabilities,
             small_model=sent.model,

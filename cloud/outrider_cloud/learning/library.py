@@ -114,7 +114,8 @@ class Library:
         )
 
     def _query(self, wanted: sa.ColumnElement[bool]) -> Any:
-        query = sa.select(examples).where(_HERE.task == self.task.name, wanted).order_by(_HERE.id)
+        unanswered = sa.and_(_HERE.source == "audit", _HERE.teacher_label.is_(None))
+        query = sa.select(examples).where(_HERE.task == self.task.name, wanted, sa.not_(unanswered)).order_by(_HERE.id)
         return lambda connection: connection.execute(query).all()
 
     def _examples(self, connection: sa.Connection, rows: Sequence[Any], known: dict[str, bytes]) -> Iterator[Example]:
