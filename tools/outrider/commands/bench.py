@@ -99,6 +99,51 @@ def escalate(
     Screen(json=True).value(found)
 
 
+@app.command()
+def drift(
+    *,
+    seed: Annotated[int, typer.Option(help="Of the demo's world and models.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="Streams of each kind.")] = 50,
+    folder: Annotated[Path, typer.Option(metavar="DIR", help="Where the demo keeps its models.")] = Path(
+        ".outrider/demo"
+    ),
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Count audits until the watch sees that the camera has changed."""
+    from outrider.bench.drift import DriftPlan, measure
+    from outrider.progress import bar
+
+    screen = Screen(json=json, quiet=quiet)
+    with bar(screen) as tell:
+        found = measure(DriftPlan(folder=folder, seed=seed, seeds=seeds), tell)
+    rows: list[Sequence[object]] = [("none", *_pool(found.clean), f"0 to {found.clean_audits}", _false(found), "", "")]
+    for name, one in found.drifts.items():
+        for delay in one.delays:
+            shares = (name, *_pool(one.pool)) if delay is one.delays[0] else ("", "", "", "")
+            late = (_audits(delay.audits), _audits(delay.inputs), _audits(delay.product_audits))
+            rows.append((*shares, f"{delay.clean_audits:,}", *late))
+    columns = ("camera", "kept", "differs", "wrong", "clean audits", "audits to the alarm", "inputs", "plain product")
+    screen.table(columns, rows)
+    screen.note(
+        f"{found.tolerated_risk:.1%} of audits may differ ({found.promised_risk:.1%} promised, {found.label_source}); "
+        f"medians of {found.seeds} streams; {found.audit_rate:.0%} of what is kept is audited",
+    )
+    Screen(json=True).value(found)
+
+
+def _pool(pool: Any) -> tuple[str, str, str]:
+    return f"{pool.kept:.0%}", f"{pool.disagreement:.1%}", f"{pool.risk:.1%}"
+
+
+def _false(found: Any) -> str:
+    return f"{found.false_alarms} of {found.seeds} streams: false"
+
+
+def _audits(value: float | None) -> str:
+    return "never" if value is None else f"{value:,.0f}"
+
+
 def _escalation_rows(size: str, figures: Any) -> list[Sequence[object]]:
     disk = _times(figures.escalate_p50_ms, figures.escalate_p95_ms)
     memory = _times(figures.memory_p50_ms, figures.memory_p95_ms)
