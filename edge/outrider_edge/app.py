@@ -128,6 +128,8 @@ async def serving(config: EdgeConfig) -> AsyncIterator[Serving]:
         uplink.listen(agent.on_final)
         uplink.listen_aside(agent.on_aside)
         uplink.spare_when(agent.may_spare)
+        for runtime in agent.runtimes.values():
+            agent.promise(runtime)  # an alarm that still stands is said at once
         updater = _updater(config, loaded, uplink)
         await _start(uplink, updater, stack)
         api = Api(

@@ -112,3 +112,22 @@ async def test_sigterm_says_goodbye_on_the_broker(config: Path, cloud: FakeCloud
         await until(lambda: not cloud.presence[-1].online)
     finally:
         process.kill()
+
+
+async def test_audits_that_differ_end_the_promise_and_the_cloud_hears_of_it(config: Path, cloud: FakeCloud) -> None:
+    """The cloud says blue to everything; the device is certified to be right about red."""
+    task = config.parent / "task.toml"
+    task.write_text(task.read_text().replace("audit_rate = 0.0", "audit_rate = 1.0"))
+    overrides = {"telemetry": {"every_s": 1.0}}
+    async with serving(load_edge_config(config, overrides)) as served:
+        for _ in range(30):
+            report = await served.agent.submit("colours", parts_of(sure(0)), wait=False)
+            if report.why == "alarm":
+                break
+            assert (report.label, report.certified, report.audited) == ("red", True, True)
+            await until(lambda id_=report.id: cloud.offers[id_])
+            await asyncio.sleep(0.05)
+        assert (report.state, report.certified) == ("pending", False)
+        await until(lambda: cloud.telemetry and getattr(cloud.telemetry[-1].monitor, "alarm", False))
+    async with serving(load_edge_config(config)) as served:
+        assert (await served.agent.submit("colours", parts_of(sure(0)))).answered_by == "cloud"

@@ -3,17 +3,18 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 
-def bench(*arguments: str) -> dict[str, Any]:
+def bench(*arguments: str, timeout_s: float = 110) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "outrider", "bench", *arguments],
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=timeout_s,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -35,3 +36,13 @@ def test_bench_escalate_prints_its_stable_keys() -> None:
     assert set(line["sizes"]) == {"1024", "307200"}
     for figures in line["sizes"].values():
         assert {"echo_p50_ms", "durable_echo_p50_ms", "escalate_p50_ms", "memory_p50_ms"} <= figures.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_bench_drift_prints_its_stable_keys(tmp_path: Path) -> None:
+    line = bench("drift", "--seed", "1", "--seeds", "5", "--folder", str(tmp_path), timeout_s=580)
+    assert {"tolerated_risk", "clean", "false_alarms", "clean_audits", "drifts"} <= line.keys()
+    for drift in line["drifts"].values():
+        assert {"kept", "disagreement", "risk"} <= drift["pool"].keys()
+        assert [delay["clean_audits"] for delay in drift["delays"]] == [0, 2_000, 20_000]
