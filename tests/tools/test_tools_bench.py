@@ -42,7 +42,9 @@ def test_bench_escalate_prints_its_stable_keys() -> None:
 @pytest.mark.timeout(600)
 def test_bench_drift_prints_its_stable_keys(tmp_path: Path) -> None:
     line = bench("drift", "--seed", "1", "--seeds", "5", "--folder", str(tmp_path), timeout_s=580)
-    assert {"tolerated_risk", "clean", "false_alarms", "clean_audits", "drifts"} <= line.keys()
-    for drift in line["drifts"].values():
-        assert {"kept", "disagreement", "risk"} <= drift["pool"].keys()
-        assert [delay["clean_audits"] for delay in drift["delays"]] == [0, 2_000, 20_000]
+    assert {"tolerated_risk", "audits_between_false_alarms", "rules"} <= line.keys()
+    for ruled in line["rules"].values():
+        assert {"clean", "false_alarms", "clean_audits", "drifts"} <= ruled.keys()
+        for drift in ruled["drifts"].values():
+            assert {"kept", "disagreement", "risk"} <= drift["pool"].keys()
+            assert [delay["clean_audits"] for delay in drift["delays"]] == [0, 2_000, 20_000]

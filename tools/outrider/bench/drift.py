@@ -4,6 +4,9 @@ The demo's real small and large model look at the same test pictures through the
 What the acceptance rule keeps is audited at random; a loss is an answer that the large model does not share. Inputs are
 drawn again and again from the pictures at hand, the monitor is the one that devices run, and beside it stands the
 plain product of the same evidence, which goes deaf.
+
+Two rules are watched: the certified one, whose input support refuses most of what a changed camera sees, so that the
+promise may well hold; and the same threshold on the score alone, as for a model that exports no support.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +20,7 @@ from numpy.typing import NDArray
 
 from outrider.demo.cameras import DEVICE, Camera, capture
 from outrider.demo.dataset import Question
-from outrider.demo.models import Models, look, make_models
+from outrider.demo.models import Models, Seen, look, make_models
 from outrider.demo.world import World, make_world
 from outrider.progress import Tell
 from outrider_engine.bundle import open_bundle
@@ -37,7 +40,7 @@ CAMERAS: Mapping[str, Camera] = {
     "worn sensor": Camera(gains=DEVICE.gains, exposure=DEVICE.exposure, blur=DEVICE.blur, noise=(0.09, 0.13)),
 }
 """Each leaves `DEVICE` in one respect."""
-MOST_AUDITS = 20_000
+MOST_AUDITS = 5_000
 """After the change; a camera that raises no alarm by then raises none."""
 CAPTURE_SEED = 4_711
 
@@ -85,6 +88,17 @@ class Drift(Struct, kw_only=True, frozen=True):
     delays: list[Delay]
 
 
+class Ruled(Struct, kw_only=True, frozen=True):
+    """Everything under one acceptance rule."""
+
+    clean: Pool
+    false_alarms: int
+    """Streams without a change that raised one."""
+    clean_audits: int
+    """Audits of each of those streams."""
+    drifts: dict[str, Drift]
+
+
 class DriftFigures(Struct, kw_only=True, frozen=True):
     """The JSON line."""
 
@@ -96,12 +110,7 @@ class DriftFigures(Struct, kw_only=True, frozen=True):
     tolerated_risk: float
     """What the monitor tests: the promise, and for one about the truth a bound on the large model's own error."""
     audits_between_false_alarms: float
-    clean: Pool
-    false_alarms: int
-    """Streams without a change that raised one."""
-    clean_audits: int
-    """Audits of each of those streams."""
-    drifts: dict[str, Drift]
+    rules: dict[str, Ruled]
 
 
 def measure(plan: DriftPlan, tell: Tell) -> DriftFigures:
@@ -112,8 +121,9 @@ def measure(plan: DriftPlan, tell: Tell) -> DriftFigures:
     """
     world = make_world(plan.seed, tell)
     models = make_models(world, plan.folder / "models", tell)
-    certificate = open_bundle(models.small).manifest.certificate
-    if certificate is None:
+    manifest = open_bundle(models.small).manifest
+    certificate, threshold = manifest.certificate, manifest.acceptance.threshold
+    if certificate is None or threshold is None:
         raise RuleRefusalError(
             f"the small model of seed {plan.seed} has no certificate to watch",
             reason="uncertified",
@@ -122,14 +132,10 @@ def measure(plan: DriftPlan, tell: Tell) -> DriftFigures:
     policy = world.task.policy
     start = Monitor(risk=tolerated_risk(certificate, policy.large_error), alpha=1 / policy.audits_between_false_alarms)
     questions = world.questions(world.deal.test)
-    clean, clean_losses = _seen(world, models, questions, None)
-    streams = [_clean_stream(start, clean_losses, plan, seed, tell) for seed in range(plan.seeds)]
-    drifts = {}
+    views = {"": _view(world, models, world.table(questions))}
     for done, (name, camera) in enumerate(CAMERAS.items()):
         tell("changing cameras", done / len(CAMERAS))
-        pool, losses = _seen(world, models, questions, camera)
-        drifts[name] = Drift(pool=pool, delays=_delays(streams, clean_losses, pool, losses, plan))
-    longest = max(plan.clean)
+        views[name] = _view(world, models, _through(world, questions, camera))
     return DriftFigures(
         seed=plan.seed,
         seeds=plan.seeds,
@@ -138,10 +144,42 @@ def measure(plan: DriftPlan, tell: Tell) -> DriftFigures:
         promised_risk=certificate.risk,
         tolerated_risk=start.risk,
         audits_between_false_alarms=start.limit,
+        rules={
+            "support and score": _ruled({name: view.kept() for name, view in views.items()}, start, plan, tell),
+            "score alone": _ruled({name: view.kept(threshold) for name, view in views.items()}, start, plan, tell),
+        },
+    )
+
+
+@dataclass(frozen=True)
+class _View:
+    """What both models say of all inputs through one camera."""
+
+    small: Seen
+    differs: NDArray[np.bool_]
+
+    def kept(self, threshold: float | None = None) -> tuple[Pool, NDArray[np.int64]]:
+        """The inputs that the certified rule keeps, or those that reach ``threshold`` alone, and their losses."""
+        kept = self.small.accepted if threshold is None else self.small.probabilities.max(axis=1) >= threshold
+        losses = self.differs[kept].astype(np.int64)
+        shares = (float(losses.mean()), float((~self.small.right[kept]).mean())) if kept.any() else (0.0, 0.0)
+        return Pool(kept=float(kept.mean()), disagreement=shares[0], risk=shares[1]), losses
+
+
+def _view(world: World, models: Models, table: Table) -> _View:
+    small, large = look(models.small, table), look(models.large, table)
+    return _View(small, small.probabilities.argmax(1) != large.probabilities.argmax(1))
+
+
+def _ruled(pools: Mapping[str, tuple[Pool, NDArray[np.int64]]], start: Monitor, plan: DriftPlan, tell: Tell) -> Ruled:
+    clean, losses = pools[""]
+    streams = [_clean_stream(start, losses, plan, seed, tell) for seed in range(plan.seeds)]
+    longest = max(plan.clean)
+    return Ruled(
         clean=clean,
         false_alarms=sum(stream.monitors[longest].alarmed for stream in streams),
         clean_audits=longest,
-        drifts=drifts,
+        drifts={name: Drift(pool=pools[name][0], delays=_delays(streams, *pools[name], plan)) for name in CAMERAS},
     )
 
 
@@ -151,19 +189,6 @@ class _Stream:
 
     monitors: dict[int, Monitor]
     products: dict[int, float]
-
-
-def _seen(
-    world: World, models: Models, questions: list[Question], camera: Camera | None
-) -> tuple[Pool, NDArray[np.int64]]:
-    """What both models make of these questions through a camera (None: the device's own), and the losses of what is kept."""
-    table = world.table(questions) if camera is None else _through(world, questions, camera)
-    small, large = look(models.small, table), look(models.large, table)
-    differs = small.probabilities.argmax(1) != large.probabilities.argmax(1)
-    kept = small.accepted
-    losses = differs[kept].astype(np.int64)
-    shares = (float(differs[kept].mean()), float((~small.right[kept]).mean())) if kept.any() else (0.0, 0.0)
-    return Pool(kept=float(kept.mean()), disagreement=shares[0], risk=shares[1]), losses
 
 
 def _through(world: World, questions: list[Question], camera: Camera) -> Table:
@@ -189,9 +214,7 @@ def _clean_stream(start: Monitor, losses: NDArray[np.int64], plan: DriftPlan, se
     return _Stream(monitors, {count: float(capitals[count]) for count in plan.clean})
 
 
-def _delays(
-    streams: Sequence[_Stream], clean: NDArray[np.int64], pool: Pool, losses: NDArray[np.int64], plan: DriftPlan
-) -> list[Delay]:
+def _delays(streams: Sequence[_Stream], pool: Pool, losses: NDArray[np.int64], plan: DriftPlan) -> list[Delay]:
     delays = []
     for count in plan.clean:
         audits, inputs, product = [], [], []

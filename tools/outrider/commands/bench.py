@@ -117,14 +117,9 @@ def drift(
     screen = Screen(json=json, quiet=quiet)
     with bar(screen) as tell:
         found = measure(DriftPlan(folder=folder, seed=seed, seeds=seeds), tell)
-    rows: list[Sequence[object]] = [("none", *_pool(found.clean), f"0 to {found.clean_audits}", _false(found), "", "")]
-    for name, one in found.drifts.items():
-        for delay in one.delays:
-            shares = (name, *_pool(one.pool)) if delay is one.delays[0] else ("", "", "", "")
-            late = (_audits(delay.audits), _audits(delay.inputs), _audits(delay.product_audits))
-            rows.append((*shares, f"{delay.clean_audits:,}", *late))
     columns = ("camera", "kept", "differs", "wrong", "clean audits", "audits to the alarm", "inputs", "plain product")
-    screen.table(columns, rows)
+    for rule, ruled in found.rules.items():
+        screen.table(columns, _drift_rows(ruled, found.seeds), title=f"Kept by {rule}")
     screen.note(
         f"{found.tolerated_risk:.1%} of audits may differ ({found.promised_risk:.1%} promised, {found.label_source}); "
         f"medians of {found.seeds} streams; {found.audit_rate:.0%} of what is kept is audited",
@@ -132,12 +127,19 @@ def drift(
     Screen(json=True).value(found)
 
 
+def _drift_rows(ruled: Any, seeds: int) -> list[Sequence[object]]:
+    false = f"false: {ruled.false_alarms} of {seeds} streams"
+    rows: list[Sequence[object]] = [("the device's", *_pool(ruled.clean), f"{ruled.clean_audits:,}", false, "", "")]
+    for name, one in ruled.drifts.items():
+        for delay in one.delays:
+            shares = (name, *_pool(one.pool)) if delay is one.delays[0] else ("", "", "", "")
+            late = (_audits(delay.audits), _audits(delay.inputs), _audits(delay.product_audits))
+            rows.append((*shares, f"{delay.clean_audits:,}", *late))
+    return rows
+
+
 def _pool(pool: Any) -> tuple[str, str, str]:
     return f"{pool.kept:.0%}", f"{pool.disagreement:.1%}", f"{pool.risk:.1%}"
-
-
-def _false(found: Any) -> str:
-    return f"{found.false_alarms} of {found.seeds} streams: false"
 
 
 def _audits(value: float | None) -> str:
