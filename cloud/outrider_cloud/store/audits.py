@@ -21,7 +21,10 @@ class Audit(Struct, kw_only=True, frozen=True):
     small_model: str
     """Digest of the bundle that answered."""
     score: float
-    """Of the whole rule: its largest probability; −inf where the rule refuses it by support."""
+    """Of a rule that scores by the largest probability; −inf where it refuses the input by support."""
+    probabilities: list[float]
+    """The device's, in the order of the task's labels: for a rule that makes another score of them."""
+    supported: bool
     loss: int
     """1: the large model says something else, or never answered."""
     probability: float
@@ -66,6 +69,8 @@ def audits(
             at_ms=row.created_ms,
             small_model=row.small_model or "",
             score=_score(row.why, row.small_probabilities),
+            probabilities=row.small_probabilities or [],
+            supported=row.why != "unsupported",
             loss=int(row.teacher_label != row.small_label),
             probability=row.audit,
         )

@@ -20,11 +20,14 @@ from numpy.typing import NDArray
 
 from outrider.demo.cameras import DEVICE, Camera, capture
 from outrider.demo.dataset import Question
-from outrider.demo.models import Models, Seen, look, make_models
+from outrider.demo.models import Models, make_models
 from outrider.demo.world import World, make_world
 from outrider.progress import Tell
 from outrider_engine.bundle import open_bundle
+from outrider_engine.model import load_model
+from outrider_export.asking import ask_rows
 from outrider_export.data import Example, Table
+from outrider_wire.acceptance import accepted
 from outrider_wire.errors import RuleRefusalError
 from outrider_wire.monitor import Monitor, bets, observe, tolerated_risk
 
@@ -121,9 +124,8 @@ def measure(plan: DriftPlan, tell: Tell) -> DriftFigures:
     """
     world = make_world(plan.seed, tell)
     models = make_models(world, plan.folder / "models", tell)
-    manifest = open_bundle(models.small).manifest
-    certificate, threshold = manifest.certificate, manifest.acceptance.threshold
-    if certificate is None or threshold is None:
+    certificate = open_bundle(models.small).manifest.certificate
+    if certificate is None:
         raise RuleRefusalError(
             f"the small model of seed {plan.seed} has no certificate to watch",
             reason="uncertified",
@@ -132,10 +134,10 @@ def measure(plan: DriftPlan, tell: Tell) -> DriftFigures:
     policy = world.task.policy
     start = Monitor(risk=tolerated_risk(certificate, policy.large_error), alpha=1 / policy.audits_between_false_alarms)
     questions = world.questions(world.deal.test)
-    views = {"": _view(world, models, world.table(questions))}
+    views = {"": _view(models, world.table(questions))}
     for done, (name, camera) in enumerate(CAMERAS.items()):
         tell("changing cameras", done / len(CAMERAS))
-        views[name] = _view(world, models, _through(world, questions, camera))
+        views[name] = _view(models, _through(world, questions, camera))
     return DriftFigures(
         seed=plan.seed,
         seeds=plan.seeds,
@@ -145,30 +147,43 @@ def measure(plan: DriftPlan, tell: Tell) -> DriftFigures:
         tolerated_risk=start.risk,
         audits_between_false_alarms=start.limit,
         rules={
-            "support and score": _ruled({name: view.kept() for name, view in views.items()}, start, plan, tell),
-            "score alone": _ruled({name: view.kept(threshold) for name, view in views.items()}, start, plan, tell),
+            "support and score": _ruled(
+                {name: view.kept_by(view.certified) for name, view in views.items()}, start, plan, tell
+            ),
+            "score alone": _ruled(
+                {name: view.kept_by(view.by_score) for name, view in views.items()}, start, plan, tell
+            ),
         },
     )
 
 
 @dataclass(frozen=True)
 class _View:
-    """What both models say of all inputs through one camera."""
+    """What both models say of all inputs through one camera, (rows,) each."""
 
-    small: Seen
+    certified: NDArray[np.bool_]
+    """Kept by the certified rule."""
+    by_score: NDArray[np.bool_]
+    """Kept by the same rule without its input support."""
+    right: NDArray[np.bool_]
     differs: NDArray[np.bool_]
 
-    def kept(self, threshold: float | None = None) -> tuple[Pool, NDArray[np.int64]]:
-        """The inputs that the certified rule keeps, or those that reach ``threshold`` alone, and their losses."""
-        kept = self.small.accepted if threshold is None else self.small.probabilities.max(axis=1) >= threshold
+    def kept_by(self, kept: NDArray[np.bool_]) -> tuple[Pool, NDArray[np.int64]]:
+        """The inputs that a rule keeps, and their losses."""
         losses = self.differs[kept].astype(np.int64)
-        shares = (float(losses.mean()), float((~self.small.right[kept]).mean())) if kept.any() else (0.0, 0.0)
+        shares = (float(losses.mean()), float((~self.right[kept]).mean())) if kept.any() else (0.0, 0.0)
         return Pool(kept=float(kept.mean()), disagreement=shares[0], risk=shares[1]), losses
 
 
-def _view(world: World, models: Models, table: Table) -> _View:
-    small, large = look(models.small, table), look(models.large, table)
-    return _View(small, small.probabilities.argmax(1) != large.probabilities.argmax(1))
+def _view(models: Models, table: Table) -> _View:
+    small = load_model(models.small)
+    said, rule = ask_rows(small, table), small.manifest.acceptance
+    return _View(
+        certified=accepted(rule, said.signals),
+        by_score=accepted(replace(rule, support_threshold=None), said.signals._replace(support=None)),
+        right=said.answers == table.labels,
+        differs=said.answers != ask_rows(load_model(models.large), table).answers,
+    )
 
 
 def _ruled(pools: Mapping[str, tuple[Pool, NDArray[np.int64]]], start: Monitor, plan: DriftPlan, tell: Tell) -> Ruled:
