@@ -15,7 +15,7 @@ def test_inspect_tells_the_claim_and_the_rule(outrider, bundle):
     assert ran.code == 0, ran.err
     assert "colours 7" in ran.out
     assert "certified: at most 5.0% of what is kept is wrong, with confidence 95%" in ran.out
-    assert "confidence ≥ 0.8000" in ran.out
+    assert "max probability ≥ 0.8000" in ran.out
     assert "decode_image → resize → scale → channels_first" in ran.out
 
 

@@ -53,8 +53,8 @@ def test_every_part_may_be_given_by_name(outrider):
 @pytest.mark.usefixtures("site")
 def test_explain_says_the_decision_in_words(outrider):
     out = outrider("edge", "infer", *FLAGS, "red.png", "between.png", "noise.png", "--explain").out
-    assert "kept: confidence 1.0000 ≥ threshold 0.8000" in out
-    assert "not kept: confidence 0.5" in out
+    assert "kept: max probability 1.0000 ≥ threshold 0.8000" in out
+    assert "not kept: max probability 0.5" in out
     assert "looks unlike those that the model knows" in out
     assert "would ask the large model" in out
 

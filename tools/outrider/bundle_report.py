@@ -9,7 +9,7 @@ from msgspec import Struct
 from outrider_engine.bundle import Bundle
 from outrider_engine.walk import walk
 from outrider_wire.errors import BundleMismatchError
-from outrider_wire.manifest import Acceptance, Certificate, Manifest
+from outrider_wire.manifest import Acceptance, Certificate, Manifest, StratumClaim
 from outrider_wire.strata import OTHER
 
 
@@ -98,6 +98,8 @@ def facts(bundle: Bundle) -> list[tuple[str, str]]:
         ("calibration", f"temperature {manifest.calibration.temperature:.3f}, from {manifest.calibration.n} rows"),
         ("kept on the device", kept + known),
         ("certificate", claim(manifest)),
+        *((f"  {each.name}", _stratum(each)) for each in (manifest.certificate.strata if manifest.certificate else [])),
+        *([("scores, area (less ranks errors better)", _areas(manifest))] if manifest.scores else []),
         ("architecture", manifest.architecture or "not named"),
         ("made from", f"{manifest.parent[:12]}…" if manifest.parent else "nothing before it"),
     ]
@@ -203,6 +205,20 @@ def _of_the_system(certificate: Certificate) -> str:
     return (
         f"; as a system with {system.large} ({system.strategy}) wrong at most {system.gap:.1%} more often than it alone"
     )
+
+
+def _stratum(claimed: StratumClaim) -> str:
+    if not claimed.accepted:
+        return f"nothing certified, all of it escalates ({claimed.n} certification rows)"
+    return (
+        f"{claimed.errors} of {claimed.accepted} kept were wrong among {claimed.n}, bound {claimed.risk_bound:.2%}, "
+        f"coverage {claimed.coverage:.0%}"
+    )
+
+
+def _areas(manifest: Manifest) -> str:
+    ranked = sorted(manifest.scores.items(), key=lambda item: item[1])
+    return ", ".join(f"{name.replace('_', ' ')} {area:.4f}" for name, area in ranked)
 
 
 def _thresholds(rule: Acceptance) -> str:

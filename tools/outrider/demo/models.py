@@ -72,7 +72,7 @@ def make_models(world: World, folder: Path, tell: Tell) -> Models:
     if not notes.is_file():
         home.mkdir(parents=True, exist_ok=True)
         _train_large(world, large, _named(tell, "large model"))
-        sentences = _train_small(world, small, _named(tell, "small model"))
+        sentences = _train_small(world, small, large, _named(tell, "small model"))
         notes.write_text(json.dumps({"strength": _fit_strength(world, large, small), "sentences": sentences}))
     known = json.loads(notes.read_text())
     labelled = (*world.deal.labelled, *world.deal.tuning, *world.deal.gate)
@@ -120,8 +120,9 @@ def _train_large(world: World, out: Path, progress: Progress) -> None:
     )
 
 
-def _train_small(world: World, out: Path, progress: Progress) -> list[str]:
+def _train_small(world: World, out: Path, large: Path, progress: Progress) -> list[str]:
     from outrider_export.build import build_bundle
+    from outrider_export.certify import behind_model
     from outrider_export.students import find_architecture
 
     questions = world.questions(world.deal.labelled)
@@ -132,6 +133,7 @@ def _train_small(world: World, out: Path, progress: Progress) -> list[str]:
         tuning=world.table(world.questions(world.deal.tuning)),
         certification=world.table(world.questions(world.certification(first=True))),
         support=world.table(questions),
+        behind=behind_model(load_model(large, threads=2)),
         out=out,
         version="small-1",
         seed=world.seed,
