@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from outrider_cloud.answering.answers import check_replies, make_answer
 from outrider_cloud.answering.batcher import DeadlineQueue, wait_for_more
-from outrider_cloud.answering.strategies import STRATEGIES, fit_lambda
+from outrider_cloud.answering.strategies import STRATEGIES, Terms, fit_lambda
 from outrider_cloud.large.base import LargeRefusal, LargeReply
 from outrider_wire.task import AnswerSpace, InputPart, Task
 
@@ -76,18 +76,20 @@ def test_a_lone_request_is_never_held_up() -> None:
 
 
 def test_shunt_is_the_large_model_alone() -> None:
-    assert STRATEGIES["shunt"]([0.2, 0.8], [0.9, 0.1], 0.5) == [0.2, 0.8]
+    assert STRATEGIES["shunt"].combine([0.2, 0.8], [0.9, 0.1], Terms(strength=0.5)) == [0.2, 0.8]
 
 
 def test_soft_prune_is_the_normalised_product() -> None:
-    fused = STRATEGIES["soft-prune"]([0.5, 0.4, 0.1], [0.1, 0.8, 0.1], 0.5)
+    fused = STRATEGIES["soft-prune"].combine([0.5, 0.4, 0.1], [0.1, 0.8, 0.1], Terms(strength=0.5))
     product = np.array([0.5, 0.4, 0.1]) * np.sqrt([0.1, 0.8, 0.1])
     assert fused == pytest.approx(list(product / product.sum()))
-    assert STRATEGIES["soft-prune"]([0.5, 0.4, 0.1], [0.1, 0.8, 0.1], 0.0) == pytest.approx([0.5, 0.4, 0.1])
+    assert STRATEGIES["soft-prune"].combine([0.5, 0.4, 0.1], [0.1, 0.8, 0.1], Terms(strength=0.0)) == pytest.approx(
+        [0.5, 0.4, 0.1]
+    )
 
 
 def test_soft_prune_never_rules_a_label_out() -> None:
-    fused = STRATEGIES["soft-prune"]([0.999, 0.001], [0.0, 1.0], 0.2)
+    fused = STRATEGIES["soft-prune"].combine([0.999, 0.001], [0.0, 1.0], Terms(strength=0.2))
     assert fused[0] > 0.9
 
 
@@ -97,7 +99,7 @@ def test_soft_prune_never_rules_a_label_out() -> None:
     st.floats(0, 1.5),
 )
 def test_soft_prune_always_gives_a_distribution(large: list[float], small: list[float], strength: float) -> None:
-    fused = STRATEGIES["soft-prune"](large, small, strength)
+    fused = STRATEGIES["soft-prune"].combine(large, small, Terms(strength=strength))
     assert sum(fused) == pytest.approx(1.0) and all(0 <= p <= 1 for p in fused)
 
 
@@ -125,7 +127,7 @@ def test_an_answer_is_the_likeliest_label_with_its_probability() -> None:
         large=[0.2, 0.7, 0.1],
         small=[1, 0, 0],
         strategy="shunt",
-        strength=0,
+        terms=Terms(),
         model="m",
         ms={"queue": 1.23456},
     )
