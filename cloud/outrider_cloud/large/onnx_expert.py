@@ -14,13 +14,10 @@ import msgspec
 
 from outrider_cloud.large.base import Cost, LargeRefusal, LargeReply, LargeRequest
 from outrider_wire.errors import BundleMismatchError, CallerInputError
-from outrider_wire.manifest import Manifest
-from outrider_wire.task import FACTS_PART, InputPart, Task
+from outrider_wire.task import FACTS_PART, Task
 
 if TYPE_CHECKING:
     from outrider_engine.model import Model
-
-_FACTS_BOUND = InputPart(name=FACTS_PART, modality="text", max_bytes=64 * 1024)
 
 
 class OnnxExpert:
@@ -67,12 +64,6 @@ class OnnxExpert:
         if not self._reads_facts:
             return request.parts
         return {**request.parts, FACTS_PART: msgspec.json.encode(request.facts)}
-
-
-def bounds_of(task: Task, manifest: Manifest) -> list[InputPart]:
-    """The task's parts, and the one of the facts where the task has sub-tasks and the model reads their answers."""
-    reads = task.subtasks and any(entry.part == FACTS_PART for entry in manifest.inputs)
-    return [*task.inputs, _FACTS_BOUND] if reads else task.inputs
 
 
 def check_fits(model: "Model", task: Task) -> None:

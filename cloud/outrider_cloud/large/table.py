@@ -45,12 +45,13 @@ def _onnx(folder: str, settings: TaskSettings, task: Task) -> LargeModel:
             reason="no_large_model",
             fix='export one with `outrider export run` and name its folder: large = "onnx:DIR"',
         )
-    from outrider_cloud.large.onnx_expert import OnnxExpert, bounds_of
+    from outrider_cloud.large.onnx_expert import OnnxExpert
     from outrider_engine.bundle import open_bundle
     from outrider_engine.model import load_model
+    from outrider_wire.steps import bounds_of
 
     bundle = open_bundle(Path(folder))
-    bounds = bounds_of(task, bundle.manifest)
+    bounds = bounds_of(task, bundle.manifest.inputs)
     return OnnxExpert(model=load_model(bundle, threads=settings.threads, bounds=bounds), task=task)
 
 
