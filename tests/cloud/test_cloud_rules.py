@@ -208,15 +208,15 @@ def test_a_quantile_without_the_correction_breaks_the_promise() -> None:
 
 def test_fitted_on_the_whole_stream_it_does_not_hold_for_what_is_escalated() -> None:
     """Coverage is a promise about rows like those it was fitted on: what a device escalates is harder than its stream."""
-    generator = np.random.default_rng(3)
+    generator = np.random.default_rng(4)
     labels = generator.integers(0, 5, 8000)
     hard = generator.random(8000) < 0.3
     said = np.where(hard[:, None], noisy(generator, labels, 0.8), noisy(generator, labels, 4.0))
     first, fresh = np.arange(8000) < 4000, np.arange(8000) >= 4000
     everything, escalated = (fit_conformal(said[rows], labels[rows], 0.1) for rows in (first, first & hard))
     of_label = said[np.arange(8000), labels][fresh & hard]
-    assert (of_label >= everything).mean() < 0.8
-    assert (of_label >= escalated).mean() >= 0.88
+    assert (of_label >= everything).mean() < 0.7
+    assert (of_label >= escalated).mean() >= 0.86
 
 
 def test_too_few_rows_leave_no_label_out() -> None:
