@@ -38,6 +38,8 @@ _BATCH = 16
 _LEAST = 1e-9
 _ENOUGH = 100
 """With fewer labelled samples the calibration is said with a warning."""
+_BIN_ROWS = 20
+"""Fewer in a bin of the calibration error measure chance."""
 _READS_PROMPT = ("openai", "transformers")
 
 
@@ -209,13 +211,13 @@ def _calibration(
         return None
     p, y = np.asarray([row[0] for row in rows], np.float64), np.asarray([row[1] for row in rows], np.int64)
     logits = np.log(np.maximum(p, _LEAST))
-    temperature = fit_temperature(logits, y)
+    temperature, bins = fit_temperature(logits, y), max(1, min(15, len(rows) // _BIN_ROWS))
     made = Calibrated(
         samples=len(rows),
         accuracy=float((p.argmax(axis=1) == y).mean()),
-        ece=expected_calibration_error(p, y),
+        ece=expected_calibration_error(p, y, bins),
         temperature=temperature,
-        ece_at_temperature=expected_calibration_error(softmax(logits, temperature), y),
+        ece_at_temperature=expected_calibration_error(softmax(logits, temperature), y, bins),
     )
     if all(row[2] is not None for row in rows):
         s = np.asarray([row[2] for row in rows], np.float64)
