@@ -5,6 +5,7 @@ A label's score is the sum of its tokens' log-probabilities after the prompt, le
 raw scores follow how frequent a label's words are.
 """
 
+import inspect
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -58,6 +59,10 @@ class CausalModel(InProcess):
         self._chat = bool(getattr(self._tokenizer, "chat_template", None))
         self._labels = [self._tokens(label if self._chat else f" {label}") for label in task.labels]
         self._check_labels()
+        able = "logits_to_keep" in inspect.signature(self._model.forward).parameters
+        self._last_only = (
+            {"logits_to_keep": 1} if able else {}
+        )  # a vocabulary of logits at every place is most of the work
         self._free: dict[tuple[int, ...], Scores] = {}
         self._seen: deque[Scores] = deque(maxlen=_LAST)
 
@@ -125,7 +130,7 @@ class CausalModel(InProcess):
             )
         scores = np.full(len(self._labels), np.nan)
         with torch.inference_mode():
-            read = self._model(input_ids=torch.tensor([ids]), use_cache=True)
+            read = self._model(input_ids=torch.tensor([ids]), use_cache=True, **self._last_only)
             first = torch.log_softmax(read.logits[0, -1].double(), dim=-1)
             for k in asked:
                 scores[k] = float(first[self._labels[k][0]])

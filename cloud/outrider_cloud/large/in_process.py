@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils import logging
 
 from outrider_cloud.large.base import LargeRefusal, LargeReply, LargeRequest
 from outrider_wire.errors import OperatorConfigError
@@ -47,6 +48,8 @@ def loaded(kind: Any, folder: Path, *, weights: bool = True, gguf: str = "", **o
     Raises:
         OperatorConfigError: transformers cannot load it.
     """
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers ships it without types
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     if gguf:
         options["gguf_file"] = gguf
     elif weights:
