@@ -124,7 +124,7 @@ def _behind(work: OpenTask, large: Model) -> Behind:
     def combine(theirs: Probabilities, ours: Probabilities) -> Probabilities:
         strategy = STRATEGIES[settings.strategy]
         return np.array(
-            [strategy(*pair, settings.strength) for pair in zip(theirs.tolist(), ours.tolist(), strict=True)]
+            [strategy.combine(*pair, settings.terms) for pair in zip(theirs.tolist(), ours.tolist(), strict=True)]
         )
 
     return replace(behind_model(large, task.inputs), strategy=settings.strategy, combine=combine)
