@@ -17,6 +17,7 @@ from outrider_cloud.config import TaskSettings
 from outrider_cloud.large.base import LargeReply, LargeRequest
 from outrider_cloud.large.table import load_large
 from outrider_engine.bundle import open_bundle
+from outrider_export.data import Example, Table
 from outrider_export.task_text import task_to_toml
 from outrider_wire.codec import encode
 from outrider_wire.errors import BundleMismatchError
@@ -85,6 +86,14 @@ def test_an_expert_that_reads_facts_is_none_for_a_task_without_sub_tasks(tmp_pat
     bundle = told_bundle(tmp_path, make_task(subtasks=SUBTASKS))
     with pytest.raises(BundleMismatchError, match="facts"):
         load_large(TaskSettings(file="", large=f"onnx:{bundle}"), make_task())
+
+
+def test_rows_without_facts_tell_a_model_nothing(tmp_path: Path) -> None:
+    inputs = open_bundle(told_bundle(tmp_path, make_task(subtasks=SUBTASKS))).manifest.inputs
+    rows = Table.from_examples([Example(parts_of(png(colour)), 0, colour) for colour in ("red", "blue")])
+    tensors = rows.tensors(inputs)
+    assert tensors.batch(slice(0, 2))["facts"].tolist() == [[0.0] * 5] * 2
+    assert tensors.batch(slice(0, 2))["pixels"].shape == (2, 3, 32, 32)
 
 
 def test_a_task_with_sub_tasks_survives_being_written() -> None:

@@ -78,12 +78,8 @@ class CompatibleServer:
 
     async def answer(self, batch: Sequence[LargeRequest]) -> Sequence[LargeReply | LargeRefusal]:
         """Asks about all at once, within `AskingSettings.at_once`; never raises for what the server does."""
-        if (left_s := self._breaker.left_s(time.monotonic())) > 0:
-            refusal = LargeRefusal(
-                reason="large_model_down", detail="the server fails and is left alone", retry_after_s=left_s
-            )
-            return [refusal] * len(batch)
-        await self._look_again()
+        if self._breaker.closed:
+            await self._look_again()
         return await asyncio.gather(*(self._reply(request) for request in batch))
 
     async def look(self) -> None:
@@ -137,6 +133,8 @@ class CompatibleServer:
             codes = codes_of(request)
             body = completion_body(self._model, choice_prompt(self._task, request, codes))
             async with self._slots:
+                if (left_s := self._breaker.left_s(time.monotonic())) > 0:
+                    raise _PutOffError("large_model_down", "the server fails and is left alone", left_s)
                 choice = read_completion(await self._completed(body), frozenset(codes.values()))
         except _PutOffError as error:
             return error.refusal

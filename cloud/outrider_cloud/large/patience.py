@@ -43,6 +43,11 @@ class Breaker:
         self._failures = 0
         self._until: float | None = None
 
+    @property
+    def closed(self) -> bool:
+        """Whether the server is trusted."""
+        return self._until is None
+
     def left_s(self, now: float) -> float:
         """Seconds until it may be asked; 0: now. When the pause is over one exchange is let through, and the next pause begins."""
         if self._until is None:
