@@ -200,7 +200,7 @@ def check(config: CloudConfig, source: str = "cloud.toml") -> None:
             raise OperatorConfigError(
                 f"{source}: strategy hard-prune needs keep, and there is none",
                 reason="keep_not_fitted",
-                fix="set fuse_with and run `outrider cloud check-model --samples DIR`, which fits it to alpha",
+                fix='set strategy = "shunt" and fuse_with, run `outrider cloud check-model --samples DIR`, and write the keep it fits',
             )
     if config.store.url and not config.store.url.startswith("sqlite:///"):
         raise OperatorConfigError(

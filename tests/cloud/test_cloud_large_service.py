@@ -93,6 +93,7 @@ async def test_a_strategy_that_needs_a_distribution_refuses_one_of_little_mass(b
             await device.escalate(sent)
             refusal = await device.hears(Refusal, sent.id)
             assert refusal.reason == "mass_too_low" and "5.0%" in refusal.detail
+            assert await metric(service, "outrider_tokens_total") == 41, "what was refused was billed"
 
 
 async def test_a_large_model_that_changes_is_counted_and_cited_by_its_new_name(broker: str, tmp_path: Path) -> None:

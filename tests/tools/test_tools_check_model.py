@@ -7,7 +7,8 @@ import pytest
 from large_server import MODEL, TASK, ChatServer, prose, says, status
 
 from factory import make_bundle, make_task, sure
-from outrider.model_check import check_model, rows
+from outrider.model_check import check_model
+from outrider.model_report import rows
 from outrider_cloud.config import load_cloud_config
 from outrider_export.task_text import task_to_toml
 from outrider_wire.task import AnswerSpace, InputPart, Task

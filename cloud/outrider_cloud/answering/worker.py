@@ -189,6 +189,7 @@ class Worker:
 
     def _take(self, job: Job, request: LargeRequest, reply: LargeReply | LargeRefusal) -> None:
         """An answer is settled, a refusal too, unless it is the large model's own trouble: then the input waits."""
+        self._metrics.paid(self.task.name, reply.cost)
         if isinstance(reply, LargeRefusal):
             if reply.retry_after_s is None:
                 self.refuse(job, reply.reason, reply.detail)
@@ -255,7 +256,6 @@ class Worker:
             self.refuse(job, "large_model_failed", f"the large model failed on it {MAX_FAILURES} times")
 
     async def _answer(self, job: Job, request: LargeRequest, reply: LargeReply) -> None:
-        self._metrics.paid(self.task.name, reply.cost)
         temperature = temperature_of(job.escalation.parts, self._settings.grades)
         large = tempered(reply.probabilities, temperature)
         job.ms["total"] = (asyncio.get_running_loop().time() - job.arrived) * 1000

@@ -59,6 +59,8 @@ class LargeRefusal(Struct, kw_only=True, frozen=True):
     detail: str
     retry_after_s: float | None = None
     """Not the input's fault: ask again after this long. None: it ends here."""
+    cost: Cost = Cost()
+    """What was billed for it all the same."""
 
 
 class LargeModel(Protocol):

@@ -147,19 +147,14 @@ class CompatibleServer:
         self, request: LargeRequest, codes: dict[int, str], choice: Choice, *, ms: float
     ) -> LargeReply | LargeRefusal:
         masses = [choice.masses.get(codes[k], 0.0) if k in codes else 0.0 for k in range(len(request.labels))]
-        captured = sum(masses)
-        if captured <= 0:
-            return LargeRefusal(
-                reason="mass_too_low", detail="none of the labels' codes is among the server's likeliest tokens"
-            )
-        asking = self._asking
+        asking, captured = self._asking, sum(masses)
         money = (choice.prompt_tokens * asking.price_in + choice.completion_tokens * asking.price_out) / 1e6
         tokens = choice.prompt_tokens + choice.completion_tokens
-        return LargeReply(
-            probabilities=[mass / captured for mass in masses],
-            captured=min(1.0, captured),
-            cost=Cost(tokens=tokens, money=money, ms=ms, scores=len(codes)),
-        )
+        cost = Cost(tokens=tokens, money=money, ms=ms, scores=len(codes))
+        if captured <= 0:
+            detail = "none of the labels' codes is among the server's likeliest tokens"
+            return LargeRefusal(reason="mass_too_low", detail=detail, cost=cost)
+        return LargeReply(probabilities=[mass / captured for mass in masses], captured=min(1.0, captured), cost=cost)
 
     async def _completed(self, body: object) -> bytes:
         """The body of a completion, after as many attempts as it takes and is allowed.

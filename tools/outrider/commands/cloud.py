@@ -69,7 +69,7 @@ def check_model(
     """Ask the configured large model, and say what it can serve and how far it can be believed."""
     from outrider import learning
     from outrider.model_check import check_model as checked
-    from outrider.model_check import rows
+    from outrider.model_report import rows
     from outrider.progress import bar
 
     screen = Screen(json=json, quiet=quiet)
