@@ -66,7 +66,10 @@ def check_model(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Ask the configured large model, and say what it can serve and how far it can be believed."""
+    """Ask the large model: what it says, costs and can serve.
+
+    With labelled samples, also how far it can be believed.
+    """
     from outrider import learning
     from outrider.model_check import check_model as checked
     from outrider.model_report import rows
