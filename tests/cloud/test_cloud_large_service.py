@@ -113,6 +113,20 @@ async def test_a_large_model_that_changes_is_counted_and_cited_by_its_new_name(b
             assert await metric(service, "outrider_large_model_changes_total") == 1
 
 
+async def test_an_audit_is_asked_plainly_and_its_outcome_kept_whatever_the_strategy(
+    broker: str, tmp_path: Path
+) -> None:
+    async with ChatServer([prose]) as server:
+        path = configured(tmp_path, broker, place(server), "soft-prune", more='prune_in = "prompt"\n')
+        async with make_service(path) as service, Device(broker, "cam-audit") as device:
+            await ready(service)
+            sent = unsure(tmp_path, probabilities=[0.0, 0.9, 0.1], why="audit", audit=0.02)
+            await device.escalate(sent)
+            assert (await device.hears(Answer, sent.id)).strategy == "shunt"
+            assert (await get(service, "/v1/tasks/colours/examples/stats"))[1]["examples"] == 1
+    assert "with probability" not in server.bodies[0]["messages"][0]["content"][0]["text"]
+
+
 async def test_facts_are_told_under_transfer_and_under_no_other_strategy(broker: str, tmp_path: Path) -> None:
     facts = [Fact(name="shape", label="circle", confidence=0.9)]
     for strategy in ("transfer", "shunt"):

@@ -270,8 +270,10 @@ class Worker:
             ms=job.ms,
         )
         example = None
-        if reply.captured >= LEAST_CAPTURED:  # less is no distribution to learn from
-            example = job.example(large, model=self._large.name, key=self._roles_key, shares=self._shares)
+        if reply.captured >= LEAST_CAPTURED or job.is_audit:  # less is no distribution to learn from, but an outcome
+            example = job.example(
+                spread(large, reply.captured), model=self._large.name, key=self._roles_key, shares=self._shares
+            )
         await self._finish(job, "answered", answer, example)
 
     async def _finish(
