@@ -13,16 +13,19 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct, field
 
-from outrider_cloud.answering.strategies import DEFAULT_LAMBDA, MAX_LAMBDA
+from outrider_cloud.answering.grades import Grade
+from outrider_cloud.answering.strategies import DEFAULT_LAMBDA, MAX_LAMBDA, Terms
 from outrider_wire.errors import OperatorConfigError
 from outrider_wire.names import NAME_PATTERN, Name
 from outrider_wire.roles import DEFAULT_SHARES, Shares
 from outrider_wire.settings import convert
-from outrider_wire.task import Task, parse_task
+from outrider_wire.task import OpenRate, Task, parse_task
 from outrider_wire.topics import DEFAULT_ROOT, RELEASES, WORKERS
 
 DEFAULT_PORT = 8780
-_LARGE = re.compile(r"onnx:.+|zero:(uniform|echo)")
+_LARGE = re.compile(r"onnx:.+|transformers:.+|openai:https?://[^\s#]+#\S+|zero:(uniform|echo)")
+_FOLDERS = ("onnx", "transformers")
+"""Kinds of large model that are named by a folder."""
 
 
 class BrokerSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -50,17 +53,53 @@ class ApiSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True)
     """File that holds the bearer token; needed on any host but loopback."""
 
 
+class AskingSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """How a language model is asked, and what it costs."""
+
+    api_key_env: Annotated[str, Meta(pattern=r"^([A-Za-z_][A-Za-z0-9_]*)?$")] = ""
+    """``openai``: name of the environment variable that holds the API key; empty: the server asks for none."""
+    timeout_s: Annotated[float, Meta(gt=0, le=600)] = 30.0
+    """``openai``: for one request."""
+    retries: Annotated[int, Meta(ge=0, le=10)] = 2
+    """``openai``: on 429, 5xx and a connection that fails, before the input is put off."""
+    at_once: Annotated[int, Meta(ge=1, le=256)] = 8
+    """``openai``: requests under way at the same time."""
+    price_in: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
+    """Money for a million tokens of prompt."""
+    price_out: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
+    """Money for a million tokens of answer."""
+    prior: Literal["content-free", "batch-mean", "none"] = "content-free"
+    """``transformers``: what a causal model's label scores are measured against: what it says of no input, or of the last ones."""
+
+
 class TaskSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """One task, the large model that answers it, and how the two models are combined."""
 
     file: str
     large: str
-    """``onnx:DIR`` (a bundle), or ``zero:uniform`` / ``zero:echo`` (costs nothing: for benchmarks)."""
-    strategy: Literal["shunt", "soft-prune"] = "soft-prune"
+    """``onnx:DIR`` (a bundle), ``transformers:DIR`` (a checkpoint), ``openai:URL#MODEL`` (any compatible server), or
+    ``zero:uniform`` / ``zero:echo`` (costs nothing: for benchmarks)."""
+    strategy: Literal["shunt", "soft-prune", "hard-prune", "transfer"] = "soft-prune"
     strength: Annotated[float, Meta(ge=0.0, le=MAX_LAMBDA)] = field(name="lambda", default=DEFAULT_LAMBDA)
     """λ of ``soft-prune``. Fit it on tuning data; the default is a cautious guess, see `outrider_cloud.answering.strategies`."""
+    prune_in: Literal["product", "prompt"] = "product"
+    """Where ``soft-prune`` puts the small model's distribution: multiplied in, or told to a language model."""
+    alpha: OpenRate = 0.1
+    """``hard-prune``: tolerated share of inputs whose true label is not asked about; `outrider cloud check-model` fits ``keep`` to it."""
+    keep: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
+    """``hard-prune``: least probability by the small model that makes a label a candidate, fitted on tuning data."""
+    fuse_with: str = ""
+    """Bundle of the small model whose distribution is used in place of the device's: the first one's, across updates."""
+    grades: Annotated[list[Grade], Meta(max_length=32)] = []
+    """Temperature of the large model by payload; the first that fits."""
+    asking: AskingSettings = AskingSettings()
     threads: Annotated[int, Meta(ge=1, le=256)] = 1
     """Threads of the large model."""
+
+    @property
+    def terms(self) -> Terms:
+        """What the strategy computes with."""
+        return Terms(strength=self.strength, keep=self.keep or 0.0, prune_in=self.prune_in)
 
 
 class BatchSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -155,7 +194,13 @@ def check(config: CloudConfig, source: str = "cloud.toml") -> None:
             raise OperatorConfigError(
                 f"{source}: large = {entry.large!r} names no large model",
                 reason="unknown_large_model",
-                fix='write large = "onnx:DIR" with the folder of an expert bundle',
+                fix='write large = "onnx:DIR" with the folder of an expert bundle, "transformers:DIR" or "openai:URL#MODEL"',
+            )
+        if entry.strategy == "hard-prune" and entry.keep is None:
+            raise OperatorConfigError(
+                f"{source}: strategy hard-prune needs keep, and there is none",
+                reason="keep_not_fitted",
+                fix='set strategy = "shunt" and fuse_with, run `outrider cloud check-model --samples DIR`, and write the keep it fits',
             )
     if config.store.url and not config.store.url.startswith("sqlite:///"):
         raise OperatorConfigError(
@@ -219,14 +264,17 @@ def _anchored(config: CloudConfig, folder: Path) -> CloudConfig:
 
     def large(name: str) -> str:
         kind, _, rest = name.partition(":")
-        return f"onnx:{anchor(rest)}" if kind == "onnx" and rest else name
+        return f"{kind}:{anchor(rest)}" if kind in _FOLDERS and rest else name
 
     replace = msgspec.structs.replace
     store = config.store.url.removeprefix("sqlite:///")
     return replace(
         config,
         data_dir=anchor(config.data_dir),
-        tasks=[replace(entry, file=anchor(entry.file), large=large(entry.large)) for entry in config.tasks],
+        tasks=[
+            replace(entry, file=anchor(entry.file), large=large(entry.large), fuse_with=anchor(entry.fuse_with))
+            for entry in config.tasks
+        ],
         broker=replace(
             config.broker,
             password_file=anchor(config.broker.password_file),

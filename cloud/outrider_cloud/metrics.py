@@ -2,6 +2,8 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from outrider_cloud.large.base import Cost
+
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
@@ -57,11 +59,32 @@ class Metrics:
             ["task"],
             registry=self.registry,
         )
+        self.label_scores = Counter(
+            "outrider_label_scores", "Labels that the large model scored", ["task"], registry=self.registry
+        )
+        self.put_off = Counter(
+            "outrider_put_off",
+            "Inputs that wait because the large model did not answer; each time counts",
+            ["task", "reason"],
+            registry=self.registry,
+        )
+        self.large_changes = Counter(
+            "outrider_large_model_changes",
+            "Times the large model became another one",
+            ["task"],
+            registry=self.registry,
+        )
         self.ready = Gauge("outrider_ready", "1 when escalations are being taken", registry=self.registry)
 
     def error(self, where: str) -> None:
         """One more failure of our own."""
         self.errors.labels(where).inc()
+
+    def paid(self, task: str, cost: Cost) -> None:
+        """What one reply took."""
+        self.tokens.labels(task).inc(cost.tokens)
+        self.money.labels(task).inc(cost.money)
+        self.label_scores.labels(task).inc(cost.scores)
 
     def text(self) -> bytes:
         """The exposition format."""

@@ -13,6 +13,7 @@ from typing import Self
 from aiohttp import web
 
 from outrider_cloud.answering.deliveries import Deliveries
+from outrider_cloud.answering.first import load_first
 from outrider_cloud.answering.settler import Settler
 from outrider_cloud.answering.worker import Worker
 from outrider_cloud.api import Api
@@ -223,11 +224,15 @@ class CloudService:
         for name, (settings, task) in tasks.items():
             large = await asyncio.to_thread(self._load, settings, task)
             self._stack.push_async_callback(large.close)
+            first = await asyncio.to_thread(load_first, settings.fuse_with, task, threads=settings.threads)
+            if first is not None:
+                self._stack.push_async_callback(first.close)
             workers[name] = Worker(
                 task=task,
                 settings=settings,
                 batch=self._config.batch,
                 large=large,
+                first=first,
                 parts=blobs,
                 settler=settler,
                 roles_key=roles_key,
@@ -266,6 +271,12 @@ def read_tasks(config: CloudConfig) -> dict[str, tuple[TaskSettings, Task]]:
         if task.name in tasks:
             raise OperatorConfigError(
                 f"two of the tasks are named {task.name!r}", reason="duplicate_task", fix="give each a name of its own"
+            )
+        if settings.strategy == "transfer" and not task.subtasks:
+            raise OperatorConfigError(
+                f"strategy transfer has nothing to transfer: task {task.name!r} names no sub-tasks",
+                reason="no_subtasks",
+                fix=f"add [[subtasks]] to {settings.file}, or choose another strategy",
             )
         tasks[task.name] = (settings, task)
     return tasks

@@ -24,6 +24,7 @@ from outrider_edge.exposition import AgentCollector, page
 from outrider_edge.ground import audit_key, bound_sockets, hold_folder, read_secret
 from outrider_edge.journey.agent import NO_TASK, Agent
 from outrider_edge.journey.pipeline import TaskRuntime
+from outrider_edge.journey.subtasks import SubtaskModels, load_subtasks
 from outrider_edge.local_api.api import Api
 from outrider_edge.local_api.openapi import agent_version
 from outrider_edge.local_api.views import StatusView, task_view
@@ -64,6 +65,7 @@ class _Loaded:
     """One task, ready to answer."""
 
     runtime: TaskRuntime
+    subtasks: SubtaskModels
     start: SlotStart
     load: Load
 
@@ -105,6 +107,7 @@ async def serving(config: EdgeConfig) -> AsyncIterator[Serving]:
         loaded = await asyncio.to_thread(_load_tasks, config)
         for ready in loaded.values():
             stack.callback(ready.runtime.close)
+            stack.callback(ready.subtasks.close)
         metrics = Metrics(tasks=loaded)
         outbox = await _outbox(config, stack)
         uplink = _uplink(config, outbox, metrics)
@@ -124,6 +127,7 @@ async def serving(config: EdgeConfig) -> AsyncIterator[Serving]:
             audit_key=key,
             spending=spending,
             memories=memories,
+            subtasks={name: ready.subtasks for name, ready in loaded.items()},
         )
         uplink.listen(agent.on_final)
         uplink.listen_aside(agent.on_aside)
@@ -156,7 +160,8 @@ def _load_tasks(config: EdgeConfig) -> dict[str, _Loaded]:
         log.info(
             "task.ready", extra={"task": task.name, "model": start.model.manifest.version, "ms": round(model_ms, 3)}
         )
-        loaded[task.name] = _Loaded(runtime=runtime, start=start, load=load)
+        subtasks = load_subtasks(settings.subtasks, task, load)
+        loaded[task.name] = _Loaded(runtime=runtime, subtasks=subtasks, start=start, load=load)
     return loaded
 
 

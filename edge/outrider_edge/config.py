@@ -14,7 +14,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from outrider_wire.errors import OperatorConfigError
-from outrider_wire.names import NAME_PATTERN
+from outrider_wire.names import NAME_PATTERN, Name
 from outrider_wire.settings import parse_toml
 from outrider_wire.task import Task, parse_task
 from outrider_wire.topics import DEFAULT_ROOT
@@ -53,6 +53,8 @@ class TaskSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True
     bundle: str
     mode: Literal["live", "shadow"] | None = None
     """Wins over the task's own ``policy.mode``."""
+    subtasks: dict[Name, str] = {}
+    """Sub-task → bundle of the model that answers it: sent along as facts, for the cloud's strategy ``transfer``."""
 
 
 class RuntimeSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -201,7 +203,15 @@ def _anchored(config: EdgeConfig, folder: Path) -> EdgeConfig:
         config,
         data_dir=anchor(config.data_dir),
         audit_key_file=anchor(config.audit_key_file),
-        tasks=[replace(entry, file=anchor(entry.file), bundle=anchor(entry.bundle)) for entry in config.tasks],
+        tasks=[
+            replace(
+                entry,
+                file=anchor(entry.file),
+                bundle=anchor(entry.bundle),
+                subtasks={name: anchor(folder) for name, folder in entry.subtasks.items()},
+            )
+            for entry in config.tasks
+        ],
         api=replace(config.api, socket=anchor(config.api.socket)),
         broker=replace(
             broker,

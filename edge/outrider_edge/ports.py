@@ -18,7 +18,7 @@ from typing import Literal, Protocol
 from msgspec import Struct
 
 from outrider_engine.model import Model
-from outrider_wire.messages import Answer, Escalation, Milliseconds, Modality, MonitorFigures
+from outrider_wire.messages import Answer, Escalation, Fact, Milliseconds, Modality, MonitorFigures
 from outrider_wire.monitor import Monitor
 from outrider_wire.report import Account, AnswerReport
 from outrider_wire.task import Task
@@ -53,6 +53,8 @@ class OutboxEntry(Struct, kw_only=True, frozen=True):
     keep_for_s: int
     """Counted from now, over restarts and reboots; an offer carries what is left of it."""
     group: str = ""
+    facts: list[Fact] = []
+    """Answers to the task's sub-tasks."""
     state: Literal["pending", "edge", "memory"]
     """Other than ``pending``: its answer is given and its terminal state set; what the cloud says will not change either. It is an
     audit, of the device's own answer (``audit`` is its probability) or of one from memory, or it is kept to be learnt from."""

@@ -38,7 +38,8 @@ from outrider_wire.manifest import (
     encode_manifest,
     manifest_digest,
 )
-from outrider_wire.task import Task
+from outrider_wire.steps import bounds_of
+from outrider_wire.task import InputPart, Task
 
 GOLDEN_FILE = "golden.msgpack"
 TASK_FILE = "task.toml"
@@ -122,14 +123,15 @@ def build_bundle(
         check_disjoint(tuning, certification)
     key = f"build-{seed}"
     inputs = architecture.inputs(task)
+    bounds = bounds_of(task, inputs)
     own_support = tuning.one_per_group(key)
     tell("exporting", 0.0)
     variants = make_variants(
         model,
         inputs,
-        tuning=tuning.tensors(inputs, task.inputs),
-        calibration=own_support.take(np.arange(min(len(own_support), _CALIBRATION_ROWS))).tensors(inputs, task.inputs),
-        support=(support.one_per_group(key) if support else own_support).tensors(inputs, task.inputs),
+        tuning=tuning.tensors(inputs, bounds),
+        calibration=own_support.take(np.arange(min(len(own_support), _CALIBRATION_ROWS))).tensors(inputs, bounds),
+        support=(support.one_per_group(key) if support else own_support).tensors(inputs, bounds),
         precisions=precisions,
         embedding=embedding,
     )
@@ -144,7 +146,7 @@ def build_bundle(
             licence=licence,
             folder=folder,
         )
-        shipped = load_model(folder, bounds=task.inputs)
+        shipped = load_model(folder, bounds=bounds)
         certified = calibrate_and_certify(
             model=shipped,
             tuning=tuning,
@@ -156,14 +158,14 @@ def build_bundle(
                 gap=task.policy.target_gap if certification is not None else None,
             ),
             key=key,
-            bounds=task.inputs,
+            bounds=bounds,
             support_fitted_here=support is None,
             strata=task.strata,
             behind=behind,
         )
         manifest = _finished(draft, certified, seed, _golden(shipped, tuning), folder)
         tell("checking", 0.9)
-        _check(folder, task)
+        _check(folder, bounds)
     checkpoint = None
     if isinstance(model, nn.Module):
         checkpoint = checkpoint_path(out)
@@ -239,9 +241,9 @@ def _golden(model: Model, tuning: Table) -> bytes:
     )
 
 
-def _check(folder: Path, task: Task) -> None:
+def _check(folder: Path, bounds: Sequence[InputPart]) -> None:
     """The finished bundle opens, claims its certificate, and repeats its golden answers one by one."""
-    model = load_model(folder, bounds=task.inputs)
+    model = load_model(folder, bounds=bounds)
     faults = check_golden(model)
     if model.manifest.certificate is not None and model.certified:
         faults.append(model.certified)

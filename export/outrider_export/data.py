@@ -14,7 +14,7 @@ from outrider_wire.errors import CallerInputError, OperatorConfigError
 from outrider_wire.manifest import ModelInput
 from outrider_wire.steps import Preparer
 from outrider_wire.strata import Stratum, stratum_of
-from outrider_wire.task import InputPart
+from outrider_wire.task import FACTS_PART, InputPart
 
 UNLABELLED = -1
 """Label of a row that nobody has labelled."""
@@ -168,6 +168,8 @@ class Table:
         Raises:
             CallerInputError: a value that a device would refuse; the sentence names the group of a row that has it.
         """
+        if FACTS_PART not in self.values and any(entry.part == FACTS_PART for entry in inputs):
+            return self._untold().tensors(inputs, bounds, progress)
         values: dict[str, NDArray[np.generic]] = {}
         index: dict[str, NDArray[np.int64]] = {}
         needed = list(dict.fromkeys(entry.part for entry in inputs))
@@ -186,6 +188,15 @@ class Table:
         return Tensors(
             values={tensor: values[tensor] for tensor in order},
             index={tensor: index[tensor] for tensor in order},
+            labels=self.labels,
+            groups=self.groups,
+        )
+
+    def _untold(self) -> "Table":
+        """The same rows, of which no sub-task is answered: what a model that reads facts gets of rows without them."""
+        return Table(
+            values={**self.values, FACTS_PART: [b"[]"]},
+            index={**self.index, FACTS_PART: np.zeros(len(self), np.int64)},
             labels=self.labels,
             groups=self.groups,
         )

@@ -27,6 +27,15 @@ def refused(path: Path) -> OperatorConfigError:
         ("port = 0", 'port = 0\nhost = "0.0.0.0"', "open_without_token", "token_file"),
         ("zero:echo", "gpt:9", "unknown_large_model", "onnx:DIR"),
         ("zero:echo", "onnx:", "unknown_large_model", "onnx:DIR"),
+        ("zero:echo", "openai:http://h/v1", "unknown_large_model", "openai:URL#MODEL"),
+        ("zero:echo", "openai:h/v1#m", "unknown_large_model", "openai:URL#MODEL"),
+        ('"shunt"', '"hard-prune"', "keep_not_fitted", "check-model"),
+        ('"shunt"', '"transfer"', "no_subtasks", "[[subtasks]]"),
+        ('"shunt"', '"shunt"\nalpha = 1.0', "invalid_value", "alpha"),
+        ('"shunt"', '"shunt"\nkeep = 0.0', "invalid_value", "keep"),
+        ('"shunt"', '"shunt"\n[[tasks.grades]]\ntemprature = 2.0', "unknown_key", "temperature"),
+        ('"shunt"', '"shunt"\n[[tasks.grades]]\ntemperature = 0.0', "invalid_value", "temperature"),
+        ('"shunt"', '"shunt"\n[tasks.asking]\napi_key_env = "sk-1234"', "invalid_value", "api_key_env"),
         ('worker = "one"', 'worker = "One!"', "invalid_value", "a-z"),
         ('worker = "one"', 'worker = "releases"', "invalid_value", "releases"),
         ("[api]", '[store]\nurl = "postgresql://x"\n[api]', "unknown_store", "sqlite:///"),
@@ -57,7 +66,7 @@ def test_paths_are_relative_to_the_file_and_overrides_win(tmp_path: Path) -> Non
 
 
 def test_every_kind_of_large_model_that_passes_the_check_can_be_loaded(tmp_path: Path) -> None:
-    assert set(LOADERS) == {"onnx", "zero"}
+    assert set(LOADERS) == {"onnx", "transformers", "openai", "zero"}
     task = read_tasks(load_cloud_config(write_config(tmp_path, "mqtt://h")))["colours"][1]
     for says in ("uniform", "echo"):
         assert load_large(TaskSettings(file="", large=f"zero:{says}"), task).name == f"zero:{says}"

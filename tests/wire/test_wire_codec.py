@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
@@ -12,10 +13,11 @@ from hypothesis import strategies as st
 from outrider_wire.codec import JSON, MSGPACK, decode, encode
 from outrider_wire.errors import PeerError, PeerMessageError, PeerVersionError
 from outrider_wire.limits import MESSAGE_BYTES
-from outrider_wire.messages import Answer, Message, Receipt
+from outrider_wire.messages import Answer, Escalation, Message, Receipt
 
 ID = "01890a5d-ac96-774b-bcce-b302099a8057"
 DIGEST = "a1" * 32
+GOLDEN = Path(__file__).parent / "golden"
 RECEIPT = {"type": "receipt", "id": ID, "v": 1}
 ANSWER: dict[str, Any] = {
     "type": "answer",
@@ -202,3 +204,22 @@ def test_an_answer_may_come_without_probabilities() -> None:
     answer = decode(pack(ANSWER, probabilities=[]))
     assert isinstance(answer, Answer)
     assert answer.probabilities == []
+
+
+def test_an_escalation_without_facts_says_nothing_of_them_and_an_older_one_is_read() -> None:
+    sent = {
+        "id": ID,
+        "task": "t",
+        "parts": [{"name": "p", "modality": "text", "media_type": "", "size": 0, "sha256": DIGEST}],
+    }
+    sent |= {"type": "escalation", "why": "audit", "model": DIGEST, "label": "a", "probabilities": [1.0]}
+    older = decode(pack(sent, answer_within_ms=1, keep_for_s=1))
+    assert isinstance(older, Escalation) and older.known == []
+    assert b"facts" not in encode(older) and b"facts" not in encode(older, JSON)
+
+
+def test_seventeen_facts_are_too_many() -> None:
+    golden = (GOLDEN / "escalation-with-facts.v1.msgpack").read_bytes()
+    fields = msgspec.msgpack.decode(golden)
+    with pytest.raises(PeerMessageError, match="length <= 16"):
+        decode(pack(fields, facts=[fields["facts"][0]] * 17))

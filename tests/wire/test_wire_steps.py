@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.json import encode as encode_json
 from PIL import Image
 
 from outrider_wire.errors import BundleMismatchError, CallerInputError
 from outrider_wire.manifest import ModelInput, Step
+from outrider_wire.messages import Fact
 from outrider_wire.steps import STEPS, Preparer
 from outrider_wire.task import InputPart
 
@@ -242,4 +244,52 @@ def test_one_part_may_fill_two_tensors() -> None:
 
 
 def test_the_table_of_steps_is_the_published_one() -> None:
-    assert set(STEPS) == {"decode_image", "resize", "scale", "normalize", "channels_first", "hashed_words"}
+    assert set(STEPS) == {
+        "decode_image",
+        "resize",
+        "scale",
+        "normalize",
+        "channels_first",
+        "hashed_words",
+        "one_hot_facts",
+    }
+
+
+FACTS = [
+    Step(
+        op="one_hot_facts",
+        args={
+            "subtasks": [
+                {"name": "colour", "labels": ["red", "green"]},
+                {"name": "shape", "labels": ["circle", "square", "red"]},
+            ]
+        },
+    )
+]
+
+
+def facts(*said: tuple[str, str, float]) -> bytes:
+    return encode_json([Fact(name=name, label=label, confidence=sure) for name, label, sure in said])
+
+
+def test_facts_become_one_hot_vectors_weighted_by_their_confidence() -> None:
+    told = facts(("shape", "red", 0.5), ("colour", "green", 0.75))
+    assert made(FACTS, [5], told).tolist() == [0, 0.75, 0, 0, 0.5]
+
+
+def test_a_sub_task_that_was_not_answered_leaves_zeros() -> None:
+    assert made(FACTS, [5], facts(("shape", "circle", 1.0))).tolist() == [0, 0, 1, 0, 0]
+    assert made(FACTS, [5], facts(("size", "red", 1.0), ("colour", "circle", 1.0))).tolist() == [0, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("value", [b"", b"{}", b"[7]", b'[{"name": "colour"}]', b"[" * 100_000, b"\xff"])
+def test_what_is_no_list_of_facts_is_refused(value: bytes) -> None:
+    with pytest.raises(CallerInputError) as caught:
+        made(FACTS, [5], value)
+    assert caught.value.reason == "not_facts"
+
+
+def test_a_sub_task_that_stands_twice_is_a_bundle_that_does_not_fit() -> None:
+    twice = [Step(op="one_hot_facts", args={"subtasks": [{"name": "a", "labels": ["x", "y"]}] * 2})]
+    with pytest.raises(BundleMismatchError, match="twice"):
+        made(twice, [4], b"[]")

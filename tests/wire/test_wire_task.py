@@ -84,3 +84,36 @@ def test_a_task_that_cannot_be_is_explained(before: str, after: str, message: st
     assert before in GOOD
     with pytest.raises(OperatorConfigError, match=message):
         parse_task(GOOD.replace(before, after), "my.toml")
+
+
+SUBTASKS = """
+[[subtasks]]
+name = "colour"
+labels = ["red", "green"]
+
+[[subtasks]]
+name = "shape"
+labels = ["circle", "red"]
+"""
+
+
+def test_a_task_may_name_sub_tasks() -> None:
+    assert [(each.name, each.labels) for each in parse_task(GOOD + SUBTASKS).subtasks] == [
+        ("colour", ["red", "green"]),
+        ("shape", ["circle", "red"]),
+    ]
+    assert parse_task(GOOD).subtasks == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "reason"),
+    [
+        ('"shape"', '"colour"', "duplicate_name"),
+        ('"circle"', '"red"', "duplicate_name"),
+        ('"image"\nmod', '"facts"\nmod', "reserved_name"),
+    ],
+)
+def test_sub_tasks_that_cannot_be_are_explained(before: str, after: str, reason: str) -> None:
+    with pytest.raises(OperatorConfigError) as caught:
+        parse_task((GOOD + SUBTASKS).replace(before, after))
+    assert caught.value.reason == reason and caught.value.fix

@@ -6,6 +6,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "cpu": ("onnxruntime",),
     "cloud": ("onnxruntime", "sqlalchemy", "alembic"),
     "export": ("torch", "onnx", "onnxscript", "onnxruntime", "safetensors"),
+    "transformers": ("torch", "transformers", "accelerate", "gguf", "safetensors"),
     "broker": ("iotcore",),
     "demo": ("easy_vqa", "matplotlib"),
 }

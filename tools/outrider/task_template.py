@@ -47,6 +47,11 @@ labels = [                  # in this order everywhere; a model is made for exac
 {labels}
 ]
 
+# Smaller questions about the same input, which a device may answer and send along as facts (strategy "transfer"):
+# [[subtasks]]
+# name = "colour"
+# labels = ["red", "green"]
+
 [prompt]
 text = ""                   # what a large model that reads language is told
 
@@ -123,6 +128,7 @@ def summary(task: Task) -> list[tuple[str, str]]:
     return [
         ("inputs", ", ".join(f"{part.name} ({part.modality}, ≤ {part.max_bytes} B)" for part in task.inputs)),
         ("labels", f"{len(task.labels)}: {', '.join(task.labels[:12])}{' …' if len(task.labels) > 12 else ''}"),
+        *[("sub-task", f"{each.name}: {', '.join(each.labels)}") for each in task.subtasks],
         ("promise", f"at most {risk:.1%} of what is kept is wrong, with confidence {policy.confidence:.0%}"),
         (
             "rows to certify that",

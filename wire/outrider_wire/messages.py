@@ -33,6 +33,14 @@ class Part(Struct, kw_only=True, frozen=True):
     inline: bytes | None = None
 
 
+class Fact(Struct, kw_only=True, frozen=True):
+    """A sub-task that the device has answered: what the large model need not find out again."""
+
+    name: Name
+    label: Label
+    confidence: Share
+
+
 class Escalation(Struct, kw_only=True, frozen=True, tag="escalation"):
     """Device → workers: an input that the acceptance rule refused, an audit of one it accepted, or one a caller insisted on."""
 
@@ -59,7 +67,14 @@ class Escalation(Struct, kw_only=True, frozen=True, tag="escalation"):
     """What this input is correlated with (clip, event, image): one data role a group. Empty: the input itself."""
     offer: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
     """How many times this input has been offered, this one included."""
+    facts: Annotated[list[Fact], Meta(max_length=PARTS)] | UnsetType = UNSET
+    """Answers to the task's sub-tasks. Left out of the bytes where there are none; see `known`."""
     v: Version = WIRE_VERSION
+
+    @property
+    def known(self) -> list[Fact]:
+        """The facts; none where the field was left out."""
+        return [] if self.facts is UNSET else self.facts
 
 
 class Receipt(Struct, kw_only=True, frozen=True, tag="receipt"):

@@ -5,6 +5,7 @@ compiles once into a plain function. Kinds of value between two steps::
 
     raw (bytes or text) ── decode_image ──> image ── resize ──> image ── scale, normalize ──> pixels ── channels_first ──> planes
     raw (bytes or text) ── hashed_words ──> vector
+    raw (facts as JSON) ── one_hot_facts ──> vector
 """
 
 import itertools
@@ -14,13 +15,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
+import msgspec
 import numpy as np
 from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
 from outrider_wire.errors import CallerInputError
 from outrider_wire.images import area, bilinear, decode_picture, pixels_of
-from outrider_wire.limits import IMAGE_PIXELS, PART_BYTES
+from outrider_wire.limits import IMAGE_PIXELS, PART_BYTES, PARTS
+from outrider_wire.messages import Fact
+from outrider_wire.task import Subtask
 
 Kind = Literal["raw", "image", "pixels", "planes", "vector"]
 Function = Callable[[Any], Any]
@@ -28,6 +32,7 @@ Finite = Annotated[float, Meta(ge=-1e30, le=1e30)]
 Side = Annotated[int, Meta(ge=1, le=4096)]
 
 _WORDS = re.compile(r"[a-z]+")
+_FACTS = msgspec.json.Decoder(list[Fact])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +154,24 @@ class HashedWords(StepOp, kw_only=True, frozen=True):
         )
 
 
+class OneHotFacts(StepOp, kw_only=True, frozen=True):
+    """Facts as JSON → one-hot × confidence of each sub-task, in this order; zeros where a sub-task was not answered."""
+
+    takes = frozenset({"raw"})
+    subtasks: Annotated[list[Subtask], Meta(min_length=1, max_length=PARTS)]
+
+    def compile(self, flow: Flow) -> tuple[Function, Flow]:
+        """A vector with one place for each label of each sub-task."""
+        part, places, size = flow.part, {}, 0
+        for subtask in self.subtasks:
+            for label in subtask.labels:
+                places[subtask.name, label] = size
+                size += 1
+        if len(places) != size:
+            raise ValueError("a sub-task or one of its labels stands twice")
+        return lambda value: _one_hot(value, places, part), replace(flow, kind="vector", shape=(size,))
+
+
 STEPS: dict[str, type[StepOp]] = {
     "decode_image": DecodeImage,
     "resize": Resize,
@@ -156,6 +179,7 @@ STEPS: dict[str, type[StepOp]] = {
     "normalize": Normalize,
     "channels_first": ChannelsFirst,
     "hashed_words": HashedWords,
+    "one_hot_facts": OneHotFacts,
 }
 """Every step that a bundle may name."""
 
@@ -179,3 +203,17 @@ def _hashed(text: str, buckets: int, bigrams: bool) -> NDArray[np.float32]:
     for word in words:
         counts[zlib.crc32(word.encode("ascii")) % buckets] += 1.0
     return counts
+
+
+def _one_hot(value: bytes | str, places: dict[tuple[str, str], int], part: str) -> NDArray[np.float32]:
+    try:
+        facts = _FACTS.decode(value)
+    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+        raise CallerInputError(
+            f"part {part!r} holds no facts: {error}", reason="not_facts", fix="send a JSON list of facts", part=part
+        ) from error
+    vector = np.zeros(len(places), np.float32)
+    for fact in facts:
+        if (place := places.get((fact.name, fact.label))) is not None:
+            vector[place] = fact.confidence
+    return vector

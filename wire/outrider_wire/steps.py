@@ -15,9 +15,11 @@ from outrider_wire.images import pixels_of
 from outrider_wire.limits import IMAGE_PIXELS, PART_BYTES
 from outrider_wire.manifest import ModelInput
 from outrider_wire.step_table import STEPS, Flow, Function
-from outrider_wire.task import InputPart
+from outrider_wire.task import FACTS_PART, InputPart, Task
 
-__all__ = ["STEPS", "Preparer"]
+__all__ = ["STEPS", "Preparer", "bounds_of"]
+
+_FACTS_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +92,12 @@ class Preparer:
             )
         extra = sorted(parts.keys() - self._parts)[0][:64]
         return CallerInputError(f"part {extra!r} is not one of this task", reason="extra_part", fix=wanted, part=extra)
+
+
+def bounds_of(task: Task, inputs: Sequence[ModelInput]) -> list[InputPart]:
+    """The parts of the task, and that of the facts where the task has sub-tasks and a large model reads their answers."""
+    reads = task.subtasks and any(entry.part == FACTS_PART for entry in inputs)
+    return [*task.inputs, InputPart(name=FACTS_PART, modality="text", max_bytes=_FACTS_BYTES)] if reads else task.inputs
 
 
 def _compiled(entry: ModelInput, bound: InputPart | None) -> _Chain:

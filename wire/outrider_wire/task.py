@@ -14,6 +14,9 @@ from outrider_wire.strata import OTHER, Stratum
 Rate = Annotated[float, Meta(ge=0.0, le=1.0)]
 OpenRate = Annotated[float, Meta(gt=0.0, lt=1.0)]
 
+FACTS_PART = "facts"
+"""Part that a large model's bundle may read beside the task's own: the answers to the sub-tasks, made in the cloud."""
+
 
 class InputPart(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """One part that every input of the task has."""
@@ -30,6 +33,13 @@ class AnswerSpace(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True)
 
     labels: Annotated[list[Label], Meta(min_length=2, max_length=4096)]
     kind: Literal["classes"] = "classes"
+
+
+class Subtask(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """A smaller question about the same input, which the device may answer itself and send along as a fact."""
+
+    name: Name
+    labels: Annotated[list[Label], Meta(min_length=2, max_length=256)]
 
 
 class Prompt(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -134,6 +144,7 @@ class Task(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     inputs: Annotated[list[InputPart], Meta(min_length=1, max_length=PARTS)]
     answer: AnswerSpace
     schema: Literal[1] = 1
+    subtasks: Annotated[list[Subtask], Meta(max_length=PARTS)] = []
     description: Annotated[str, Meta(max_length=2048)] = ""
     prompt: Prompt = Prompt()
     policy: Policy = Policy()
@@ -170,6 +181,8 @@ def parse_task(text: str, source: str = "task.toml") -> Task:
         ("label", task.labels),
         ("stratum", [*(stratum.name for stratum in task.strata), OTHER]),
     ]
+    named += [("sub-task", [each.name for each in task.subtasks])]
+    named += [(f"label of sub-task {each.name!r},", each.labels) for each in task.subtasks]
     for what, names in named:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -190,5 +203,11 @@ def parse_task(text: str, source: str = "task.toml") -> Task:
             f'{source}: budget.when_spent = "keep" keeps inputs to learn from, and privacy.keep_examples forbids that',
             reason="contradiction",
             fix='set budget.when_spent = "drop", or privacy.keep_examples = true',
+        )
+    if task.subtasks and task.part(FACTS_PART):
+        raise OperatorConfigError(
+            f"{source}: input {FACTS_PART!r} is what a large model reads the answers to the sub-tasks from",
+            reason="reserved_name",
+            fix="give the input another name",
         )
     return task

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from outrider_cloud.answering.strategies import STRATEGIES
+from outrider_cloud.answering.strategies import LEAST_CAPTURED, STRATEGIES, Strategy, Terms
 from outrider_cloud.large.base import LargeRefusal, LargeReply
 from outrider_wire.messages import Answer
 from outrider_wire.task import Task
@@ -16,7 +16,7 @@ def make_answer(
     large: Sequence[float],
     small: Sequence[float],
     strategy: str,
-    strength: float,
+    terms: Terms,
     model: str,
     ms: Mapping[str, float],
 ) -> Answer:
@@ -25,11 +25,11 @@ def make_answer(
     Args:
         large: the large model's distribution, in the order of the task's labels.
         small: the small model's.
-        strength: λ of ``soft-prune``.
+        terms: what the strategy computes with.
         model: name and revision of the large model.
         ms: milliseconds a stage.
     """
-    combined = [min(max(p, 0.0), 1.0) for p in STRATEGIES[strategy](large, small, strength)]
+    combined = [min(max(p, 0.0), 1.0) for p in STRATEGIES[strategy].combine(large, small, terms)]
     best = combined.index(max(combined))
     return Answer(
         id=input_id,
@@ -41,6 +41,24 @@ def make_answer(
         model=model,
         ms={stage: round(value, 3) for stage, value in ms.items()},
     )
+
+
+def mass_problem(reply: LargeReply, strategy: Strategy, terms: Terms) -> str:
+    """Why the strategy cannot compute with that reply's distribution; '' where it can, or needs the arg-max alone."""
+    if reply.captured >= LEAST_CAPTURED or not strategy.computes(terms):
+        return ""
+    return (
+        f"only {reply.captured:.1%} of the large model's mass is on the labels, and the strategy needs "
+        f"{LEAST_CAPTURED:.0%}: word the prompt so that it answers with a code, or use shunt"
+    )
+
+
+def spread(probabilities: Sequence[float], captured: float) -> Sequence[float]:
+    """Where much of the mass was not seen, it is shared out evenly: nobody is told a confidence that the model never had."""
+    if captured >= LEAST_CAPTURED:
+        return probabilities
+    rest = (1.0 - captured) / len(probabilities)
+    return [captured * p + rest for p in probabilities]
 
 
 def check_replies(replies: Sequence[LargeReply | LargeRefusal], asked: int, labels: int) -> None:

@@ -6,11 +6,15 @@ Knows no broker, and no message that has not been checked.
 import asyncio
 import logging
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Protocol
 
-from outrider_cloud.answering.answers import check_replies, make_answer
+from outrider_cloud.answering.answers import check_replies, make_answer, mass_problem, spread
 from outrider_cloud.answering.batcher import DeadlineQueue, wait_for_more
+from outrider_cloud.answering.first import FirstModel
+from outrider_cloud.answering.grades import temperature_of, tempered
 from outrider_cloud.answering.settler import Settler
+from outrider_cloud.answering.strategies import LEAST_CAPTURED, STRATEGIES
 from outrider_cloud.background import Background
 from outrider_cloud.config import BatchSettings, TaskSettings
 from outrider_cloud.intake.jobs import Job
@@ -51,6 +55,7 @@ class Worker:
         settings: TaskSettings,
         batch: BatchSettings,
         large: LargeModel,
+        first: FirstModel | None = None,
         parts: PartReader,
         settler: Settler,
         roles_key: str,
@@ -62,6 +67,8 @@ class Worker:
         self._settings = settings
         self._batch = batch
         self._large = large
+        self._first = first
+        self._cited = ""
         self._parts = parts
         self._settler = settler
         self._roles_key = roles_key
@@ -100,12 +107,14 @@ class Worker:
 
     def enqueue(self, job: Job) -> None:
         """It may be asked about; unless the answer is quick, the device gets its receipt meanwhile."""
-        loop = asyncio.get_running_loop()
-        job.queued = loop.time()
+        self._push(job)
+        if not job.in_memory and not job.failures:
+            asyncio.get_running_loop().call_later(_RECEIPT_S, self._receipt_if_waiting, job)
+
+    def _push(self, job: Job) -> None:
+        job.queued = asyncio.get_running_loop().time()
         self._queue.push(job, job.queued)
         self._wake.set()
-        if not job.in_memory and not job.failures:
-            loop.call_later(_RECEIPT_S, self._receipt_if_waiting, job)
 
     def refuse(self, job: Job, reason: str, detail: str) -> None:
         """It ends here without an answer."""
@@ -173,17 +182,36 @@ class Worker:
         self.quick = took < _QUICK_S
         self._metrics.batch_size.labels(self.task.name).observe(len(ready))
         self._metrics.model_seconds.labels(self.task.name).observe(took)
-        for job, reply in zip(ready, replies, strict=True):
+        self._look_at_name()
+        for job, request, reply in zip(ready, requests, replies, strict=True):
             job.ms |= {"queue": (started - job.queued) * 1000, "model": took * 1000}
-            if isinstance(reply, LargeRefusal):
+            self._take(job, request, reply)
+
+    def _take(self, job: Job, request: LargeRequest, reply: LargeReply | LargeRefusal) -> None:
+        """An answer is settled, a refusal too, unless it is the large model's own trouble: then the input waits."""
+        self._metrics.paid(self.task.name, reply.cost)
+        if isinstance(reply, LargeRefusal):
+            if reply.retry_after_s is None:
                 self.refuse(job, reply.reason, reply.detail)
-            else:
-                self._background.spawn(self._answer(job, reply), "settle")
+                return
+            self._metrics.put_off.labels(self.task.name, reply.reason).inc()
+            asyncio.get_running_loop().call_later(max(_RETRY_S, reply.retry_after_s), self._push, job)
+        elif problem := mass_problem(reply, STRATEGIES[self._strategy_of(job)], self._settings.terms):
+            self.refuse(job, "mass_too_low", problem)
+        else:
+            self._background.spawn(self._answer(job, request, reply), "settle")
+
+    def _look_at_name(self) -> None:
+        """A large model that changes under the cloud is said, counted, and cited by its new name."""
+        if (name := self._large.name) != self._cited:
+            if self._cited:
+                log.warning("large_model.changed", extra={"task": self.task.name, "before": self._cited, "after": name})
+                self._metrics.large_changes.labels(self.task.name).inc()
+            self._cited = name
 
     async def _requests(self, jobs: Sequence[Job]) -> tuple[list[Job], list[LargeRequest]]:
         """The requests of all whose parts are here; the others are refused."""
-        ready: list[Job] = []
-        requests: list[LargeRequest] = []
+        ready: list[tuple[Job, dict[str, bytes]]] = []
         for job in jobs:
             parts: dict[str, bytes] = {}
             for part in job.escalation.parts:
@@ -193,9 +221,27 @@ class Worker:
             if len(parts) < len(job.escalation.parts):
                 self.refuse(job, "payload_lost", "a part that was stored is not there any more")
                 continue
-            ready.append(job)
-            requests.append(LargeRequest(parts=parts, labels=self.task.labels, small=job.escalation.probabilities))
-        return ready, requests
+            ready.append((job, parts))
+        first = await self._first.distributions([parts for _, parts in ready]) if self._first and ready else []
+        smalls = [said or job.escalation.probabilities for (job, _), said in zip_longest(ready, first)]
+        requests = [self._request(job, parts, small) for (job, parts), small in zip(ready, smalls, strict=True)]
+        return [job for job, _ in ready], requests
+
+    def _strategy_of(self, job: Job) -> str:
+        """The task's; an audit is asked plainly, so that nothing that the device said colours the answer that judges it."""
+        return "shunt" if job.is_audit else self._settings.strategy
+
+    def _request(self, job: Job, parts: dict[str, bytes], small: Sequence[float]) -> LargeRequest:
+        """How the strategy asks."""
+        strategy, terms = STRATEGIES[self._strategy_of(job)], self._settings.terms
+        return LargeRequest(
+            parts=parts,
+            labels=self.task.labels,
+            small=small,
+            candidates=strategy.candidates(small, terms),
+            tell_small=strategy.tells_small(terms),
+            facts=job.escalation.known if strategy.tells_facts else (),
+        )
 
     async def _failed(self, jobs: Sequence[Job]) -> None:
         if len(jobs) > 1:
@@ -209,21 +255,25 @@ class Worker:
         else:
             self.refuse(job, "large_model_failed", f"the large model failed on it {MAX_FAILURES} times")
 
-    async def _answer(self, job: Job, reply: LargeReply) -> None:
-        self._metrics.tokens.labels(self.task.name).inc(reply.cost.tokens)
-        self._metrics.money.labels(self.task.name).inc(reply.cost.money)
+    async def _answer(self, job: Job, request: LargeRequest, reply: LargeReply) -> None:
+        temperature = temperature_of(job.escalation.parts, self._settings.grades)
+        large = tempered(reply.probabilities, temperature)
         job.ms["total"] = (asyncio.get_running_loop().time() - job.arrived) * 1000
         answer = make_answer(
             input_id=job.escalation.id,
             task=self.task,
-            large=reply.probabilities,
-            small=job.escalation.probabilities,
-            strategy="shunt" if job.is_audit else self._settings.strategy,
-            strength=self._settings.strength,
+            large=spread(large, reply.captured),
+            small=request.small,
+            strategy=self._strategy_of(job),
+            terms=self._settings.terms,
             model=self._large.name,
             ms=job.ms,
         )
-        example = job.example(reply, model=self._large.name, key=self._roles_key, shares=self._shares)
+        example = None
+        if reply.captured >= LEAST_CAPTURED or job.is_audit:  # less is no distribution to learn from, but an outcome
+            example = job.example(
+                spread(large, reply.captured), model=self._large.name, key=self._roles_key, shares=self._shares
+            )
         await self._finish(job, "answered", answer, example)
 
     async def _finish(

@@ -35,7 +35,7 @@ def check_escalation(escalation: Escalation, task_in_topic: str, tasks: Mapping[
 
 
 def check_labels(escalation: Escalation, task: Task) -> None:
-    """Whether the device's answer is over the task's labels.
+    """Whether the device's answer is over the task's labels, and its facts over the sub-tasks'.
 
     Raises:
         PeerMessageError: it is not.
@@ -44,6 +44,10 @@ def check_labels(escalation: Escalation, task: Task) -> None:
         raise _refused(
             "labels_mismatch", f"its label or distribution is not over the {len(task.labels)} labels of the task"
         )
+    labels = {each.name: each.labels for each in task.subtasks}
+    for fact in escalation.known:
+        if fact.label not in labels.pop(fact.name, ()):
+            raise _refused("facts_mismatch", f"fact {fact.name!r} answers no sub-task of the task, or answers it twice")
 
 
 def _check_part(part: Part, declared: InputPart) -> None:

@@ -1,13 +1,12 @@
 """One escalation on its way through the cloud: what is known of it, and how it becomes a row and back. Does no I/O."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
 
-from outrider_cloud.large.base import LargeReply
 from outrider_cloud.store.examples import NewExample
 from outrider_cloud.store.inputs import Claim
 from outrider_wire.codec import MSGPACK, decode, encode
@@ -82,13 +81,13 @@ class Job:
             request=encode(self.escalation),
         )
 
-    def example(self, reply: LargeReply, *, model: str, key: str, shares: Shares) -> NewExample | None:
+    def example(self, large: Sequence[float], *, model: str, key: str, shares: Shares) -> NewExample | None:
         """What learning keeps of it, with the large model's own distribution; None when the task keeps nothing."""
         if not self.task.privacy.keep_examples:
             return None
         sent = self.escalation
         group = sent.group or sent.id
-        teacher = list(reply.probabilities)
+        teacher = list(large)
         return NewExample(
             task=self.task.name,
             group=group,

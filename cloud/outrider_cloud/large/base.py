@@ -8,6 +8,8 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from outrider_wire.messages import Fact
+
 
 class LargeRequest(Struct, kw_only=True, frozen=True):
     """One input for the large model."""
@@ -16,6 +18,17 @@ class LargeRequest(Struct, kw_only=True, frozen=True):
     labels: Sequence[str]
     small: Sequence[float]
     """The small model's calibrated distribution, in the order of ``labels``."""
+    candidates: Sequence[int] | None = None
+    """Indices of the labels to score, where scoring fewer costs less; None: all."""
+    tell_small: bool = False
+    """Whether a language model is told ``small``."""
+    facts: Sequence[Fact] = ()
+    """Sub-tasks that are answered already."""
+
+    @property
+    def asked(self) -> list[int]:
+        """Indices of the labels that are asked about, rising."""
+        return list(range(len(self.labels))) if self.candidates is None else sorted(self.candidates)
 
 
 class Cost(Struct, kw_only=True, frozen=True):
@@ -26,6 +39,8 @@ class Cost(Struct, kw_only=True, frozen=True):
     """In the currency of the backend's price list."""
     ms: float = 0.0
     """This reply's share of the batch's time."""
+    scores: int = 0
+    """Labels that were scored, where each costs."""
 
 
 class LargeReply(Struct, kw_only=True, frozen=True):
@@ -33,13 +48,19 @@ class LargeReply(Struct, kw_only=True, frozen=True):
 
     probabilities: Sequence[float]
     cost: Cost = Cost()
+    captured: float = 1.0
+    """Share of the model's mass that fell on the labels before they were normalised."""
 
 
 class LargeRefusal(Struct, kw_only=True, frozen=True):
-    """This input cannot be asked about (its image does not decode, …); the others of the batch are not touched."""
+    """This input is not answered (its image does not decode, the server is down …); the others of the batch are not touched."""
 
     reason: str
     detail: str
+    retry_after_s: float | None = None
+    """Not the input's fault: ask again after this long. None: it ends here."""
+    cost: Cost = Cost()
+    """What was billed for it all the same."""
 
 
 class LargeModel(Protocol):

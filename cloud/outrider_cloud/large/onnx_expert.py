@@ -1,18 +1,20 @@
 """An exported ONNX expert as the large model: a bundle like any other, run by the same engine as on the device.
 
 Its probabilities are softmax(logits / temperature) with the temperature of its manifest. One thread of its own computes, so
-that the event loop never does.
+that the event loop never does. A bundle may read a part ``facts`` beside the task's own: the answers to the sub-tasks.
 """
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from outrider_cloud.large.base import Cost, LargeRefusal, LargeReply, LargeRequest
 from outrider_wire.errors import BundleMismatchError, CallerInputError
-from outrider_wire.task import Task
+from outrider_wire.task import FACTS_PART, Task
 
 if TYPE_CHECKING:
     from outrider_engine.model import Model
@@ -24,6 +26,7 @@ class OnnxExpert:
     def __init__(self, *, model: "Model", task: Task) -> None:
         check_fits(model, task)
         self._model = model
+        self._reads_facts = any(entry.part == FACTS_PART for entry in model.manifest.inputs)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="large-model")
 
     @property
@@ -45,7 +48,7 @@ class OnnxExpert:
         for request in batch:
             refusal: LargeRefusal | None = None
             try:
-                prepared.append(self._model.prepare(request.parts))
+                prepared.append(self._model.prepare(self._parts(request)))
             except CallerInputError as error:
                 refusal = LargeRefusal(reason=error.reason, detail=str(error))
             replies.append(refusal)
@@ -55,6 +58,12 @@ class OnnxExpert:
             refusal or LargeReply(probabilities=[float(p) for p in next(inferred).probabilities], cost=cost)
             for refusal in replies
         ]
+
+    def _parts(self, request: LargeRequest) -> Mapping[str, bytes]:
+        """The input's own parts, and the facts where the model reads them: none of them where none were told."""
+        if not self._reads_facts:
+            return request.parts
+        return {**request.parts, FACTS_PART: msgspec.json.encode(request.facts)}
 
 
 def check_fits(model: "Model", task: Task) -> None:
@@ -69,7 +78,8 @@ def check_fits(model: "Model", task: Task) -> None:
             reason="labels_mismatch",
             fix="export an expert with the task's labels, in the task's order",
         )
-    if {entry.part for entry in model.manifest.inputs} != {part.name for part in task.inputs}:
+    facts = {FACTS_PART} if task.subtasks else set()
+    if {entry.part for entry in model.manifest.inputs} - facts != {part.name for part in task.inputs}:
         raise BundleMismatchError(
             f"the large model of task {task.name!r} reads other parts than the task has",
             reason="parts_mismatch",

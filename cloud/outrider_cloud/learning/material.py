@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from outrider_cloud.answering.strategies import STRATEGIES
+from outrider_cloud.config import TaskSettings
 from outrider_cloud.learning.asking import Rows
 from outrider_cloud.learning.candidate import Base
 from outrider_cloud.learning.lessons import Counts, Lessons, choose_confident, make_lessons, measure_teacher
@@ -13,11 +14,13 @@ from outrider_cloud.learning.library import Library, Shelf
 from outrider_cloud.learning.opening import OpenTask
 from outrider_cloud.learning.promotion import Margins
 from outrider_cloud.learning.teacher import Confidence
+from outrider_engine.bundle import open_bundle
 from outrider_engine.model import Model, load_model
 from outrider_export.asking import Said
 from outrider_export.certify import Behind, Probabilities, behind_model
 from outrider_export.data import Progress, Table
 from outrider_wire.errors import OperatorConfigError, RuleRefusalError
+from outrider_wire.steps import bounds_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,22 +123,37 @@ def _certification(library: Library, *, needed: bool) -> Table | None:
 
 def _behind(work: OpenTask, large: Model) -> Behind:
     settings, task = work.settings, work.task
+    if task.policy.target_gap is not None and (unseen := _unseen(settings)):
+        raise OperatorConfigError(
+            f"task {task.name} promises a gap of the whole system, and a round does not see what {unseen} does to it",
+            reason="system_not_seen",
+            fix=f"leave {unseen} out of cloud.toml, or target_gap out of the task",
+        )
 
     def combine(theirs: Probabilities, ours: Probabilities) -> Probabilities:
         strategy = STRATEGIES[settings.strategy]
         return np.array(
-            [strategy(*pair, settings.strength) for pair in zip(theirs.tolist(), ours.tolist(), strict=True)]
+            [strategy.combine(*pair, settings.terms) for pair in zip(theirs.tolist(), ours.tolist(), strict=True)]
         )
 
     return replace(behind_model(large, task.inputs), strategy=settings.strategy, combine=combine)
+
+
+def _unseen(settings: TaskSettings) -> str:
+    """A setting under which the served system is another one than what rows of the store are judged by; '' where there is none."""
+    if settings.strategy == "transfer":
+        return "transfer"
+    return "fuse_with" if settings.fuse_with else "grades" if settings.grades else ""
 
 
 def _large(work: OpenTask, threads: int) -> Model:
     kind, _, folder = work.settings.large.partition(":")
     if kind != "onnx":
         raise OperatorConfigError(
-            f"the large model of task {work.task.name} is {work.settings.large}, which knows nothing to teach",
+            f"a round asks an expert bundle about labelled rows, and the large model of task {work.task.name} is "
+            f"{work.settings.large}",
             reason="no_teacher",
             fix='name an expert bundle in cloud.toml: large = "onnx:DIR"',
         )
-    return load_model(Path(folder), threads=threads, bounds=work.task.inputs)
+    bundle = open_bundle(Path(folder))
+    return load_model(bundle, threads=threads, bounds=bounds_of(work.task, bundle.manifest.inputs))

@@ -60,7 +60,7 @@ def _gate_rows(material: Material, work: OpenTask) -> GateRows:
     settings, labels = work.settings, material.gate.table.labels
 
     def combine(large: Sequence[float], small: Sequence[float]) -> Sequence[float]:
-        return STRATEGIES[settings.strategy](large, small, settings.strength)
+        return STRATEGIES[settings.strategy].combine(large, small, settings.terms)
 
     return GateRows(
         labels=labels,

@@ -20,7 +20,10 @@ import os
 import time
 from collections.abc import Coroutine, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Literal
+
+from msgspec.structs import replace
 
 from outrider_edge.budget.budget import LimitView, gain_of
 from outrider_edge.budget.spending import Spending
@@ -40,6 +43,7 @@ from outrider_edge.journey.reports import (
     stages,
     stands,
 )
+from outrider_edge.journey.subtasks import SubtaskModels
 from outrider_edge.journey.watch import Promise, Watch, shadow_entry
 from outrider_edge.memory.answers import Hit
 from outrider_edge.memory.memory import MemoryView, TaskMemory
@@ -54,6 +58,7 @@ from outrider_wire.roles import is_audited
 
 log = logging.getLogger(__name__)
 
+NO_SUBTASKS: Mapping[str, SubtaskModels] = MappingProxyType({})
 NO_TASK = "-"
 """Under this name the account counts what named no task of this device; no task can have it."""
 
@@ -69,6 +74,7 @@ class Agent:
         audit_key: secret of the keyed hash that chooses the audits.
         spending: the tasks' budgets.
         memories: of the tasks that have one.
+        subtasks: by task name, where this device answers some.
     """
 
     def __init__(
@@ -81,6 +87,7 @@ class Agent:
         audit_key: str,
         spending: Spending,
         memories: Mapping[str, TaskMemory],
+        subtasks: Mapping[str, SubtaskModels] = NO_SUBTASKS,
     ) -> None:
         self.runtimes = runtimes
         self.stopping = False
@@ -90,6 +97,7 @@ class Agent:
         self._audit_key = audit_key
         self._spending = spending
         self._memories = memories
+        self._subtasks = subtasks
         self.watch = Watch(watches=ledger.watches)
         metrics.attach(lambda task: self.watch.figures(runtimes[task].task, runtimes[task].model))
         self._finals = Finals()
@@ -328,7 +336,7 @@ class Agent:
     async def _escalated(self, asked: Asked, entry: OutboxEntry) -> AnswerReport:
         with self._finals.waiter(entry.id) as waiter:
             # Shielded: once begun, it is kept or counted, whether or not its caller still waits.
-            if problem := await asyncio.shield(self._in_background(self._kept(entry))):
+            if problem := await asyncio.shield(self._in_background(self._told(entry, asked.parts))):
                 return stands(entry.report, problem)
             if not asked.wait:
                 return entry.report
@@ -342,6 +350,12 @@ class Agent:
             connected=self._uplink.connected,
             stopping=self.stopping,
         )
+
+    async def _told(self, entry: OutboxEntry, parts: Parts) -> str:
+        """`_kept`, with what this device can answer of the sub-tasks. Audits are asked plainly, and carry none."""
+        if (subtasks := self._subtasks.get(entry.task)) is not None:
+            entry = replace(entry, facts=await subtasks.facts(parts))
+        return await self._kept(entry)
 
     async def _kept(self, entry: OutboxEntry) -> str:
         """Makes an entry durable. '' or, when that fails and the input is counted as answered here, what the matter is."""

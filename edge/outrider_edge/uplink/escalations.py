@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from outrider_edge.ports import OutboxEntry
@@ -58,6 +59,7 @@ def envelope_of(entry: OutboxEntry) -> Escalation:
         answer_within_ms=entry.answer_within_ms,
         keep_for_s=entry.keep_for_s,
         group=entry.group,
+        facts=entry.facts or UNSET,
     )
 
 

@@ -1,0 +1,47 @@
+"""A large model's temperature by how much of the input it was given: a thumbnail makes it over-confident. Pure."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import numpy as np
+from msgspec import Meta, Struct
+
+from outrider_wire.calibration import softmax
+from outrider_wire.messages import Part
+
+_LEAST = 1e-9
+"""Smallest probability before logarithms."""
+
+
+class Grade(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Inputs of which one part is like this get that temperature. Without conditions: every input."""
+
+    temperature: Annotated[float, Meta(gt=0.0, le=100.0)]
+    """Above 1: less sure than the large model says."""
+    part: Annotated[str, Meta(max_length=64)] = ""
+    """Empty: any part."""
+    media_type: Annotated[str, Meta(max_length=128)] = ""
+    """Empty: any."""
+    max_bytes: Annotated[int, Meta(ge=1)] | None = None
+
+    def fits(self, part: Part) -> bool:
+        """Whether that part is of this grade."""
+        return (
+            self.part in ("", part.name)
+            and self.media_type in ("", part.media_type)
+            and (self.max_bytes is None or part.size <= self.max_bytes)
+        )
+
+
+def temperature_of(parts: Sequence[Part], grades: Sequence[Grade]) -> float:
+    """The temperature of the first grade that a part fits; 1 where none does."""
+    return next((grade.temperature for grade in grades if any(grade.fits(part) for part in parts)), 1.0)
+
+
+def tempered(probabilities: Sequence[float], temperature: float) -> list[float]:
+    """A distribution made softer (temperature > 1) or sharper; a label that was ruled out stays so."""
+    if temperature == 1.0:
+        return list(probabilities)
+    given = np.asarray(probabilities, np.float64)
+    made = np.where(given > 0, softmax(np.log(np.maximum(given, _LEAST)), temperature), 0.0)
+    return [float(p) for p in made / made.sum()]
