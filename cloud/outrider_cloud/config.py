@@ -3,7 +3,6 @@
 Paths in the file are relative to the file's own folder.
 """
 
-import ipaddress
 import re
 import tomllib
 from collections.abc import Mapping
@@ -15,12 +14,13 @@ from msgspec import Meta, Struct, field
 
 from outrider_cloud.answering.grades import Grade
 from outrider_cloud.answering.strategies import DEFAULT_LAMBDA, MAX_LAMBDA, Terms
+from outrider_link.settings import BrokerSettings, is_loopback, read_text
 from outrider_wire.errors import OperatorConfigError
 from outrider_wire.names import NAME_PATTERN, Name
 from outrider_wire.roles import DEFAULT_SHARES, Shares
 from outrider_wire.settings import convert
 from outrider_wire.task import OpenRate, Task, parse_task
-from outrider_wire.topics import DEFAULT_ROOT, RELEASES, WORKERS
+from outrider_wire.topics import RELEASES, WORKERS
 
 DEFAULT_PORT = 8780
 _LARGE = re.compile(r"onnx:.+|transformers:.+|openai:https?://[^\s#]+#\S+|zero:(uniform|echo)")
@@ -28,19 +28,12 @@ _FOLDERS = ("onnx", "transformers")
 """Kinds of large model that are named by a folder."""
 
 
-class BrokerSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+class CloudBrokerSettings(BrokerSettings, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """Where the broker is, and who we are to it."""
 
     url: str = "mqtt://127.0.0.1:1883"
-    root: Annotated[str, Meta(min_length=1, max_length=128)] = DEFAULT_ROOT
     group: Name = WORKERS
     """Workers of one group share the escalations between them."""
-    username: str = ""
-    password_file: str = ""
-    ca_file: str = ""
-    """PEM of who signs the broker's certificate; empty: the system's list. For ``mqtts`` only, like the next two."""
-    certificate_file: str = ""
-    key_file: str = ""
 
 
 class ApiSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -140,7 +133,7 @@ class CloudConfig(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True)
     """This process's name among those that share the store; empty: the host's name."""
     lease_s: Annotated[float, Meta(ge=1, le=3600)] = 30.0
     """How long a claim stands when its worker falls silent; another worker then takes the input over."""
-    broker: BrokerSettings = BrokerSettings()
+    broker: CloudBrokerSettings = CloudBrokerSettings()
     api: ApiSettings = ApiSettings()
     batch: BatchSettings = BatchSettings()
     store: StoreSettings = StoreSettings()
@@ -158,7 +151,7 @@ def load_cloud_config(path: Path | None, overrides: Mapping[str, Any] | None = N
     Raises:
         OperatorConfigError: the file is missing or does not hold what it must; the sentence says where and what instead.
     """
-    source, text = (str(path), _read(path)) if path else ("command line", "")
+    source, text = (str(path), read_text(path)) if path else ("command line", "")
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -189,6 +182,7 @@ def check(config: CloudConfig, source: str = "cloud.toml") -> None:
             reason="invalid_value",
             fix=f"use 1 to 64 of a-z 0-9 -, and not {RELEASES!r}",
         )
+    config.broker.check(source)
     for entry in config.tasks:
         if not _LARGE.fullmatch(entry.large):
             raise OperatorConfigError(
@@ -210,42 +204,13 @@ def check(config: CloudConfig, source: str = "cloud.toml") -> None:
         )
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach ``host``; a name other than localhost is taken for open."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def read_task(file: str) -> Task:
     """The task that a file describes.
 
     Raises:
         OperatorConfigError: the file is missing or is not a task.
     """
-    return parse_task(_read(Path(file)), file)
-
-
-def read_secret(file: str, what: str) -> str:
-    """The one line that a secret's file holds.
-
-    Raises:
-        OperatorConfigError: the file is missing or empty.
-    """
-    if secret := _read(Path(file)).strip():
-        return secret
-    raise OperatorConfigError(f"{file} is empty", reason="empty_secret", fix=f"put the {what} in it")
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        what = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise OperatorConfigError(
-            f"{path} cannot be read: {what}", reason="unreadable_file", fix="name an existing text file"
-        ) from error
+    return parse_task(read_text(Path(file)), file)
 
 
 def _merged(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -275,13 +240,7 @@ def _anchored(config: CloudConfig, folder: Path) -> CloudConfig:
             replace(entry, file=anchor(entry.file), large=large(entry.large), fuse_with=anchor(entry.fuse_with))
             for entry in config.tasks
         ],
-        broker=replace(
-            config.broker,
-            password_file=anchor(config.broker.password_file),
-            ca_file=anchor(config.broker.ca_file),
-            certificate_file=anchor(config.broker.certificate_file),
-            key_file=anchor(config.broker.key_file),
-        ),
+        broker=config.broker.anchored(anchor),
         api=replace(config.api, token_file=anchor(config.api.token_file)),
         store=replace(config.store, url=f"sqlite:///{anchor(store)}")
         if config.store.url.startswith("sqlite:///")

@@ -4,8 +4,9 @@ import os
 import secrets
 from pathlib import Path
 
-from outrider_cloud.config import CloudConfig, read_secret
+from outrider_cloud.config import CloudConfig
 from outrider_link.files import fsync_dir
+from outrider_link.settings import read_secret
 
 
 def roles_key(config: CloudConfig) -> str:
@@ -17,7 +18,7 @@ def roles_key(config: CloudConfig) -> str:
     path = Path(config.roles.key_file) if config.roles.key_file else config.folder / "roles.key"
     if not config.roles.key_file and not path.exists():
         _make(path)
-    return read_secret(str(path), "key of the data roles")
+    return read_secret(path, "key of the data roles")
 
 
 def _make(path: Path) -> None:

@@ -18,7 +18,7 @@ from outrider_cloud.answering.settler import Settler
 from outrider_cloud.answering.worker import Worker
 from outrider_cloud.api import Api
 from outrider_cloud.background import Background
-from outrider_cloud.config import BrokerSettings, CloudConfig, TaskSettings, check, read_secret, read_task
+from outrider_cloud.config import CloudBrokerSettings, CloudConfig, TaskSettings, check, read_task
 from outrider_cloud.fleet import Fleet
 from outrider_cloud.housekeeping import Housekeeping
 from outrider_cloud.hub import Hub
@@ -34,8 +34,9 @@ from outrider_cloud.store import inputs
 from outrider_cloud.store.blobstore import BlobStore
 from outrider_cloud.store.store import Store
 from outrider_cloud.worker_name import default_name, held
-from outrider_link.envelope import Outgoing, Tls
+from outrider_link.envelope import Outgoing
 from outrider_link.session import MqttSession
+from outrider_link.settings import read_secret
 from outrider_wire.errors import OperatorConfigError, OperatorSetupError, UnreachableError
 from outrider_wire.task import Task
 from outrider_wire.topics import Topics
@@ -196,7 +197,7 @@ class CloudService:
             fleet=fleet,
             tasks=tasks,
             metrics=self._metrics,
-            token=read_secret(settings.token_file, "bearer token") if settings.token_file else "",
+            token=read_secret(Path(settings.token_file), "bearer token") if settings.token_file else "",
         )
         runner = web.AppRunner(api.application(), access_log=None, shutdown_timeout=2.0)
         await runner.setup()
@@ -282,10 +283,7 @@ def read_tasks(config: CloudConfig) -> dict[str, tuple[TaskSettings, Task]]:
     return tasks
 
 
-def _session(broker: BrokerSettings, name: str, hub: Hub, deliveries: Deliveries) -> MqttSession:
-    def file(name: str) -> Path | None:
-        return Path(name) if name else None
-
+def _session(broker: CloudBrokerSettings, name: str, hub: Hub, deliveries: Deliveries) -> MqttSession:
     return MqttSession(
         url=broker.url,
         client_id=f"outrider-cloud-{name}",
@@ -293,8 +291,8 @@ def _session(broker: BrokerSettings, name: str, hub: Hub, deliveries: Deliveries
         on_message=hub.on_message,
         on_connected=deliveries.resend,
         username=broker.username or None,
-        password=read_secret(broker.password_file, "broker password") if broker.password_file else None,
-        tls=Tls(ca_file=file(broker.ca_file), cert_file=file(broker.certificate_file), key_file=file(broker.key_file)),
+        password=broker.password,
+        tls=broker.tls,
     )
 
 

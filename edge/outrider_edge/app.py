@@ -21,7 +21,7 @@ from aiohttp import web
 from outrider_edge.budget.spending import Spending
 from outrider_edge.config import EdgeConfig, read_task
 from outrider_edge.exposition import AgentCollector, page
-from outrider_edge.ground import audit_key, bound_sockets, hold_folder, read_secret
+from outrider_edge.ground import audit_key, bound_sockets, hold_folder
 from outrider_edge.journey.agent import NO_TASK, Agent
 from outrider_edge.journey.pipeline import TaskRuntime
 from outrider_edge.journey.subtasks import SubtaskModels, load_subtasks
@@ -38,7 +38,6 @@ from outrider_edge.updates.updater import TaskUpdater, Updater, UpdateTerms
 from outrider_edge.uplink.uplink import AloneUplink, BrokerAccess, Uplink
 from outrider_engine.bundle import Bundle
 from outrider_engine.model import Model, load_model
-from outrider_link.session import Tls
 from outrider_wire.errors import OperatorConfigError
 from outrider_wire.report import Account
 from outrider_wire.task import Task
@@ -194,13 +193,12 @@ def _uplink(config: EdgeConfig, outbox: Outbox, metrics: Metrics) -> Uplink | Al
     broker = config.broker
     if not broker.url:
         return AloneUplink()
-    tls = Tls(ca_file=_path(broker.ca_file), cert_file=_path(broker.cert_file), key_file=_path(broker.key_file))
     access = BrokerAccess(
         url=broker.url,
         root=broker.root,
         username=broker.username or None,
-        password=read_secret(Path(broker.password_file), "broker's password") if broker.password_file else None,
-        tls=tls if broker.url.startswith("mqtts://") else None,
+        password=broker.password,
+        tls=broker.tls if broker.url.startswith("mqtts://") else None,
     )
     return Uplink(
         device=config.device,
@@ -211,10 +209,6 @@ def _uplink(config: EdgeConfig, outbox: Outbox, metrics: Metrics) -> Uplink | Al
         telemetry_every_s=config.telemetry.every_s,
         receipt_timer_s=config.outbox.receipt_timer_s,
     )
-
-
-def _path(text: str) -> Path | None:
-    return Path(text) if text else None
 
 
 def _updater(config: EdgeConfig, loaded: Mapping[str, _Loaded], uplink: Uplink | AloneUplink) -> Updater:

@@ -3,7 +3,6 @@
 Paths in the file are relative to the file's own folder.
 """
 
-import ipaddress
 import re
 import socket
 from collections.abc import Mapping
@@ -13,27 +12,13 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
+from outrider_link.settings import BrokerSettings, is_loopback, read_text
 from outrider_wire.errors import OperatorConfigError
 from outrider_wire.names import NAME_PATTERN, Name
 from outrider_wire.settings import parse_toml
 from outrider_wire.task import Task, parse_task
-from outrider_wire.topics import DEFAULT_ROOT
 
 DEFAULT_PORT = 8713
-
-
-class BrokerSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """Where the broker is, and who we are to it."""
-
-    url: str = ""
-    """``mqtt://host:port`` or ``mqtts://host:port``; empty: this device is alone and answers everything itself."""
-    root: Annotated[str, Meta(min_length=1, max_length=128)] = DEFAULT_ROOT
-    username: str = ""
-    password_file: str = ""
-    ca_file: str = ""
-    """PEM of who signs the broker's certificate; empty: the system's list. For ``mqtts`` only, like the next two."""
-    cert_file: str = ""
-    key_file: str = ""
 
 
 class ApiSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -140,18 +125,13 @@ def check(config: EdgeConfig, source: str = "edge.toml") -> None:
             reason="invalid_device",
             fix="use 1 to 64 of a-z, 0-9 and -, not starting with -",
         )
-    if not _is_loopback(config.api.host):
+    if not is_loopback(config.api.host):
         raise OperatorConfigError(
             f"{source}: api.host {config.api.host!r} can be reached from other machines, and no token guards it",
             reason="open_api",
             fix="set api.host to 127.0.0.1, or serve api.socket",
         )
-    if config.broker.url and not re.fullmatch(r"mqtts?://[^\s/]+", config.broker.url):
-        raise OperatorConfigError(
-            f"{source}: broker.url {config.broker.url!r} is no broker's address",
-            reason="invalid_broker_url",
-            fix="write mqtt://host:1883 or mqtts://host:8883",
-        )
+    config.broker.check(source)
 
 
 def read_task(settings: TaskSettings) -> Task:
@@ -162,29 +142,6 @@ def read_task(settings: TaskSettings) -> Task:
     """
     task = parse_task(read_text(Path(settings.file)), settings.file)
     return replace(task, policy=replace(task.policy, mode=settings.mode)) if settings.mode else task
-
-
-def read_text(path: Path) -> str:
-    """The text of a file that the operator named.
-
-    Raises:
-        OperatorConfigError: it is missing, unreadable or not UTF-8.
-    """
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        what = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise OperatorConfigError(
-            f"{path} cannot be read: {what}", reason="unreadable_file", fix="name an existing text file"
-        ) from error
-
-
-def _is_loopback(host: str) -> bool:
-    """Whether only this machine can reach ``host``; a name other than localhost is taken for open."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _host_name() -> str:
@@ -198,7 +155,6 @@ def _anchored(config: EdgeConfig, folder: Path) -> EdgeConfig:
     def anchor(path: str) -> str:
         return str(folder / path) if path else ""
 
-    broker = config.broker
     return replace(
         config,
         data_dir=anchor(config.data_dir),
@@ -213,11 +169,5 @@ def _anchored(config: EdgeConfig, folder: Path) -> EdgeConfig:
             for entry in config.tasks
         ],
         api=replace(config.api, socket=anchor(config.api.socket)),
-        broker=replace(
-            broker,
-            password_file=anchor(broker.password_file),
-            ca_file=anchor(broker.ca_file),
-            cert_file=anchor(broker.cert_file),
-            key_file=anchor(broker.key_file),
-        ),
+        broker=config.broker.anchored(anchor),
     )

@@ -9,9 +9,10 @@ import socket
 import stat
 from pathlib import Path
 
-from outrider_edge.config import ApiSettings, EdgeConfig, read_text
+from outrider_edge.config import ApiSettings, EdgeConfig
 from outrider_link.files import write_durably
-from outrider_wire.errors import OperatorConfigError, OperatorSetupError
+from outrider_link.settings import read_secret
+from outrider_wire.errors import OperatorSetupError
 
 AUDIT_KEY = "audit.key"
 
@@ -54,17 +55,6 @@ def audit_key(config: EdgeConfig) -> str:
         write_durably(path, secrets.token_hex(32).encode() + b"\n")
         path.chmod(0o600)
     return read_secret(path, "secret that chooses the audits")
-
-
-def read_secret(path: Path, what: str) -> str:
-    """The one line that a secret's file holds.
-
-    Raises:
-        OperatorConfigError: it is missing or empty.
-    """
-    if secret := read_text(path).strip():
-        return secret
-    raise OperatorConfigError(f"{path} is empty", reason="empty_secret", fix=f"put the {what} in it")
 
 
 def bound_sockets(api: ApiSettings) -> list[socket.socket]:

@@ -80,7 +80,7 @@ SMALL_PLAN = TrainingPlan(
     epochs=240, subjects=32, learning_rate=4e-3, weight_decay=1e-2, jitter=Jitter(translate=3, gain=0.1, noise=0.03)
 )
 LARGE_PLAN = TrainingPlan(
-    epochs=20,
+    epochs=24,
     subjects=64,
     rows_per_subject=8,
     learning_rate=3e-3,

@@ -10,7 +10,7 @@ from msgspec import Struct
 from outrider.exchange import decoded, error_of
 from outrider.progress import Tell
 from outrider.transport import Transport
-from outrider_wire.errors import OperatorConfigError
+from outrider_link.settings import read_secret
 from outrider_wire.manifest import MANIFEST_FILE
 
 DEFAULT_CLOUD = "http://127.0.0.1:8780"
@@ -111,7 +111,7 @@ class CloudApi:
     """The cloud's HTTP API, as far as releases go. Every method raises what `outrider.exchange.error_of` makes of a refusal."""
 
     def __init__(self, address: str, *, token_file: Path | None = None, timeout_s: float = 60.0) -> None:
-        headers = {"Authorization": f"Bearer {_secret(token_file)}"} if token_file else {}
+        headers = {"Authorization": f"Bearer {read_secret(token_file, 'token of the cloud')}"} if token_file else {}
         self._http = Transport(address, what=CLOUD, start="outrider cloud serve", timeout_s=timeout_s, headers=headers)
 
     def has(self, sha256: str) -> bool:
@@ -221,15 +221,3 @@ def _row(device: Device, task: str) -> DeviceRow:
 def _manifest_blob(path: Path) -> Blob:
     data = path.read_bytes()
     return Blob(path=path, sha256=hashlib.sha256(data).hexdigest(), size=len(data))
-
-
-def _secret(file: Path) -> str:
-    try:
-        secret = file.read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise OperatorConfigError(
-            f"{file} cannot be read", reason="unreadable_file", fix="name the file that holds the cloud's token"
-        ) from error
-    if not secret or not secret.isprintable():
-        raise OperatorConfigError(f"{file} holds no token", reason="empty_secret", fix="put the cloud's token in it")
-    return secret

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from outrider.environment import overrides_from, settings_of
+from outrider_link.settings import read_text
 from outrider_wire.errors import OperatorConfigError
 from outrider_wire.task import Task, parse_task
 
@@ -80,21 +81,6 @@ def read_task(path: Path) -> Task:
         OperatorConfigError: it cannot be read, or is no task.
     """
     return parse_task(read_text(path), str(path))
-
-
-def read_text(path: Path) -> str:
-    """The text of a file that the operator named.
-
-    Raises:
-        OperatorConfigError: it is missing, unreadable or not UTF-8.
-    """
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        what = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise OperatorConfigError(
-            f"{path} cannot be read: {what}", reason="unreadable_file", fix="name an existing text file"
-        ) from error
 
 
 def kind_of(path: Path) -> FileKind:

@@ -1,6 +1,5 @@
 """HTTP replies: JSON, errors as JSON, and who may ask at all. Knows no routes."""
 
-import ipaddress
 import logging
 import socket
 from collections.abc import Awaitable, Callable
@@ -10,6 +9,7 @@ import msgspec
 from aiohttp import web
 
 from outrider_edge.local_api.views import ErrorReply, ErrorView
+from outrider_link.settings import is_loopback
 from outrider_wire.errors import (
     BundleError,
     CallerInputError,
@@ -97,19 +97,12 @@ def may_ask(request: web.Request) -> bool:
     if own is not None and own.family == socket.AF_UNIX:
         return True
     origin = request.headers.get("Origin")
-    return _is_local(urlsplit(f"//{request.host}").hostname) and (
-        origin is None or _is_local(urlsplit(origin).hostname)
+    return is_loopback(urlsplit(f"//{request.host}").hostname) and (
+        origin is None or is_loopback(urlsplit(origin).hostname)
     )
 
 
 _REASONS = {404: "unknown_path", 405: "method_not_allowed", 413: "too_large"}
-
-
-def _is_local(host: str | None) -> bool:
-    try:
-        return host == "localhost" or (host is not None and ipaddress.ip_address(host).is_loopback)
-    except ValueError:
-        return False
 
 
 def _plain(reason: str, what: str, status: int) -> web.Response:

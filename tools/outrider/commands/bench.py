@@ -73,7 +73,7 @@ def escalate(
     """Time escalations against an MQTT echo, bare and with commits."""
     from outrider.bench.escalate import EscalatePlan, measure
     from outrider.progress import bar
-    from outrider_edge.config import read_text
+    from outrider_link.settings import read_text
     from outrider_wire.task import parse_task
 
     screen = Screen(json=json, quiet=quiet)
