@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import time
 from pathlib import Path
 
 import numpy as np
@@ -126,17 +125,13 @@ def test_the_other_parts_are_told_apart_by_name_and_bytes() -> None:
     )
 
 
-def test_ten_thousand_answers_are_searched_in_half_a_millisecond() -> None:
-    memory, rng = answers(max_entries=10_000), np.random.default_rng(0)
-    rows = rng.normal(size=(10_000, 48)).astype(np.float32)
-    for row in rows:
-        memory.add(b"q", row / np.float32(np.linalg.norm(row)), said("red"))
-    took = []
-    for row in rows[:200]:
-        started = time.perf_counter()
-        memory.find(1.0, b"q", row / np.float32(np.linalg.norm(row)))
-        took.append(time.perf_counter() - started)
-    assert float(np.median(took)) < 2e-3  # 0.5 ms on a quiet machine: `outrider bench edge` measures it
+def test_each_of_a_thousand_answers_is_found_by_its_own_embedding() -> None:
+    memory, rng = answers(max_entries=1000), np.random.default_rng(0)
+    rows = [row / np.float32(np.linalg.norm(row)) for row in rng.normal(size=(1000, 48)).astype(np.float32)]
+    for k, row in enumerate(rows):
+        memory.add(b"q", row, said(str(k)))
+    found = [memory.find(1.0, b"q", row) for row in rows]
+    assert [hit.answer.label for hit in found if hit] == [str(k) for k in range(1000)]
 
 
 def test_a_memory_within_its_bound_is_seldom_switched_off_and_a_bad_one_soon_is() -> None:

@@ -16,45 +16,38 @@ What the caller is told is final at its deadline; what the account says is set o
 import asyncio
 import contextlib
 import logging
-import os
 import time
 from collections.abc import Coroutine, Mapping
-from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal
 
 from msgspec.structs import replace
 
-from outrider_edge.budget.budget import LimitView, gain_of
+from outrider_edge.budget.budget import LimitView
 from outrider_edge.budget.spending import Spending
 from outrider_edge.journey.asked import Asked
+from outrider_edge.journey.decider import Decider, Judged
 from outrider_edge.journey.finals import Finals, within
-from outrider_edge.journey.gate import decide, keeps_here, sampled
 from outrider_edge.journey.pipeline import LocalAnswer, Parts, TaskRuntime
 from outrider_edge.journey.recent import Recent
 from outrider_edge.journey.reports import (
-    STANDS,
     from_memory,
-    kept_back,
     local_report,
     noted,
     overdue,
-    samples_all,
     stages,
     stands,
 )
 from outrider_edge.journey.subtasks import SubtaskModels
-from outrider_edge.journey.watch import Promise, Watch, shadow_entry
+from outrider_edge.journey.watch import Promise, Watch
 from outrider_edge.memory.answers import Hit
 from outrider_edge.memory.memory import MemoryView, TaskMemory
 from outrider_edge.metrics import Metrics
 from outrider_edge.ports import LedgerPort, OutboxEntry, UplinkPort
 from outrider_edge.uplink.escalations import wire_size
 from outrider_wire.errors import CallerUnknownError, OutriderError
-from outrider_wire.ids import RANDOM_BYTES, uuid7
 from outrider_wire.messages import Answer, Escalation
 from outrider_wire.report import TERMINAL, Account, AnswerReport
-from outrider_wire.roles import is_audited
 
 log = logging.getLogger(__name__)
 
@@ -94,12 +87,14 @@ class Agent:
         self._ledger = ledger
         self._uplink = uplink
         self._metrics = metrics
-        self._audit_key = audit_key
         self._spending = spending
         self._memories = memories
         self._subtasks = subtasks
         self.watch = Watch(watches=ledger.watches)
         metrics.attach(lambda task: self.watch.figures(runtimes[task].task, runtimes[task].model))
+        self._decider = Decider(
+            watch=self.watch, watches=ledger.watches, spending=spending, memories=memories, audit_key=audit_key
+        )
         self._finals = Finals()
         self._recent = Recent()
         self._background: set[asyncio.Task[Any]] = set()
@@ -247,77 +242,45 @@ class Agent:
             raise
 
     async def _decided(self, asked: Asked, local: LocalAnswer) -> AnswerReport:
-        task, metrics = asked.task, self._metrics.tasks[asked.task.name]
-        now_ms, alone = time.time_ns() // 1_000_000, not self._uplink.enabled
-        input_id = uuid7(now_ms, os.urandom(RANDOM_BYTES))
-        rate, suspended = task.policy.audit_rate, self.watch.suspended(task, local.model)
-        code, note = kept_back(task, alone=alone)
-        decide_if = partial(
-            decide,
-            local.verdict,
-            certified=not local.model.certified,
-            wants_cloud=asked.insist,
-            suspended=suspended,
-        )
-        of_all = samples_all(task, alone=alone)
-        audit = rate > 0 and (local.verdict.accepted or of_all) and is_audited(input_id, key=self._audit_key, rate=rate)
-        sample = audit and of_all
-        keeps = not local.model.certified and keeps_here(local.verdict, suspended)
-        hit = None if keeps or asked.insist or sample else self._remembered(asked, local)
-        over = "" if code or hit or (keeps and not asked.insist) else self._over_budget(asked, local)
-        decision = decide_if(audit=audit, may_send=not code, affordable=not hit and not over)
-        if code == "shadow":
-            live = decide_if(audit=False, may_send=True)
-            self._ledger.watches.shadowed(shadow_entry(input_id, now_ms, local, live))
-            decision = sampled(decision, local.verdict) if sample else decision
-        if over:
-            code, note = "budget", f"{over}; {STANDS}"
-        if held_back := not hit and bool(code) and (decision.uncertified or asked.insist):
-            metrics.not_sent[code] += 1
+        judged, metrics = self._decider.judge(asked, local, alone=not self._uplink.enabled), self._metrics
+        if judged.held_back:
+            metrics.tasks[asked.task.name].not_sent[judged.held_back] += 1
         report = local_report(
-            input_id=input_id,
-            task=task,
+            input_id=judged.id,
+            task=asked.task,
             local=local,
-            decision=decision,
+            decision=judged.decision,
             ms=stages(local, 1e3 * (time.perf_counter() - asked.began)),
-            note=noted(decision, kept_back=note if held_back else ""),
-            suspended=suspended,
+            note=noted(judged.decision, kept_back=judged.note),
+            suspended=judged.suspended,
         )
-        metrics.saw(report.confidence, report.why, report.ms["total"])
-        if hit:
-            return self._from_memory(asked, local, report, hit, may_send=not code)
+        metrics.tasks[asked.task.name].saw(report.confidence, report.why, report.ms["total"])
+        if judged.hit is not None:
+            return self._from_memory(asked, local, report, judged.hit, audited=judged.audit_hit)
+        return await self._carried_out(asked, local, report, judged)
+
+    async def _carried_out(
+        self, asked: Asked, local: LocalAnswer, report: AnswerReport, judged: Judged
+    ) -> AnswerReport:
+        name, decision = asked.task.name, judged.decision
         if decision.answer_here:
             self._recent.add(report)
-        kept = bool(over) and decision.uncertified and task.budget.when_spent == "keep"
-        if not decision.send and not kept:
-            self._ledger.count_local(task.name, "edge", uncertified=decision.uncertified)
+        if not decision.send and not judged.spare:
+            self._ledger.count_local(name, "edge", uncertified=decision.uncertified)
             return report
         entry = asked.entry(local, decision, report)
-        if not decision.audited and task.name in self._memories:
-            self._memories[task.name].expect(input_id, asked.parts, local)
+        if not decision.audited and name in self._memories:
+            self._memories[name].expect(report.id, asked.parts, local)
         if decision.answer_here:
             self._send_copy(asked, entry)
             return report
         return await self._escalated(asked, entry)
 
-    def _remembered(self, asked: Asked, local: LocalAnswer) -> Hit | None:
-        memory = self._memories.get(asked.task.name)
-        return memory.recall(asked.parts, local) if memory is not None else None
-
-    def _over_budget(self, asked: Asked, local: LocalAnswer) -> str:
-        """'' and its cost is spent, or why the budget does not send it."""
-        if asked.task.name not in self._spending:
-            return ""
-        gain = gain_of(confidence=max(local.probabilities), supported=local.verdict.why != "unsupported")
-        return self._spending.ask(asked.task.name, gain=gain, size=asked.wire_size(), insist=asked.insist)
-
     def _from_memory(
-        self, asked: Asked, local: LocalAnswer, report: AnswerReport, hit: Hit, *, may_send: bool
+        self, asked: Asked, local: LocalAnswer, report: AnswerReport, hit: Hit, *, audited: bool
     ) -> AnswerReport:
         """Answers with what the large model said before; some of these answers are audited."""
         name, memory = asked.task.name, self._memories[asked.task.name]
-        rate = asked.task.memory.audit_rate
-        audited = may_send and rate > 0 and is_audited(report.id, key=self._audit_key, rate=rate, salt="memory")
         report = from_memory(report, hit, age_s=memory.age_s(hit), audited=audited)
         self._recent.add(report)
         if audited:
