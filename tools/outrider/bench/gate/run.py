@@ -46,9 +46,10 @@ def measure(plan: GatePlan, tell: Tell) -> Found:
     """
     studies = []
     for task in [find_task(name) for name in plan.tasks]:
-        if plan.fetch:
+        if plan.fetch and task.fetch is not None:
             tell(f"{task.name}: fetching the data", 0.0)
             plan.shelf.fetch(task)
+            tell(f"{task.name}: fetching the data", 1.0)
         measured = {
             seed: plan.shelf.measured(task, seed, _named(tell, f"{task.name}, seed {seed}"))
             for seed in range(plan.seeds)

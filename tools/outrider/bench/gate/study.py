@@ -141,7 +141,7 @@ def _contended(task: GateTask, contender: Contender, case: Case, prices: Prices)
         name: deferral_curve(ranking, kept_right, asked_right, costs)
         for name, costs in (("calls", None), ("bytes", payload), ("usd", money))
     }
-    threshold, coverage = _certified(task, case, score) if contender.certifies else (0.0, None)
+    threshold, coverage = certified_threshold(task, case, score) if contender.certifies else (0.0, None)
     kept = ranking >= threshold
     return Outcome(
         values={
@@ -159,7 +159,7 @@ def _contended(task: GateTask, contender: Contender, case: Case, prices: Prices)
     )
 
 
-def _certified(task: GateTask, case: Case, score: Score) -> tuple[float, float]:
+def certified_threshold(task: GateTask, case: Case, score: Score) -> tuple[float, float]:
     """The threshold in force and the coverage of the certification rows; +inf and 0 where nothing certifies."""
     outcome = fixed_sequence(
         score(case.certification),
@@ -185,7 +185,7 @@ def _alone(accuracy: float, calls: float, large: float, sent: float, usd: float)
 
 def _foreign(task: GateTask, case: Case, measured: Measured) -> ForeignKept:
     shunt = next(contender for contender in CONTENDERS if contender.name == "shunt")
-    threshold, _ = _certified(task, case, shunt.rank(case))
+    threshold, _ = certified_threshold(task, case, shunt.rank(case))
     plain = SCORES["max_probability"]
     if not np.isfinite(threshold):
         threshold = float(np.quantile(plain(case.tuning.rows.small, case.tuning.small), 1 - FALLBACK_COVERAGE))
