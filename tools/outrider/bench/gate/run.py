@@ -9,8 +9,10 @@ from outrider.bench.gate.figures import GateFigures, figures
 from outrider.bench.gate.kept import Shelf
 from outrider.bench.gate.show import draw
 from outrider.bench.gate.study import Prices, Study, study
+from outrider.bench.gate.tasks.base import GateTask, need_data
 from outrider.bench.gate.tasks.table import find_task
 from outrider.progress import Tell
+from outrider_wire.errors import OperatorConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +46,10 @@ def measure(plan: GatePlan, tell: Tell) -> Found:
     Raises:
         OperatorError: a task, its data or a library is not there.
     """
+    tasks = [find_task(name) for name in dict.fromkeys(plan.tasks)]
+    _check_data(plan, tasks)
     studies = []
-    for task in [find_task(name) for name in plan.tasks]:
+    for task in tasks:
         if plan.fetch and task.fetch is not None:
             tell(f"{task.name}: fetching the data", 0.0)
             plan.shelf.fetch(task)
@@ -67,6 +71,25 @@ def measure(plan: GatePlan, tell: Tell) -> Found:
         pictures=pictures,
         line=figures(studies, plan.prices),
     )
+
+
+def _check_data(plan: GatePlan, tasks: Sequence[GateTask]) -> None:
+    """Refuses one folder for two data sets, and finds missing data before anything is trained.
+
+    Raises:
+        OperatorConfigError: ``--data`` could mean either.
+        OperatorSetupError: the data of a task are not there and are not to be fetched.
+    """
+    wanted = {task.data for task in tasks if task.data}
+    if plan.shelf.data is not None and len(wanted) > 1:
+        raise OperatorConfigError(
+            f"--data names one folder, and these tasks read {' and '.join(sorted(wanted))}",
+            reason="ambiguous_data",
+            fix="measure them one after the other",
+        )
+    for task in tasks:
+        if task.data and not plan.fetch:
+            need_data(task, plan.shelf.data_of(task))
 
 
 def _named(tell: Tell, name: str) -> Tell:
