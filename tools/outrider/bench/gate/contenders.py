@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from outrider.bench.gate.cases import Case, Seen
 from outrider.bench.gate.learned import fit
 from outrider.bench.gate.rows import Floats
-from outrider.bench.gate.scores import SCORES
 from outrider_cloud.answering.strategies import STRATEGIES, fit_lambda
+from outrider_wire.scores import SCORES, ScoreName
 
 Score = Callable[[Seen], Floats]
 """How willingly each row (n,) is kept; −inf: never."""
@@ -43,7 +43,7 @@ class Contender:
     """False for what needs the truth to rank."""
 
 
-def _score(name: str, *, gated: bool = True) -> Callable[[Case], Score]:
+def _score(name: ScoreName, *, gated: bool = True) -> Callable[[Case], Score]:
     def rank(case: Case) -> Score:
         def score(seen: Seen) -> Floats:
             sure = SCORES[name](seen.rows.small, seen.small)
@@ -98,7 +98,7 @@ def _curved(glance: Floats) -> Floats:
 
 
 def _table() -> list[Contender]:
-    plain = "max_probability"
+    plain: ScoreName = "max_probability"
     joined = [Contender(name=join, rank=_score(plain), join=join) for join in JOINS if join in STRATEGIES]
     scored = [Contender(name=f"shunt, {name}", rank=_score(name)) for name in SCORES if name != plain]
     return [

@@ -22,10 +22,10 @@ from outrider.bench.gate.curves import (
     spent_to_match,
 )
 from outrider.bench.gate.rows import Floats, Measured
-from outrider.bench.gate.scores import SCORES
 from outrider.bench.gate.tasks.base import GateTask
 from outrider_wire.calibration import softmax
 from outrider_wire.certificate import fixed_sequence, thresholds_at
+from outrider_wire.scores import SCORES
 
 GRID = np.linspace(0.0, 1.0, 101)
 COVERAGES = tuple(percent / 100 for percent in range(5, 101, 5))
