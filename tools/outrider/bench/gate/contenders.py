@@ -118,11 +118,12 @@ JOINS = ("shunt", "soft-prune", "hard-prune")
 CONTENDERS: Sequence[Contender] = _table()
 
 
-def answers(contender: Contender, case: Case) -> NDArray[np.bool_]:
-    """(n,) Whether the joined answer is right, of every test row, had it been sent."""
+def answers_right(join: str, case: Case) -> NDArray[np.bool_]:
+    """(n,) Whether the answer of that strategy of the cloud is right, of every test row, had it been sent."""
     tuning, test = case.tuning, case.test
     hard = np.argsort(tuning.small.max(1), kind="stable")[: max(1, int(HARD_SHARE * len(tuning.rows)))]
     strength = fit_lambda(tuning.large[hard], tuning.small[hard], tuning.rows.labels[hard])
-    join = STRATEGIES[contender.join]
-    said = [join(large, small, strength) for large, small in zip(test.large.tolist(), test.small.tolist(), strict=True)]
+    combine = STRATEGIES[join]
+    pairs = zip(test.large.tolist(), test.small.tolist(), strict=True)
+    said = [combine(large, small, strength) for large, small in pairs]
     return np.asarray(np.argmax(said, axis=1) == test.rows.labels, np.bool_)

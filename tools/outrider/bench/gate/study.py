@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from outrider.bench.gate.cases import Case, make_case, passes
-from outrider.bench.gate.contenders import CONTENDERS, Contender, Score, answers
+from outrider.bench.gate.contenders import CONTENDERS, Contender, Score, answers_right
 from outrider.bench.gate.curves import (
     Curve,
     accuracy_at,
@@ -108,9 +109,7 @@ class Study:
 def study(task: GateTask, measured: Mapping[int, Measured], prices: Prices) -> Study:
     """Everything of one task."""
     cases = [make_case(one, seed) for seed, one in measured.items()]
-    outcomes: dict[str, list[Outcome]] = {
-        contender.name: [_contended(task, contender, case, prices) for case in cases] for contender in CONTENDERS
-    }
+    outcomes = _all_contended(task, cases, prices)
     small, large = ([float(getattr(case.test, f"{who}_right").mean()) for case in cases] for who in ("small", "large"))
     majority = [one.majority for one in measured.values()]
     costs = [prices.of(case.test.rows.payload_bytes.astype(np.float64)) for case in cases]
@@ -134,9 +133,20 @@ def study(task: GateTask, measured: Mapping[int, Measured], prices: Prices) -> S
     )
 
 
-def _contended(task: GateTask, contender: Contender, case: Case, prices: Prices) -> Outcome:
+def _all_contended(task: GateTask, cases: Sequence[Case], prices: Prices) -> dict[str, list[Outcome]]:
+    outcomes: dict[str, list[Outcome]] = {contender.name: [] for contender in CONTENDERS}
+    for case in cases:
+        right = {join: answers_right(join, case) for join in {contender.join for contender in CONTENDERS}}
+        for contender in CONTENDERS:
+            outcomes[contender.name].append(_contended(task, contender, case, right[contender.join], prices))
+    return outcomes
+
+
+def _contended(
+    task: GateTask, contender: Contender, case: Case, asked_right: NDArray[np.bool_], prices: Prices
+) -> Outcome:
     score = contender.rank(case)
-    ranking, kept_right, asked_right = score(case.test), case.test.small_right, answers(contender, case)
+    ranking, kept_right = score(case.test), case.test.small_right
     payload = case.test.rows.payload_bytes.astype(np.float64)
     money = prices.of(payload)
     curves = {

@@ -34,7 +34,7 @@ CLOUD_ROWS = 12_000
 DEVICE_ROWS = 10_000
 SHARES = Shares(train=0.1, tuning=0.15, gate=0.05, certification=0.3, test=0.4)
 STRANGE_ROWS = 500
-LARGE_FIT = Fit(epochs=6, batch=128, learning_rate=4e-3, weight_decay=5e-3)
+LARGE_FIT = Fit(epochs=5, batch=128, learning_rate=4e-3, weight_decay=5e-3)
 SMALL_FIT = Fit(epochs=60, batch=50, learning_rate=5e-3, weight_decay=5e-3)
 Range = tuple[float, float]
 
@@ -158,7 +158,7 @@ def _idx(file: Path, header: int) -> NDArray[np.uint8]:
 
 
 def _large() -> ConvNet:
-    return ConvNet(space=(SIDE, SIDE), channels=(24, 48, 64, 96), strides=(2, 1, 2, 2), width=128, labels=10)
+    return ConvNet(space=(SIDE, SIDE), channels=(24, 48, 64, 96), strides=(2, 2, 2, 1), width=128, labels=10)
 
 
 def _small() -> ConvNet:
