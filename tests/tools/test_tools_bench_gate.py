@@ -309,7 +309,7 @@ def test_a_missing_library_is_found_before_anything_is_trained() -> None:
         need_libraries("numpy", "no_such_library")
     assert refused.value.name == "no_such_library"
     needed = {module for place in TASKS.values() for module in place.libraries}
-    assert all(extra_of(module) in ("bench", "demo") for module in needed)
+    assert all(extra_of(module) for module in needed)
 
 
 def _plain(value: Any) -> Any:

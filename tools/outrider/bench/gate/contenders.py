@@ -20,13 +20,15 @@ from numpy.typing import NDArray
 from outrider.bench.gate.cases import Case, Seen
 from outrider.bench.gate.learned import fit
 from outrider.bench.gate.rows import Floats
-from outrider_cloud.answering.strategies import STRATEGIES, fit_lambda
+from outrider_cloud.answering.strategies import STRATEGIES, Terms, fit_conformal, fit_lambda
 from outrider_wire.scores import SCORES, ScoreName
 
 Score = Callable[[Seen], Floats]
 """How willingly each row (n,) is kept; −inf: never."""
 HARD_SHARE = 0.6
-"""λ is fitted on this share of the tuning rows, the least sure ones: those that would be sent."""
+"""λ and the conformal set are fitted on this share of the tuning rows, the least sure ones: those that would be sent."""
+MISSED = 0.1
+"""Share of those whose true label ``hard-prune`` may have pruned: the cloud's own default."""
 _FLOOR = 1e-6
 
 
@@ -122,8 +124,11 @@ def answers_right(join: str, case: Case) -> NDArray[np.bool_]:
     """(n,) Whether the answer of that strategy of the cloud is right, of every test row, had it been sent."""
     tuning, test = case.tuning, case.test
     hard = np.argsort(tuning.small.max(1), kind="stable")[: max(1, int(HARD_SHARE * len(tuning.rows)))]
-    strength = fit_lambda(tuning.large[hard], tuning.small[hard], tuning.rows.labels[hard])
-    combine = STRATEGIES[join]
+    terms = Terms(
+        strength=fit_lambda(tuning.large[hard], tuning.small[hard], tuning.rows.labels[hard]),
+        keep=fit_conformal(tuning.small[hard], tuning.rows.labels[hard], MISSED),
+    )
+    combine = STRATEGIES[join].combine
     pairs = zip(test.large.tolist(), test.small.tolist(), strict=True)
-    said = [combine(large, small, strength) for large, small in pairs]
+    said = [combine(large, small, terms) for large, small in pairs]
     return np.asarray(np.argmax(said, axis=1) == test.rows.labels, np.bool_)
