@@ -12,7 +12,7 @@ from outrider_engine.model import Model
 from outrider_export.asking import Said, ask
 from outrider_export.choices import Choices, choose, recalibrated
 from outrider_export.data import Table
-from outrider_export.promises import Promise, verdict
+from outrider_export.promises import NO_ROWS, Promise, verdict
 from outrider_export.support import FALSE_ALARMS
 from outrider_wire.acceptance import Signals, accepted, supported_scores
 from outrider_wire.certificate import (
@@ -21,7 +21,6 @@ from outrider_wire.certificate import (
     Gap,
     Outcome,
     delta_parts,
-    fixed_sequence,
     one_per_group,
     rows_a_group,
     some_per_group,
@@ -119,6 +118,7 @@ def calibrate_and_certify(
     choices = choose(
         _said(model, held, bounds, strata),
         held.labels,
+        groups=held.groups,
         risk=promise.risk,
         coverages=coverages,
         support_fitted_here=support_fitted_here,
@@ -144,7 +144,7 @@ def calibrate_and_certify(
         tuning_accuracy=choices.accuracy,
         calibration_error=choices.calibration_error,
         support_false_alarm=trial.false_alarm if trial else None,
-        sentences=[*verdict(trial.outcomes if trial else {}, promise), *(trial.remarks if trial else [])],
+        sentences=[*verdict(trial.outcomes, choices.hopeless, promise), *trial.remarks] if trial else [NO_ROWS],
     )
 
 
@@ -235,15 +235,9 @@ class _Trial:
     @property
     def remarks(self) -> list[str]:
         """What else a person should know."""
-        hopeless = [name for name in self._choices.ladders if name not in self._choices.rows]
-        said = [
-            f"{name}: not certified: already its surest tuning rows are wrong too often; it escalates"
-            for name in hopeless
-        ]
         if (share := self.false_alarm) is None:
-            return said
+            return []
         return [
-            *said,
             f"{share:.1%} of the certification rows are refused as unlike what the model knows ({FALSE_ALARMS:.0%} aimed at)",
         ]
 
@@ -274,30 +268,17 @@ class _Trial:
 
     def _tested(self) -> Mapping[str, Outcome]:
         scores, choices, promise = supported_scores(self._choices.rule, self._rows), self._choices, self._promise
-        if self._rows.strata:
-            return strata_sequences(
-                scores,
-                self._right,
-                strata=self._rows.strata,
-                thresholds=choices.ladders,
-                risk=promise.risk,
-                deltas=delta_parts(promise.delta, choices.rows),
-                coverages=choices.coverages,
-                groups=self._table.groups,
-                gap=self.gap,
-            )
-        return {
-            "": fixed_sequence(
-                scores,
-                self._right,
-                choices.ladders[""],
-                promise.risk,
-                promise.delta,
-                coverages=choices.coverages,
-                groups=self._table.groups,
-                gap=self.gap,
-            )
-        }
+        return strata_sequences(
+            scores,
+            self._right,
+            strata=self._rows.strata or [""] * len(scores),
+            thresholds=choices.ladders,
+            risk=promise.risk,
+            deltas=delta_parts(promise.delta, choices.rows),
+            coverages=choices.coverages,
+            groups=self._table.groups,
+            gap=self.gap,
+        )
 
     def _paired_losses(self) -> Gap | None:
         if self._behind is None or self._large is None or self._promise.gap is None:
@@ -320,7 +301,7 @@ class _Trial:
         rows = np.flatnonzero(kept)
         rows = rows[one_per_group([self._table.groups[row] for row in rows.tolist()], "large-error")]
         wrong = int((self._large[rows].argmax(1) != self._table.labels[rows]).sum())
-        return upper_bound(wrong, len(rows), self._promise.delta / len(self._choices.coverages))
+        return upper_bound(wrong, len(rows), self._promise.delta / self._choices.steps)
 
 
 def _claim(name: str, outcome: Outcome) -> StratumClaim:

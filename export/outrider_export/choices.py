@@ -14,14 +14,12 @@ from outrider_export.asking import Said
 from outrider_export.support import FALSE_ALARMS
 from outrider_wire.acceptance import Signals, supported_scores
 from outrider_wire.calibration import calibrated, expected_calibration_error, fit_temperature
-from outrider_wire.certificate import DEFAULT_COVERAGES, binomial_tail, thresholds_at
+from outrider_wire.certificate import DEFAULT_COVERAGES, best_start, thresholds_at
 from outrider_wire.manifest import Acceptance, Calibration
 from outrider_wire.scores import SCORES, ScoreName, area_under_risk_coverage
 
 Labels = NDArray[np.int64]
 Flags = NDArray[np.bool_]
-_HOPELESS = 0.05
-"""Level at which a stratum's surest tuning rows are too risky."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,17 +29,25 @@ class Choices:
     calibration: Calibration
     rule: Acceptance
     """Without thresholds on its score."""
+    hopeless: Sequence[str]
+    """Strata whose tuning rows are at no coverage any evidence that their risk is small enough: they only escalate."""
     ladders: Mapping[str, Sequence[float]]
-    """Stratum ('' where the task has none) → its thresholds, the strictest first, one a coverage."""
+    """Stratum ('' where the task has none) → the thresholds to test, the strictest first, one a coverage of its `coverages`."""
+    coverages: Mapping[str, Sequence[float]]
+    """Stratum → what its thresholds are quantiles at: from where its tuning rows are the strongest evidence."""
     rows: Mapping[str, int]
-    """Stratum → tuning rows, of those that there is any hope to certify: δ is shared out over them."""
-    coverages: Sequence[float]
+    """Stratum → tuning rows: δ is shared out over them."""
     areas: Mapping[ScoreName, float]
     """Area under the risk–coverage curve of each score."""
     accuracy: float
     calibration_error: float
     scores: NDArray[np.float64]
     """(n,) of the tuning rows, by the chosen score; −inf where support refuses."""
+
+    @property
+    def steps(self) -> int:
+        """How many thresholds there are to choose from."""
+        return max(1, sum(map(len, self.ladders.values())))
 
     def threshold_at(self, coverage: float) -> float:
         """What that share of all tuning rows reaches."""
@@ -52,11 +58,12 @@ def choose(
     said: Said,
     labels: Labels,
     *,
+    groups: Sequence[str],
     risk: float,
     coverages: Sequence[float],
     support_fitted_here: bool,
 ) -> Choices:
-    """Chooses on what the model says of tuning rows, whose labels are (n,); ``risk`` is r*.
+    """Chooses on what the model says of tuning rows, whose labels and groups are (n,); ``risk`` is r*.
 
     Raises:
         RuleRefusalError: there are no rows, or none that the model knows.
@@ -68,13 +75,21 @@ def choose(
     areas = measure_scores(plain, rows, right)
     rule = msgspec.structs.replace(plain, score=min(areas, key=lambda name: areas[name]))
     scores = supported_scores(rule, rows)
+    names = np.asarray(rows.strata or [""] * len(scores), np.str_)
     steps = ladders(scores, rows.strata, coverages)
+    starts: dict[str, int] = {}
+    for name, ladder in steps.items():
+        own = np.flatnonzero(names == name).tolist()
+        start = best_start(scores[own], right[own], ladder, risk, groups=[groups[row] for row in own])
+        if start is not None:
+            starts[name] = start
     return Choices(
         calibration=calibration,
         rule=rule,
-        ladders=steps,
-        rows=_hopeful(steps, scores, right, rows.strata, risk),
-        coverages=coverages,
+        hopeless=[name for name in steps if name not in starts],
+        ladders={name: steps[name][start:] for name, start in starts.items()},
+        coverages={name: coverages[start:] for name, start in starts.items()},
+        rows={name: int((names == name).sum()) for name in starts},
         areas=areas,
         accuracy=float(right.mean()),
         calibration_error=expected_calibration_error(rows.probabilities, labels),
@@ -101,25 +116,6 @@ def _support_threshold(support: NDArray[np.float64] | None, *, fitted_here: bool
     if not known.any():
         return None
     return 1.0 if fitted_here else float(np.quantile(known, 1 - FALSE_ALARMS))
-
-
-def _hopeful(
-    steps: Mapping[str, Sequence[float]], scores: NDArray[np.float64], right: Flags, strata: Sequence[str], risk: float
-) -> dict[str, int]:
-    """Stratum → rows, without those whose surest tuning rows are wrong significantly more often than r*.
-
-    A stratum that cannot be certified would only take its part of δ from the others.
-    """
-    if not strata:
-        return {"": len(scores)}
-    names = np.asarray(strata, np.str_)
-    found = {}
-    for name, ladder in steps.items():
-        surest = (names == name) & (scores >= ladder[0])
-        errors, n = int((~right[surest]).sum()), int(surest.sum())
-        if 1.0 - binomial_tail(errors - 1, n, risk) > _HOPELESS:
-            found[name] = int((names == name).sum())
-    return found
 
 
 def ladders(

@@ -7,6 +7,7 @@ import numpy as np
 
 from outrider_wire.certificate import (
     DEFAULT_COVERAGES,
+    LIKELY_START,
     START_ERRORS,
     Outcome,
     first_tested,
@@ -31,7 +32,7 @@ class Promise:
 
 def rows_needed(risk: float, delta: float) -> int:
     """Certification rows, one a group, that make a certificate likely: the first test then survives a few errors."""
-    return int(np.ceil(items_needed(risk, delta, START_ERRORS) / DEFAULT_COVERAGES[0] - 1e-9))
+    return int(np.ceil(items_needed(risk, delta, START_ERRORS) / LIKELY_START - 1e-9))
 
 
 def forecast(n: int, risk: float, delta: float, *, rows_a_group: int = 1) -> str:
@@ -60,12 +61,24 @@ def forecast(n: int, risk: float, delta: float, *, rows_a_group: int = 1) -> str
     )
 
 
-def verdict(outcomes: Mapping[str, Outcome], promise: Promise) -> list[str]:
-    """What was certified, or why nothing was; one sentence a stratum."""
-    if not outcomes:
-        return ["no certificate: there were no certification rows; everything escalates"]
+NO_ROWS = "no certificate: there were no certification rows; everything escalates"
+
+
+def verdict(outcomes: Mapping[str, Outcome], hopeless: Sequence[str], promise: Promise) -> list[str]:
+    """What was certified, or why nothing was; one sentence a stratum.
+
+    Args:
+        outcomes: stratum ('' without any) → its tests.
+        hopeless: strata that were not tested, because their tuning rows are no evidence at all.
+        promise: what was asked for.
+    """
     whose = "the truth" if promise.label_source == "ground_truth" else "the large model"
     said = [_of_one(name, outcome, promise, whose) for name, outcome in outcomes.items()]
+    said += [
+        f"{name + ': ' if name else ''}no certificate: even the surest tuning rows were wrong too often for {promise.risk:.3g}, so that "
+        f"no certification row was used on {'it' if name else 'them'}; {'it' if name else 'everything'} escalates"
+        for name in hopeless
+    ]
     if promise.gap is not None and any(outcome.threshold is not None for outcome in outcomes.values()):
         said.append(
             f"certified with it: the system is wrong at most {promise.gap:.3g} more often than the large model alone"

@@ -316,10 +316,10 @@ async def test_what_nobody_wants_any_more_expires(broker: str, tmp_path: Path) -
         task = the_task(tmp_path)
         model.open.clear()
         await device.escalate(make_escalation(task, {"image": b"0", "question": "holds the line"}))
-        late = make_escalation(task, {"image": b"1", "question": "late"}, keep_for_s=1)
+        late = make_escalation(task, {"image": b"1", "question": "late"}, keep_for_s=4)
         await device.escalate(late)
         await device.hears(Receipt, late.id)
-        await asyncio.sleep(1.1)
+        await asyncio.sleep(4.1)
         model.open.set()
         assert (await device.hears(Refusal, late.id)).reason == "expired"
         assert (await account(service))["expired"] == 1

@@ -10,7 +10,7 @@ from outrider_export.build import BuildReport
 from outrider_export.certify import Behind, Certified, behind_model, calibrate_and_certify
 from outrider_export.data import Table
 from outrider_export.promises import Promise, forecast, rows_needed
-from outrider_wire.certificate import DEFAULT_COVERAGES, GROUP_ROWS, first_tested, items_needed
+from outrider_wire.certificate import DEFAULT_COVERAGES, GROUP_ROWS, LIKELY_START, first_tested, items_needed
 from outrider_wire.errors import RuleRefusalError
 from outrider_wire.scores import SCORES
 
@@ -165,5 +165,5 @@ def test_the_forecast_promises_what_the_test_allows(n: int) -> None:
 
 
 def test_the_rows_needed_let_the_first_test_survive_five_errors() -> None:
-    assert first_tested(DEFAULT_COVERAGES, rows_needed(0.05, 0.05), 0.05, 0.05) == 0
+    assert DEFAULT_COVERAGES[first_tested(DEFAULT_COVERAGES, rows_needed(0.05, 0.05), 0.05, 0.05)] == LIKELY_START
     assert rows_needed(0.05, 0.05) == pytest.approx(700, abs=15)

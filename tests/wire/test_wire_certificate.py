@@ -8,6 +8,7 @@ from scipy.stats import beta, binom
 
 from outrider_wire.certificate import (
     DEFAULT_COVERAGES,
+    best_start,
     binomial_tail,
     first_tested,
     fixed_sequence,
@@ -75,7 +76,7 @@ def test_thresholds_never_rise_and_are_scores_that_exist(scores: list[float]) ->
 
 @pytest.mark.parametrize(
     ("n", "errors", "coverage"),
-    [(2000, 5, 0.30), (700, 5, 0.30), (400, 2, 0.35), (200, 0, 0.30), (100, 0, 0.60), (59, 0, 1.00)],
+    [(5000, 5, 0.05), (2000, 5, 0.15), (700, 5, 0.30), (400, 2, 0.35), (200, 0, 0.30), (100, 0, 0.60), (59, 0, 1.00)],
 )
 def test_the_first_step_is_as_large_as_the_rows_allow(n: int, errors: int, coverage: float) -> None:
     assert starting_errors(n, 0.05, 0.05) == errors
@@ -83,7 +84,7 @@ def test_the_first_step_is_as_large_as_the_rows_allow(n: int, errors: int, cover
 
 
 def test_too_few_rows_test_nothing_and_certify_nothing() -> None:
-    outcome = fixed_sequence(np.ones(58), np.ones(58, bool), [0.5] * 15, 0.05, 0.05)
+    outcome = fixed_sequence(np.ones(58), np.ones(58, bool), [0.5] * 20, 0.05, 0.05)
     assert (outcome.threshold, outcome.tested, outcome.coverage, outcome.risk_bound) == (None, [], 0.0, 1.0)
 
 
@@ -97,12 +98,12 @@ def ladder(wrong: set[int], n: int = 1000) -> tuple[np.ndarray, np.ndarray, list
 def test_without_an_error_everything_certifies() -> None:
     outcome = fixed_sequence(*ladder(set()), 0.05, 0.05)
     assert (outcome.coverage, outcome.accepted, outcome.errors) == (1.0, 1000, 0)
-    assert len(outcome.tested) == len(DEFAULT_COVERAGES)
+    assert [step.coverage for step in outcome.tested] == [each for each in DEFAULT_COVERAGES if each >= 0.25]
 
 
 def test_the_last_step_before_the_first_failure_is_kept() -> None:
     outcome = fixed_sequence(*ladder(set(range(500, 1000))), 0.05, 0.05)
-    assert [step.passed for step in outcome.tested] == [True] * 5 + [False]
+    assert [step.passed for step in outcome.tested] == [True] * 6 + [False]
     assert outcome.coverage == pytest.approx(0.5)
     assert outcome.risk_bound <= 0.05
 
@@ -114,6 +115,30 @@ def test_a_later_success_does_not_count_after_a_failure() -> None:
     assert len(outcome.tested) == 1
 
 
+def test_tuning_rows_choose_where_the_sequence_begins() -> None:
+    """Only the surest tenth is safe: a sequence that began at 30 % would certify nothing."""
+    scores, correct, thresholds = ladder({rank for rank in range(100, 1000) if rank % 4 == 0})
+    start = best_start(scores, correct, thresholds, 0.05)
+    assert start is not None and DEFAULT_COVERAGES[start] == 0.1
+    fresh = np.concatenate([scores] * 3), np.concatenate([correct] * 3)
+    assert (
+        fixed_sequence(*fresh, thresholds[start:], 0.05, 0.05, coverages=DEFAULT_COVERAGES[start:]).threshold
+        == thresholds[start]
+    )
+    assert fixed_sequence(*fresh, thresholds[5:], 0.05, 0.05, coverages=DEFAULT_COVERAGES[5:]).threshold is None
+
+
+def test_rows_that_are_no_evidence_at_any_coverage_begin_nowhere() -> None:
+    scores, correct, thresholds = ladder(set(range(0, 1000, 10)))
+    assert best_start(scores, correct, thresholds, 0.05) is None
+
+
+def test_where_rows_are_without_an_error_the_sequence_begins_late() -> None:
+    scores, correct, thresholds = ladder(set())
+    start = best_start(scores, correct, thresholds, 0.05)
+    assert start is not None and DEFAULT_COVERAGES[start] >= 0.9
+
+
 def test_the_bound_and_the_test_agree() -> None:
     for wrong in range(0, 60, 3):
         outcome = fixed_sequence(*ladder(set(range(0, wrong * 15, 15))), 0.05, 0.05)
@@ -123,7 +148,7 @@ def test_the_bound_and_the_test_agree() -> None:
 
 def test_a_first_step_that_too_few_rows_reach_fails_and_is_not_skipped() -> None:
     """The thresholds came from other tuning scores: hardly a certification row reaches the first one."""
-    outcome = fixed_sequence(np.full(1000, 0.5), np.ones(1000, bool), [0.9] * 7 + [0.4] * 8, 0.05, 0.05)
+    outcome = fixed_sequence(np.full(1000, 0.5), np.ones(1000, bool), [0.9] * 12 + [0.4] * 8, 0.05, 0.05)
     assert outcome.threshold is None
     assert (len(outcome.tested), outcome.tested[0].accepted, outcome.tested[0].p_value) == (1, 0, 1.0)
 
@@ -139,9 +164,9 @@ def test_rows_refused_by_support_count_in_the_coverage_only() -> None:
     ("thresholds", "message"),
     [
         ([0.9, 0.8], "pass those they were taken at"),
-        ([*([0.5] * 14), 0.6], "must not rise"),
-        ([*([0.5] * 14), float("nan")], "not a finite number"),
-        ([*([0.5] * 14), float("-inf")], "not a finite number"),
+        ([*([0.5] * 19), 0.6], "must not rise"),
+        ([*([0.5] * 19), float("nan")], "not a finite number"),
+        ([*([0.5] * 19), float("-inf")], "not a finite number"),
     ],
 )
 def test_thresholds_that_make_no_sequence_are_refused(thresholds: list[float], message: str) -> None:

@@ -27,6 +27,7 @@ from outrider_wire.certificate import (
 )
 
 RISK, DELTA, DRAWS = 0.05, 0.1, 400
+COVERAGES = DEFAULT_COVERAGES[5:]
 ALLOWED = DELTA + 2 * (DELTA * (1 - DELTA) / DRAWS) ** 0.5
 
 
@@ -74,17 +75,20 @@ WORLDS = {
 def whole(rows: Rows, thresholds: list[float]) -> float | None:
     own = some_per_group(rows.groups, "k", rows_a_group(rows.groups))
     groups = [rows.groups[row] for row in own.tolist()]
-    return fixed_sequence(rows.scores[own], rows.right[own], thresholds, RISK, DELTA, groups=groups).threshold
+    found = fixed_sequence(
+        rows.scores[own], rows.right[own], thresholds, RISK, DELTA, coverages=COVERAGES, groups=groups
+    )
+    return found.threshold
 
 
 def as_if_independent(rows: Rows, thresholds: list[float]) -> float | None:
-    return fixed_sequence(rows.scores, rows.right, thresholds, RISK, DELTA).threshold
+    return fixed_sequence(rows.scores, rows.right, thresholds, RISK, DELTA, coverages=COVERAGES).threshold
 
 
 def violations(world: Groups, rule: Callable[[Rows, list[float]], float | None], n: int = 150) -> float:
     rng, broken = np.random.default_rng(3), 0
     for _ in range(DRAWS):
-        threshold = rule(world.draw(rng, n), thresholds_at(world.draw(rng, 100).scores))
+        threshold = rule(world.draw(rng, n), thresholds_at(world.draw(rng, 100).scores, COVERAGES))
         broken += threshold is not None and world.risk_at(threshold) > RISK
     return broken / DRAWS
 
@@ -124,6 +128,7 @@ def test_strata_keep_all_their_promises_together() -> None:
             thresholds={name: thresholds_at(world.draw(rng, 150).scores) for name, world in worlds.items()},
             risk=RISK,
             deltas=deltas,
+            coverages=dict.fromkeys(worlds, DEFAULT_COVERAGES),
         )
         assert set(outcomes) == set(worlds)
         broken += any(
@@ -143,6 +148,7 @@ def test_a_stratum_s_own_rows_and_threshold_decide_over_it() -> None:
         thresholds={"good": thresholds, "bad": thresholds},
         risk=RISK,
         deltas={"good": 0.05, "bad": 0.05},
+        coverages=dict.fromkeys(["good", "bad"], DEFAULT_COVERAGES),
     )
     assert (found["good"].coverage, found["good"].n, found["bad"].threshold) == (1.0, 400, None)
 

@@ -34,6 +34,10 @@ intersection–union test: what is rejected is "the risk *or* the gap is too lar
 
 **Strata** (`strata_sequences`) are tested apart, each at its part of δ (`delta_parts`): the union bound.
 
+**Which coverage comes first** decides much: too early, and there are too few rows to say anything; too late, and the risk is
+there already. So tuning rows choose it (`best_start`): the coverage at which they themselves are the strongest evidence. Measured:
+a fixed start at 30 % certified no draw of a task whose surest tenth alone is safe (`mnist1d`), one at 5 % costs coverage elsewhere.
+
 The rows must never have been used to choose anything.
 """
 
@@ -52,9 +56,14 @@ from outrider_wire.betting import SPREAD, group_sums, p_value
 from outrider_wire.errors import RuleRefusalError
 from outrider_wire.roles import fraction_of
 
-DEFAULT_COVERAGES = tuple(percent / 100 for percent in range(30, 101, 5))
+DEFAULT_COVERAGES = tuple(percent / 100 for percent in range(5, 101, 5))
+LIKELY_START = 0.3
+"""Coverage at which models worth certifying are usually the strongest evidence (`best_start`): what forecasts go by."""
 START_ERRORS = 5
 """How many errors the first step should survive, where there are rows enough."""
+_NEARLY = 0.9
+"""Share of the strongest evidence, as −log p. Measured: of 0.6 to 1, this certifies most (demo task, three seeds)."""
+_NO_EVIDENCE = 0.5
 GROUP_ROWS = 4
 """Rows of one group that certify, at most. Measured: of 3, 4, 6, 8 and 12, four to six certify most."""
 
@@ -209,6 +218,28 @@ def _sizes(groups: Sequence[str], most: int) -> list[int]:
     return [min(size, most) for size in Counter(groups).values()]
 
 
+def best_start(
+    tuning_scores: ArrayLike,
+    correct: ArrayLike,
+    thresholds: Sequence[float],
+    risk: float,
+    *,
+    groups: Sequence[str] | None = None,
+) -> int | None:
+    """Index of the first threshold at which tuning rows are nearly the strongest evidence that the risk is below ``risk``.
+
+    None where they are none at any threshold (p > ½): there is no hope to certify such rows. Evidence is −log p, and *nearly*
+    `_NEARLY` of the strongest: where it is flat, an early start leaves more to fall back on. It looks at tuning rows only, so
+    that it fixes the sequence in advance: what comes before it is not tested. Arguments as `fixed_sequence`.
+    """
+    rows = _Rows.of(tuning_scores, correct, groups, None)
+    p_values = [rows.risk_p_value(rows.scores >= threshold, risk) for threshold in thresholds]
+    if min(p_values) > _NO_EVIDENCE:
+        return None
+    evidence = [-math.log(max(p, 1e-300)) for p in p_values]
+    return next(place for place, each in enumerate(evidence) if each >= _NEARLY * max(evidence))
+
+
 def can_test(groups: Sequence[str], risk: float, delta: float, coverages: Sequence[float]) -> bool:
     """Whether certification rows of these groups (one name a row) are enough to test one of ``coverages``."""
     most = rows_a_group(groups)
@@ -350,7 +381,7 @@ def strata_sequences(
     thresholds: Mapping[str, Sequence[float]],
     risk: float,
     deltas: Mapping[str, float],
-    coverages: Sequence[float] = DEFAULT_COVERAGES,
+    coverages: Mapping[str, Sequence[float]],
     groups: Sequence[str] | None = None,
     gap: Gap | None = None,
 ) -> dict[str, Outcome]:
@@ -359,6 +390,7 @@ def strata_sequences(
     Args:
         strata: (n,) the stratum of each row, known before its answer.
         thresholds: stratum → `thresholds_at` of its tuning rows.
+        coverages: stratum → what these are quantiles at.
         deltas: stratum → its part of δ (`delta_parts`); a stratum that is missing here is not certified.
     """
     values, right, names = np.asarray(scores, np.float64), np.asarray(correct, np.bool_), np.asarray(strata, np.str_)
@@ -371,7 +403,7 @@ def strata_sequences(
             thresholds[name],
             risk,
             delta,
-            coverages=coverages,
+            coverages=coverages[name],
             groups=[groups[row] for row in rows] if groups is not None else None,
             gap=Gap(most=gap.most, kept=gap.kept[rows], sent=gap.sent[rows]) if gap else None,
         )

@@ -226,9 +226,10 @@ class Outbox:
         return self._memory
 
     async def _put(self, entry: OutboxEntry, envelope: Escalation, kept: Callable[[], None] | None) -> None:
+        at_s = self._clock.now()
         shelf = await self._shelf_for(entry)
         inline = [part.data if len(part.data) <= INLINE_BYTES else None for part in entry.parts]
-        row = NewRow.of(entry, envelope, inline)
+        row = NewRow.of(entry, envelope, inline, at_s=at_s)
         large = {
             part.sha256: held.data
             for part, held in zip(envelope.parts, entry.parts, strict=True)

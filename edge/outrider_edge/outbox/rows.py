@@ -58,11 +58,14 @@ class NewRow:
     parts: tuple[tuple[str, bytes | None], ...]
     """(sha256, the bytes or None when they lie in the payload folder), in the envelope's order."""
     payload_bytes: int
+    at_s: float
+    """Run time from which its deadline counts: when it was handed over, however long the disk takes."""
 
     @classmethod
-    def of(cls, entry: OutboxEntry, envelope: Escalation, parts: Sequence[bytes | None]) -> "NewRow":
+    def of(cls, entry: OutboxEntry, envelope: Escalation, parts: Sequence[bytes | None], *, at_s: float) -> "NewRow":
         """Encodes an entry; ``parts`` in the envelope's order."""
         return cls(
+            at_s=at_s,
             report=entry.report,
             state=entry.state,
             audit=entry.report.audited,
@@ -169,7 +172,7 @@ class OutboxStore:
                 row.report_data,
                 row.envelope_data,
                 row.payload_bytes,
-                self._clock.now(),
+                row.at_s,
             ),
         ).fetchone()
         if found is None:
