@@ -15,19 +15,9 @@ from outrider_export.data import Table
 from outrider_export.promises import NO_ROWS, Promise, verdict
 from outrider_export.support import FALSE_ALARMS
 from outrider_wire.acceptance import Signals, accepted, supported_scores
-from outrider_wire.certificate import (
-    DEFAULT_COVERAGES,
-    GROUP_ROWS,
-    Gap,
-    Outcome,
-    delta_parts,
-    one_per_group,
-    rows_a_group,
-    some_per_group,
-    strata_sequences,
-    upper_bound,
-)
+from outrider_wire.certificate import DEFAULT_COVERAGES, Gap, Outcome, delta_parts, strata_sequences, upper_bound
 from outrider_wire.errors import RuleRefusalError
+from outrider_wire.groups import GROUP_ROWS, one_per_group, rows_a_group, some_per_group
 from outrider_wire.manifest import Acceptance, Calibration, Certificate, StratumClaim, StratumRule, SystemClaim
 from outrider_wire.scores import ScoreName
 from outrider_wire.strata import OTHER, Stratum

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from outrider_wire.certificate import one_per_group, some_per_group
 from outrider_wire.errors import CallerInputError, OperatorConfigError
+from outrider_wire.groups import one_per_group, some_per_group
 from outrider_wire.manifest import ModelInput
 from outrider_wire.steps import Preparer
 from outrider_wire.strata import Stratum, stratum_of

@@ -7,8 +7,9 @@ from msgspec import Struct
 
 from outrider_export.data import Table
 from outrider_export.promises import forecast, strata_sentences
-from outrider_wire.certificate import DEFAULT_COVERAGES, START_ERRORS, can_test, grouped_items_needed, usable_rows
+from outrider_wire.certificate import DEFAULT_COVERAGES, START_ERRORS, can_test, grouped_items_needed
 from outrider_wire.errors import RuleRefusalError
+from outrider_wire.groups import usable_rows
 from outrider_wire.roles import ROLES, Role, Shares, role_of
 from outrider_wire.task import Task
 

@@ -10,8 +10,9 @@ from outrider_export.build import BuildReport
 from outrider_export.certify import Behind, Certified, behind_model, calibrate_and_certify
 from outrider_export.data import Table
 from outrider_export.promises import Promise, forecast, rows_needed
-from outrider_wire.certificate import DEFAULT_COVERAGES, GROUP_ROWS, LIKELY_START, first_tested, items_needed
+from outrider_wire.certificate import DEFAULT_COVERAGES, LIKELY_START, first_tested, items_needed
 from outrider_wire.errors import RuleRefusalError
+from outrider_wire.groups import GROUP_ROWS
 from outrider_wire.scores import SCORES
 
 Squares = Callable[[int, int], Table]

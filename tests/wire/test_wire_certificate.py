@@ -13,13 +13,13 @@ from outrider_wire.certificate import (
     first_tested,
     fixed_sequence,
     items_needed,
-    one_per_group,
     reused_delta,
     starting_errors,
     thresholds_at,
     upper_bound,
 )
 from outrider_wire.errors import RuleRefusalError
+from outrider_wire.groups import one_per_group
 
 
 @given(st.integers(1, 5000), st.floats(0, 1), st.floats(0.001, 0.999))

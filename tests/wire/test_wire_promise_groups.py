@@ -14,17 +14,14 @@ from numpy.typing import NDArray
 
 from outrider_wire.certificate import (
     DEFAULT_COVERAGES,
-    GROUP_ROWS,
     Gap,
     can_test,
     delta_parts,
     fixed_sequence,
-    one_per_group,
-    rows_a_group,
-    some_per_group,
     strata_sequences,
     thresholds_at,
 )
+from outrider_wire.groups import GROUP_ROWS, one_per_group, rows_a_group, some_per_group
 
 RISK, DELTA, DRAWS = 0.05, 0.1, 400
 COVERAGES = DEFAULT_COVERAGES[5:]

@@ -16,8 +16,8 @@ from outrider_export.data import Table
 from outrider_export.promises import forecast
 from outrider_export.sources import from_folder, from_jsonl
 from outrider_export.students import ARCHITECTURES, Architecture, find_architecture, new_module
-from outrider_wire.certificate import usable_rows
 from outrider_wire.errors import CallerUnknownError, OperatorConfigError, RuleRefusalError
+from outrider_wire.groups import usable_rows
 from outrider_wire.manifest import MANIFEST_FILE, Precision
 from outrider_wire.roles import Role, Shares, role_of
 from outrider_wire.task import Task

@@ -26,7 +26,7 @@ def cloud_config(file: Path | None) -> CloudConfig:
 def stock(work: OpenTask) -> dict[str, Any]:
     """Counts of a task's examples, and what its labelled certification rows can certify."""
     from outrider_export.promises import forecast
-    from outrider_wire.certificate import usable_rows
+    from outrider_wire.groups import usable_rows
 
     task, library = work.task, work.library
     counts = dict(library.store.run(lambda connection: examples.stats(connection, task.name)))

@@ -43,7 +43,6 @@ The rows must never have been used to choose anything.
 
 import itertools
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -54,7 +53,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from outrider_wire.betting import SPREAD, group_sums, p_value
 from outrider_wire.errors import RuleRefusalError
-from outrider_wire.roles import fraction_of
+from outrider_wire.groups import GROUP_ROWS, usable_rows
 
 DEFAULT_COVERAGES = tuple(percent / 100 for percent in range(5, 101, 5))
 LIKELY_START = 0.3
@@ -64,9 +63,6 @@ START_ERRORS = 5
 _NEARLY = 0.9
 """Share of the strongest evidence, as −log p. Measured: of 0.6 to 1, this certifies most (demo task, three seeds)."""
 _NO_EVIDENCE = 0.5
-GROUP_ROWS = 4
-"""Rows of one group that certify, at most. Measured: of 3, 4, 6, 8 and 12, four to six certify most."""
-
 Method = Literal["fixed-sequence", "fixed-sequence-groups"]
 
 
@@ -205,19 +201,6 @@ def first_tested(coverages: Sequence[float], n: int, risk: float, delta: float, 
     return next((i for i, coverage in enumerate(coverages) if coverage * n + 1e-9 >= needed), len(coverages))
 
 
-def rows_a_group(groups: Sequence[str]) -> int:
-    """How many rows of a group certify: `GROUP_ROWS` where groups have that many on average, else one.
-
-    It looks at the groups' sizes alone, so that it chooses the method in advance.
-    """
-    count = len(set(groups))
-    return GROUP_ROWS if count and sum(_sizes(groups, GROUP_ROWS)) >= 0.6 * GROUP_ROWS * count else 1
-
-
-def _sizes(groups: Sequence[str], most: int) -> list[int]:
-    return [min(size, most) for size in Counter(groups).values()]
-
-
 def best_start(
     tuning_scores: ArrayLike,
     correct: ArrayLike,
@@ -242,14 +225,8 @@ def best_start(
 
 def can_test(groups: Sequence[str], risk: float, delta: float, coverages: Sequence[float]) -> bool:
     """Whether certification rows of these groups (one name a row) are enough to test one of ``coverages``."""
-    most = rows_a_group(groups)
-    return first_tested(coverages, sum(_sizes(groups, most)), risk, delta, most) < len(coverages)
-
-
-def usable_rows(groups: Sequence[str]) -> tuple[int, int]:
-    """How many of the rows of these groups (one name a row) certify, and at most how many of one group."""
-    most = rows_a_group(groups)
-    return sum(_sizes(groups, most)), most
+    n, most = usable_rows(groups)
+    return first_tested(coverages, n, risk, delta, most) < len(coverages)
 
 
 def fixed_sequence(
@@ -430,21 +407,3 @@ def delta_parts(delta: float, rows: Mapping[str, int]) -> dict[str, float]:
     """δ shared out over strata by their number of tuning rows: who has most rows has most to gain."""
     total = sum(rows.values())
     return {name: delta * count / total for name, count in rows.items()}
-
-
-def one_per_group(groups: Sequence[str], key: str) -> NDArray[np.int64]:
-    """Indices, rising, of one row of each group, drawn by a keyed hash: rows of one group are not independent."""
-    return some_per_group(groups, key, 1)
-
-
-def some_per_group(groups: Sequence[str], key: str, most: int) -> NDArray[np.int64]:
-    """Indices, rising, of at most ``most`` rows of each group, drawn by a keyed hash."""
-    members: dict[str, list[int]] = {}
-    for index, group in enumerate(groups):
-        members.setdefault(group, []).append(index)
-    drawn: list[int] = []
-    for group, rows in members.items():
-        for place in range(min(most, len(rows))):
-            salt = "one-per-group" if place == 0 else f"one-per-group-{place}"
-            drawn.append(rows.pop(int(fraction_of(group, key, salt) * len(rows))))
-    return np.sort(np.asarray(drawn, np.int64))

@@ -10,7 +10,7 @@ from outrider_cloud.learning.opening import OpenTask
 from outrider_cloud.learning.promotion import Margins, Verdict, class_accuracy, judge_candidate
 from outrider_cloud.learning.report import Contest
 from outrider_engine.model import Model
-from outrider_wire.certificate import GROUP_ROWS, some_per_group
+from outrider_wire.groups import GROUP_ROWS, some_per_group
 
 
 def compare(

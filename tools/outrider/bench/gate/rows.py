@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from outrider_wire.certificate import one_per_group
+from outrider_wire.groups import one_per_group
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
