@@ -160,6 +160,7 @@ def escalate(work: OpenTask, world: World, large: Model) -> None:
             device="device",
             input=example.group,
             why="low_confidence",
+            small_model=deployed.digest,
             created_ms=2,
             teacher_probabilities=said[row].tolist(),
             teacher_model=f"{large.manifest.version}@{large.digest[:12]}",

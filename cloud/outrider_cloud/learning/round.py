@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from outrider_cloud.clock import now_ms
 from outrider_cloud.learning import ledger, rounds
-from outrider_cloud.learning.candidate import Base, Workshop, check_free, deliver, distilled, open_base
+from outrider_cloud.learning.candidate import Base, Workshop, check_free, deliver, distilled, open_base, sister_pairs
 from outrider_cloud.learning.lessons import Lessons
 from outrider_cloud.learning.material import Learnable, Material, gather, learnable
 from outrider_cloud.learning.opening import OpenTask
@@ -47,6 +47,8 @@ class RoundPlan:
     threads: int = 1
     distil: DistilPlan = field(default_factory=DistilPlan)
     margins: Margins = field(default_factory=Margins)
+    deferral: bool = True
+    """Whether a deferral score is learnt, at as much training again; it ships only if it ranks errors better than the plain scores."""
 
 
 def run_round(work: OpenTask, plan: RoundPlan, progress: Progress) -> RoundReport:
@@ -116,6 +118,16 @@ class _Round:
     def _with_candidate(self, report: RoundReport, material: Material, lessons: Lessons, folder: Path) -> RoundReport:
         with self._stage("distilling"):
             student = distilled(self.base, lessons, self.plan.distil, seed=self.plan.seed, progress=self.tell)
+        pairs = None
+        if self.plan.deferral:
+            with self._stage("learning when to ask"):
+                pairs = sister_pairs(
+                    self.base,
+                    lessons,
+                    self.plan.distil,
+                    seed=self.plan.seed,
+                    progress=lambda _what, share: self.tell("learning when to ask", share),
+                )
         workshop = Workshop(
             base=self.base,
             task=self.work.task,
@@ -128,6 +140,7 @@ class _Round:
         with self._stage("exporting"):
             candidate = workshop.build(
                 student,
+                pairs=pairs,
                 version=f"round-{self.number}",
                 progress=lambda _stage, share: self.tell("exporting", share),
             )
