@@ -154,33 +154,30 @@ class Head(nn.Module):
 
     def forward(self, logits: Tensor, hidden: Tensor | None) -> Tensor:
         """Score (n,): the logarithm of the odds that the answer is right, as far as the training rows were like these."""
+        odds, signals = self.signals(logits, hidden)
+        return self.score(odds, signals)
+
+    def signals(self, logits: Tensor, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The log-odds of the likeliest label (n,), and everything else that the score is taken from (n, width).
+
+        That is the surest labels' probabilities and their logarithms, margin, entropy, energy, and the hidden features.
+        """
         ranked = logits.topk(logits.shape[1], dim=1).values
         odds = ranked[:, 0] - torch.logsumexp(ranked[:, 1:], 1)
-        signals = self._signals(logits, ranked, hidden)
-        away = ((signals - self.centre) / self.spread).clamp(-_FARTHEST, _FARTHEST)
-        score: Tensor = odds * self.slope + self.level + self.second(torch.relu(self.first(away))).squeeze(1)
-        return score
-
-    def standardise(self, seen: Seen) -> None:
-        """Takes the scale of every signal from these rows."""
-        with torch.no_grad():
-            logits = torch.from_numpy(seen.logits)
-            hidden = torch.from_numpy(seen.hidden) if seen.hidden is not None else None
-            signals = self._signals(logits, logits.sort(dim=1, descending=True).values, hidden)
-            self.centre.copy_(signals.mean(0))
-            self.spread.copy_(signals.std(0) + 1e-6)
-
-    def _signals(self, logits: Tensor, ranked: Tensor, hidden: Tensor | None) -> Tensor:
-        """The surest labels' probabilities and logarithms, margin, entropy, energy, and the hidden features: (n, width)."""
         energy = torch.logsumexp(logits, 1, keepdim=True)
         logs = ranked - energy
         shares = logs.exp()
         entropy = (shares * logs).sum(1, keepdim=True)
-        top = slice(0, self.ranked)
-        parts = [logs[:, top], shares[:, top], shares[:, :1] - shares[:, 1:2], entropy, energy]
+        parts = [logs[:, : self.ranked], shares[:, : self.ranked], shares[:, :1] - shares[:, 1:2], entropy, energy]
         if self.reads_hidden:
             parts.append(cast("Tensor", hidden))
-        return torch.cat(parts, 1)
+        return odds, torch.cat(parts, 1)
+
+    def score(self, odds: Tensor, signals: Tensor) -> Tensor:
+        """Score (n,) from what `signals` gives."""
+        away = ((signals - self.centre) / self.spread).clamp(-_FARTHEST, _FARTHEST)
+        score: Tensor = odds * self.slope + self.level + self.second(torch.relu(self.first(away))).squeeze(1)
+        return score
 
 
 def fit_head(pairs: Pairs, *, seed: int) -> Head:
@@ -193,26 +190,47 @@ def fit_head(pairs: Pairs, *, seed: int) -> Head:
         hidden = pairs.seen.hidden
         head = Head(pairs.seen.logits.shape[1], hidden.shape[1] if hidden is not None else 0)
         choice = np.random.default_rng(seed)
-        names = choice.permutation(np.unique(np.asarray(pairs.groups, np.str_)))
-        held = np.isin(np.asarray(pairs.groups, np.str_), names[: max(1, len(names) // _HELD_OUT)])
-        mine, others = (pairs.take(np.flatnonzero(rows)) for rows in (~held, held))
-        head.standardise(mine.seen)
-        _descend(head, mine, others, choice)
+        groups = np.asarray(pairs.groups, np.str_)
+        names = choice.permutation(np.unique(groups))
+        held = np.isin(groups, names[: max(1, len(names) // _HELD_OUT)])
+        rows, held_rows = (_rows(head, pairs.take(np.flatnonzero(which))) for which in (~held, held))
+        with torch.no_grad():
+            head.centre.copy_(rows.signals.mean(0))
+            head.spread.copy_(rows.signals.std(0) + 1e-6)
+        _descend(head, rows, held_rows, choice)
     return head.eval()
 
 
-def _descend(head: Head, pairs: Pairs, held: Pairs, choice: np.random.Generator) -> None:
+class _Rows(NamedTuple):
+    odds: Tensor
+    signals: Tensor
+    right: Tensor
+
+
+def _rows(head: Head, pairs: Pairs) -> _Rows:
+    with torch.no_grad():
+        return _Rows(*head.signals(*_tensors(pairs.seen)), torch.from_numpy(pairs.right).float())
+
+
+def _tensors(seen: Seen) -> tuple[Tensor, Tensor | None]:
+    return torch.from_numpy(seen.logits), torch.from_numpy(seen.hidden) if seen.hidden is not None else None
+
+
+def _descend(head: Head, rows: _Rows, held: _Rows, choice: np.random.Generator) -> None:
     decayed = [head.first.weight, head.second.weight]
     free = [head.slope, head.level, head.first.bias, head.second.bias]
     optimiser = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": _WEIGHT_DECAY}, {"params": free, "weight_decay": 0.0}], _LEARNING_RATE
+        [{"params": decayed, "weight_decay": _WEIGHT_DECAY}, {"params": free, "weight_decay": 0.0}],
+        _LEARNING_RATE,
+        fused=True,
     )
     best, found_at, weights = float("inf"), 0, copy.deepcopy(head.state_dict())
     for epoch in range(_EPOCHS):
-        order = choice.permutation(len(pairs))
-        for start in range(0, len(pairs), _ROWS):
+        order = torch.from_numpy(choice.permutation(len(rows.right)))
+        for start in range(0, len(order), _ROWS):
             optimiser.zero_grad()
-            loss = _loss(head, pairs.take(order[start : start + _ROWS]))
+            drawn = order[start : start + _ROWS]
+            loss = _loss(head, _Rows(*(each[drawn] for each in rows)))
             loss.backward()  # type: ignore[no-untyped-call]  # torch ships it without types
             optimiser.step()
         with torch.no_grad():
@@ -224,15 +242,8 @@ def _descend(head: Head, pairs: Pairs, held: Pairs, choice: np.random.Generator)
     head.load_state_dict(weights)
 
 
-def _loss(head: Head, pairs: Pairs) -> Tensor:
-    return functional.binary_cross_entropy_with_logits(_score(head, pairs.seen), torch.from_numpy(pairs.right).float())
-
-
-def _score(head: Head, seen: Seen) -> Tensor:
-    score: Tensor = head(
-        torch.from_numpy(seen.logits), torch.from_numpy(seen.hidden) if seen.hidden is not None else None
-    )
-    return score
+def _loss(head: Head, rows: _Rows) -> Tensor:
+    return functional.binary_cross_entropy_with_logits(head.score(rows.odds, rows.signals), rows.right)
 
 
 class Learned(NamedTuple):
@@ -254,7 +265,7 @@ def learn(pairs: Pairs, module: nn.Module, tuning: Tensors, *, seed: int) -> Lea
     shares = calibrated(logits, Calibration(temperature=fit_temperature(logits, labels)))
     plain = min(area_under_risk_coverage(score(logits, shares), right) for score in SCORES.values())
     with torch.no_grad():
-        own = area_under_risk_coverage(_score(head, seen).numpy(), right)
+        own = area_under_risk_coverage(head(*_tensors(seen)).numpy(), right)
     says = f"area {own:.5f} on tuning rows, {plain:.5f} by the best plain score; learnt from {len(pairs)} rows"
     if own > (1 - LEAST_GAIN) * plain:
         return Learned(None, f"left out: {says}")

@@ -54,8 +54,9 @@ def static_int8(
     Weights use 7 of their 8 bits because x86 without VNNI saturates sums of products otherwise, and a certificate should
     not hold on one processor and fail on the next
     (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html#when-and-why-do-i-need-to-try-u8u8).
-    What leads to an output of ``exact`` and not to the logits stays in floating point. The last layers are left in floating point
-    one by one until `AGREEMENT` of the answers stay as they were: a net that multiplies two activations spreads their range, and eight bits no longer tell the small ones apart.
+    What leads to an output of ``exact`` and not to the logits stays in floating point. The last layers are left in floating
+    point one by one until `AGREEMENT` of the answers stay as they were: a net that multiplies two activations spreads their
+    range, and eight bits no longer tell the small ones apart.
     """
     load_runtime()
     before = _answers(model, feeds, logits)
