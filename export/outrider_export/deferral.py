@@ -5,9 +5,10 @@ layer decides by. Its target is whether the small model is right: by a person's 
 large model gives to the small one's answer. Three things were measured (docs/LOG.md, 2026-11-26) and are built in:
 
 * Only rows that a model was not trained on teach anything: on memorised rows it is hardly ever wrong, and a head that was trained on
-  them certified nothing. What `fit_head` gets may come from another model that began with the same weights, for its
-  features mean the same (`outrider_cloud.learning.candidate.sister_pairs`).
+  them ranked no better than the plain scores. What `fit_head` gets may come from another model that began with the same weights, for
+  its features mean the same (`outrider_cloud.learning.candidate.sister_pairs`).
 * The correction starts at nothing, so that a head of few rows, or of escalated rows alone, stays close to the plain confidence.
+  Without that, a head of escalated rows alone ranked worse than it.
 * "Small right" ranks errors better than "not (large right and small wrong)", the target of Mozannar & Sontag 2020 (arXiv 2006.01862),
   even where the large model is often wrong, and a certificate is about that risk.
 """

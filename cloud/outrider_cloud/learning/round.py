@@ -26,6 +26,7 @@ from outrider_cloud.learning.opening import OpenTask
 from outrider_cloud.learning.promotion import Margins, judge_round
 from outrider_cloud.learning.report import Contest, RoundReport, Spent
 from outrider_cloud.learning.trial import compare
+from outrider_engine.model import Model
 from outrider_export.data import Progress, Table
 from outrider_export.distil import DistilPlan
 from outrider_export.promises import forecast
@@ -157,6 +158,7 @@ class _Round:
             report,
             candidate=candidate.digest,
             contest=contest,
+            deferral=self._learnt(candidate, lessons),
             checks=[*report.checks, *verdict.checks],
             verdict=verdict.sentence,
         )
@@ -165,6 +167,12 @@ class _Round:
         with self._stage("certifying"):
             report = self._certified(report, workshop, material.certification, contest)
         return self._delivered(report, workshop, contest)
+
+    def _learnt(self, candidate: Model, lessons: Lessons) -> str:
+        if not self.plan.deferral:
+            return ""
+        few = f"not learnt: {len(lessons.fresh.tensors)} rows that the deployed bundle sent are too few"
+        return candidate.manifest.provenance.get("deferral", few)
 
     def _certified(self, report: RoundReport, workshop: Workshop, rows: Table | None, contest: Contest) -> RoundReport:
         """With the certificate, where there are rows for one; they are written down as used before they are looked at."""
