@@ -84,7 +84,8 @@ def make_variants(
         name = f"model.{precision}.onnx"
         if precision == "int8":
             feeds = list(calibration.batches(_FEED_ROWS))
-            quantized = static_int8(plain, feeds, logits=outputs.logits, exact=[name for name in (outputs.support, outputs.deferral) if name])
+            exactly = [name for name in (outputs.support, outputs.deferral) if name]
+            quantized = static_int8(plain, feeds, logits=outputs.logits, exact=exactly)
             walk(quantized.data)
             files[name], notes["int8_float_layers"] = quantized.data, str(quantized.float_layers)
             figures = parity(before, run_rows(OrtSession(quantized.data), tuning), tuning.labels, outputs)

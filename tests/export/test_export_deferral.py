@@ -35,7 +35,7 @@ from outrider_export.quantize import static_int8
 from outrider_export.students import Architecture
 from outrider_export.to_onnx import export_onnx
 from outrider_wire.acceptance import accepted
-from outrider_wire.manifest import ModelInput, Step
+from outrider_wire.manifest import ModelInput, Outputs, Step
 from outrider_wire.scores import area_under_risk_coverage
 from outrider_wire.task import Task
 
@@ -262,6 +262,7 @@ def build(
             out=out,
             version="1",
             deferral=pairs,
+            embedding=True,
         )
 
     return built
@@ -277,7 +278,8 @@ def deferring(
 def test_a_device_accepts_by_the_learned_score_end_to_end(deferring: BuildReport, stickers: Stickers) -> None:
     model = load_model(deferring.bundle)
     rule, test = model.manifest.acceptance, stickers.test
-    assert (rule.score, model.manifest.outputs.deferral, model.certified) == ("deferral", "deferral", "")
+    assert (rule.score, model.certified) == ("deferral", "")
+    assert model.manifest.outputs == Outputs(support="support", embedding="embedding", deferral="deferral")
     said = [model.infer([model.prepare(test.parts(row))])[0] for row in range(len(test))]
     verdicts = [model.judge(each, test.parts(row)) for row, each in enumerate(said)]
     kept = np.array([verdict.accepted for verdict in verdicts])
@@ -301,7 +303,7 @@ def test_a_bundle_says_why_a_learned_score_was_left_out_and_its_graph_does_not_h
     assert report.manifest.provenance["deferral"].startswith("left out: area")
     assert report.manifest.outputs.deferral is None and "deferral" not in report.manifest.scores
     found = onnx.load(report.bundle / "model.int8.onnx").graph
-    assert [output.name for output in found.output] == ["logits", "support"]
+    assert [output.name for output in found.output] == ["logits", "support", "embedding"]
 
 
 def test_int8_leaves_the_head_in_floating_point(
