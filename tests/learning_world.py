@@ -5,7 +5,7 @@ Everything is real (bundles, weights, store); only the pictures are made up. Kno
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -145,9 +145,10 @@ def fill(work: OpenTask, world: World, *, certification: int | None = None) -> N
     escalate(work, world, load_model(Path(work.settings.large.removeprefix("onnx:"))))
 
 
-def escalate(work: OpenTask, world: World, large: Model) -> None:
-    """Puts the refused inputs of the stream into the store, with what ``large`` says of them."""
-    table = Table.from_examples(world.stream)
+def escalate(work: OpenTask, world: World, large: Model, stream: Sequence[Example] | None = None) -> None:
+    """Puts the refused inputs of the stream (by default the world's) into the store, with what ``large`` says of them."""
+    stream = world.stream if stream is None else stream
+    table = Table.from_examples(stream)
     deployed = load_model(world.base)
     refused = ~accepted(deployed.manifest.acceptance, ask_rows(deployed, table).signals)
     said = ask_rows(large, table).probabilities
@@ -160,12 +161,13 @@ def escalate(work: OpenTask, world: World, large: Model) -> None:
             device="device",
             input=example.group,
             why="low_confidence",
+            small_model=deployed.digest,
             created_ms=2,
             teacher_probabilities=said[row].tolist(),
             teacher_model=f"{large.manifest.version}@{large.digest[:12]}",
             **_parts(example),
         )
-        for row, example in enumerate(world.stream)
+        for row, example in enumerate(stream)
         if refused[row]
     ]
     work.library.store.submit(partial(add_all, new=new)).result()

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -22,10 +22,12 @@ from outrider_engine.model import Model, load_model
 from outrider_export.certify import Behind, Certified, calibrate_and_certify, check_disjoint
 from outrider_export.checkpoint import checkpoint_path, save_checkpoint
 from outrider_export.data import Progress, Table
+from outrider_export.deferral import Learned, Pairs, learn
 from outrider_export.promises import Promise
 from outrider_export.students import Architecture
 from outrider_export.task_text import task_to_toml
 from outrider_export.variants import Variants, make_variants
+from outrider_wire.certificate import GROUP_ROWS
 from outrider_wire.errors import BundleMismatchError, OperatorSetupError
 from outrider_wire.manifest import (
     MANIFEST_FILE,
@@ -86,6 +88,7 @@ def build_bundle(
     delta: float | None = None,
     label_source: LabelSource = "ground_truth",
     behind: Behind | None = None,
+    deferral: Pairs | None = None,
     licence: str = "",
     embedding: bool = False,
     progress: Progress | None = None,
@@ -108,6 +111,8 @@ def build_bundle(
         delta: δ of the certificate when it is not the task's (rows used before).
         label_source: whose labels the rows carry.
         behind: the large model, for a promised gap and for the bound on its error.
+        deferral: what a model that was trained on none of these rows says of them, of the train role: a head that learns from
+            them when ``model`` is right is part of the bundle if it ranks errors better on tuning rows; unused by ONNX bytes.
         licence: text of the model's licence.
         embedding: the model also gives the encoding of its first input, which an answer memory finds answers by.
         progress: told each stage.
@@ -126,6 +131,10 @@ def build_bundle(
     bounds = bounds_of(task, inputs)
     own_support = tuning.one_per_group(key)
     tell("exporting", 0.0)
+    learned = Learned(None, "")
+    if deferral is not None and isinstance(model, nn.Module):
+        drawn = tuning.some_per_group(key, GROUP_ROWS).tensors(inputs, bounds)
+        learned = learn(deferral, model, drawn, seed=seed)
     variants = make_variants(
         model,
         inputs,
@@ -134,6 +143,7 @@ def build_bundle(
         support=(support.one_per_group(key) if support else own_support).tensors(inputs, bounds),
         precisions=precisions,
         embedding=embedding,
+        head=learned.head,
     )
     tell("certifying", 0.6)
     with _directory(out) as folder:
@@ -145,6 +155,7 @@ def build_bundle(
             parent=parent,
             licence=licence,
             folder=folder,
+            notes={"deferral": learned.says} if learned.says else {},
         )
         shipped = load_model(folder, bounds=bounds)
         certified = calibrate_and_certify(
@@ -184,6 +195,7 @@ def _draft(
     parent: str | None,
     licence: str,
     folder: Path,
+    notes: Mapping[str, str],
 ) -> Manifest:
     """A bundle that runs and promises nothing: what calibration is measured on."""
     files = {**variants.files, TASK_FILE: task_to_toml(task).encode()}
@@ -204,7 +216,7 @@ def _draft(
         parent=parent,
         architecture=architecture.name,
         embedding_parts=[architecture.inputs(task)[0].part] if variants.outputs.embedding else [],
-        provenance={**versions, **variants.notes},
+        provenance={**versions, **variants.notes, **notes},
     )
     (folder / MANIFEST_FILE).write_bytes(encode_manifest(manifest))
     return manifest

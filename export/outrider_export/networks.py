@@ -1,8 +1,8 @@
 """The shipped students' networks: a small convolutional net, alone or fused with hashed words. Knows no task and no training.
 
 Any module may stand in for them: ``forward(*tensors) -> logits``, tensors in the order of its inputs. Optional:
-``pooled(*tensors)`` gives the features that the support distances are taken on, and ``encode(first)`` with
-``fuse(features, *rest)`` lets many questions about one image share its encoding.
+``pooled(*tensors)`` gives the features that the support distances are taken on, ``hidden(*tensors)`` those that the deferral
+score is learnt from, and ``encode(first)`` with ``fuse(features, *rest)`` lets many questions about one image share its encoding.
 """
 
 import itertools
@@ -32,6 +32,15 @@ class Pools(Protocol):
 
     def pooled(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Views of the input, each as features (n, d) of its own: the one that is farthest from what is known counts."""
+        ...
+
+
+@runtime_checkable
+class Reveals(Protocol):
+    """A module that says what its last layer decides by."""
+
+    def hidden(self, *tensors: Tensor) -> Tensor:
+        """Features (n, d), of which the logits are a linear function."""
         ...
 
 
@@ -103,6 +112,11 @@ class ImageNet(nn.Module):
         logits: Tensor = self.head(features)
         return logits
 
+    def hidden(self, image: Tensor) -> Tensor:
+        """What the last layer decides by."""
+        hidden: Tensor = self.head[:-1](self.encode(image))
+        return hidden
+
     def pooled(self, image: Tensor) -> tuple[Tensor, ...]:
         """Features of the support distances."""
         return self.encoder.pooled(image)
@@ -128,9 +142,17 @@ class ImageTextNet(nn.Module):
 
     def fuse(self, features: Tensor, text: Tensor) -> Tensor:
         """Logits from an image's features and a question's words."""
-        question = self.question(text)
-        logits: Tensor = self.head(torch.cat([features * question, question], 1))
+        logits: Tensor = self.head(self._joined(features, text))
         return logits
+
+    def hidden(self, image: Tensor, text: Tensor) -> Tensor:
+        """What the last layer decides by."""
+        hidden: Tensor = self.head[:-1](self._joined(self.encode(image), text))
+        return hidden
+
+    def _joined(self, features: Tensor, text: Tensor) -> Tensor:
+        question = self.question(text)
+        return torch.cat([features * question, question], 1)
 
     def pooled(self, image: Tensor, text: Tensor) -> tuple[Tensor, ...]:
         """Features of the support distances: the image's alone."""

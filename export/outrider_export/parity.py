@@ -24,8 +24,8 @@ def parity(
     """What `outrider_wire.manifest.Variant` says of a variant.
 
     ``max_abs`` and ``mean_abs`` difference of a logit, ``agreement`` of the answers, ``accuracy`` of ``other`` on the
-    labelled rows, with a support output ``support_correlation`` and ``support_max_abs``, and with an embedding the largest and
-    mean cosine distance of a row's two, ``embedding_max`` and ``embedding_mean``.
+    labelled rows, with a support output ``support_correlation`` and ``support_max_abs``, with a deferral score the same of it, and
+    with an embedding the largest and mean cosine distance of a row's two, ``embedding_max`` and ``embedding_mean``.
     """
     apart = np.abs(reference[outputs.logits].astype(np.float64) - other[outputs.logits])
     answers = other[outputs.logits].argmax(1)
@@ -36,10 +36,11 @@ def parity(
         "agreement": (reference[outputs.logits].argmax(1) == answers).mean(),
         "accuracy": (answers[known] == labels[known]).mean() if known.any() else 0.0,
     }
-    if outputs.support is not None:
-        a, b = reference[outputs.support], other[outputs.support]
-        figures["support_correlation"] = np.corrcoef(a, b)[0, 1] if a.std() and b.std() else 1.0
-        figures["support_max_abs"] = np.abs(a - b).max()
+    for kind, name in (("support", outputs.support), ("deferral", outputs.deferral)):
+        if name is not None:
+            a, b = reference[name], other[name]
+            figures[f"{kind}_correlation"] = np.corrcoef(a, b)[0, 1] if a.std() and b.std() else 1.0
+            figures[f"{kind}_max_abs"] = np.abs(a - b).max()
     if outputs.embedding is not None:
         away = cosine_distances(reference[outputs.embedding], other[outputs.embedding])
         figures["embedding_max"], figures["embedding_mean"] = away.max(), away.mean()

@@ -1,7 +1,7 @@
 """Static INT8 of an ONNX model, calibrated on real inputs. Knows no bundles and no labels.
 
 Static and not dynamic: dynamic INT8 makes a convolutional net several times slower. What stays in floating point: the
-support distance (its precision matrix magnifies a rounding error), and as many of the last layers as the answers need.
+support distance (its precision matrix magnifies a rounding error), the deferral head, and as many of the last layers as the answers need.
 """
 
 import tempfile
@@ -47,15 +47,16 @@ class _Reader:
 
 
 def static_int8(
-    model: bytes, feeds: Sequence[Feeds], *, logits: str = "logits", support: str | None = None
+    model: bytes, feeds: Sequence[Feeds], *, logits: str = "logits", exact: Sequence[str] = ()
 ) -> Quantized:
     """INT8 weights (per channel, 7 bits) and activations in QDQ form, calibrated on ``feeds``; same inputs, same bytes.
 
     Weights use 7 of their 8 bits because x86 without VNNI saturates sums of products otherwise, and a certificate should
     not hold on one processor and fail on the next
     (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html#when-and-why-do-i-need-to-try-u8u8).
-    The last layers are left in floating point one by one until `AGREEMENT` of the answers stay as they were: a net that
-    multiplies two activations spreads their range, and eight bits no longer tell the small ones apart.
+    What leads to an output of ``exact`` and not to the logits stays in floating point. The last layers are left in floating
+    point one by one until `AGREEMENT` of the answers stay as they were: a net that multiplies two activations spreads their
+    range, and eight bits no longer tell the small ones apart.
     """
     load_runtime()
     before = _answers(model, feeds, logits)
@@ -63,7 +64,7 @@ def static_int8(
     with tempfile.TemporaryDirectory() as folder:
         prepared = _prepared(model, Path(folder))
         graph = onnx.load(prepared).graph
-        side_branch = _ancestors(graph, support) - _ancestors(graph, logits) if support else set()
+        side_branch = set().union(*(_ancestors(graph, name) for name in exact)) - _ancestors(graph, logits)
         for tail in _tails(graph, side_branch):
             data = _quantized(prepared, feeds, sorted(side_branch | set(tail.nodes)))
             agreement = float((_answers(data, feeds, logits) == before).mean())

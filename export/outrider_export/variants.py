@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from torch import nn
 from outrider_engine.session import OrtSession
 from outrider_engine.walk import walk
 from outrider_export.data import Tensors
+from outrider_export.deferral import Deferring, Head
 from outrider_export.networks import Pools, Splits
 from outrider_export.parity import parity, run_rows
 from outrider_export.quantize import static_int8
@@ -50,6 +52,7 @@ def make_variants(
     support: Tensors,
     precisions: Sequence[Precision],
     embedding: bool = False,
+    head: Head | None = None,
 ) -> Variants:
     """ONNX at each of ``precisions`` ("fp32", "int8"), in that order of preference.
 
@@ -62,6 +65,7 @@ def make_variants(
             does not pool.
         precisions: at least one.
         embedding: export the first input's encoding as well. ONNX bytes bring it as an output of that name, or not.
+        head: gives a module its deferral score; unused by ONNX bytes, which bring their own or none.
 
     Raises:
         OperatorConfigError: an unknown precision, or an ONNX file that has no output or does not read ``inputs``.
@@ -72,7 +76,7 @@ def make_variants(
         outputs = _outputs_of(model, inputs, embedding=embedding)
         plain, exact = model, run_rows(OrtSession(model), tuning)
     else:
-        plain, outputs, exact = _exported(model, inputs, tuning, support, embedding=embedding)
+        plain, outputs, exact = _exported(model, inputs, tuning, support, embedding=embedding, head=head)
     before = run_rows(OrtSession(plain), tuning)
     files: dict[str, bytes] = {}
     variants, notes = [], {}
@@ -80,7 +84,8 @@ def make_variants(
         name = f"model.{precision}.onnx"
         if precision == "int8":
             feeds = list(calibration.batches(_FEED_ROWS))
-            quantized = static_int8(plain, feeds, logits=outputs.logits, support=outputs.support)
+            exactly = [name for name in (outputs.support, outputs.deferral) if name]
+            quantized = static_int8(plain, feeds, logits=outputs.logits, exact=exactly)
             walk(quantized.data)
             files[name], notes["int8_float_layers"] = quantized.data, str(quantized.float_layers)
             figures = parity(before, run_rows(OrtSession(quantized.data), tuning), tuning.labels, outputs)
@@ -96,7 +101,13 @@ def make_variants(
 
 
 def _exported(
-    module: nn.Module, inputs: Sequence[ModelInput], tuning: Tensors, support: Tensors, *, embedding: bool
+    module: nn.Module,
+    inputs: Sequence[ModelInput],
+    tuning: Tensors,
+    support: Tensors,
+    *,
+    embedding: bool,
+    head: Head | None,
 ) -> tuple[bytes, Outputs, Arrays]:
     module.eval()
     if embedding and not isinstance(module, Splits):
@@ -108,10 +119,13 @@ def _exported(
     deployed, outputs = module, Outputs(embedding=EMBEDDING if embedding else None)
     if isinstance(module, Pools):
         deployed = Deployable(module, fit_known(pooled_features(module, support)), embedding=embedding)
-        outputs = Outputs(support="support", embedding=outputs.embedding)
+        outputs = msgspec.structs.replace(outputs, support="support")
     elif embedding:
         deployed = Embedding(module)
-    names = [name for name in (outputs.logits, outputs.support, outputs.embedding) if name]
+    if head is not None:
+        deployed = Deferring(deployed, module, head).eval()
+        outputs = msgspec.structs.replace(outputs, deferral="deferral")
+    names = [name for name in (outputs.logits, outputs.support, outputs.embedding, outputs.deferral) if name]
     data = export_onnx(deployed, inputs, names)
     walk(data)
     exact = {outputs.logits: predict(module, tuning)}
@@ -155,6 +169,7 @@ def _outputs_of(model: bytes, inputs: Sequence[ModelInput], *, embedding: bool) 
         logits=names[0],
         support="support" if "support" in names[1:] else None,
         embedding=EMBEDDING if embedding else None,
+        deferral="deferral" if "deferral" in names[1:] else None,
     )
 
 

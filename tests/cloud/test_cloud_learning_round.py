@@ -4,21 +4,29 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 import torch
-from learning_world import TASK, World, fill, make_world, open_world
+from learning_world import TASK, World, escalate, fill, inputs, make_world, open_world
 
+from outrider_cloud.learning.candidate import distilled, open_base, sister_pairs
+from outrider_cloud.learning.lessons import Lessons, choose_rows
+from outrider_cloud.learning.material import gather, learnable
 from outrider_cloud.learning.opening import OpenTask
 from outrider_cloud.learning.promotion import Margins
 from outrider_cloud.learning.report import RoundReport
 from outrider_cloud.learning.round import RoundPlan, run_round
+from outrider_cloud.learning.teacher import Confidence
 from outrider_cloud.store.schema import certifications, certified_groups, examples, rounds
 from outrider_engine.bundle import open_bundle
 from outrider_engine.golden import check_golden
 from outrider_engine.model import load_model
+from outrider_export.deferral import make_pairs
+from outrider_export.distil import DistilPlan, Taught
 from outrider_wire.certificate import reused_delta
 from outrider_wire.errors import OperatorConfigError, OperatorSetupError, RuleRefusalError
 
@@ -69,6 +77,15 @@ def test_a_round_with_a_strong_teacher_makes_a_student_that_keeps_more_and_answe
     assert after.accuracy >= before.accuracy - LENIENT.fall
     assert max(before.risk, after.risk) <= 0.1
     assert f"{before.coverage:.1%} → {after.coverage:.1%}" in promoted.verdict
+
+
+def test_a_round_with_few_fresh_rows_says_that_it_did_not_learn_when_to_ask(
+    promoted: RoundReport, world: World
+) -> None:
+    assert (
+        promoted.deferral == f"not learnt: {promoted.counts.escalated} rows that the deployed bundle sent are too few"
+    )
+    assert open_bundle(world.folder / "round-1").manifest.outputs.deferral is None
 
 
 def test_a_promoted_bundle_is_whole_certified_no_wider_than_judged_and_names_its_parent(
@@ -191,3 +208,67 @@ def test_the_command_prints_the_report_and_exits_with_3_when_the_round_is_refuse
     assert done.returncode == 3, done.stderr
     report = json.loads(done.stdout.strip().splitlines()[-1])
     assert report["state"] == "refused" and "the round is refused" in report["verdict"]
+
+
+@pytest.fixture(scope="module")
+def fresh(world: World) -> Iterator[tuple[OpenTask, Lessons]]:
+    """A store with enough of what the deployed bundle sent itself, and what may be learnt of it."""
+    with open_world(world, "fresh") as work:
+        fill(work, world)
+        escalate(work, world, load_model(world.folder / "large"), inputs("more", 500, 7))
+        base = open_base(world.base, world.task, threads=1)
+        material = gather(work, base, threads=1, progress=lambda *_: None)
+        yield work, learnable(material, work, base, LENIENT).lessons
+
+
+def test_a_round_learns_when_to_ask_and_the_bundle_says_what_came_of_it(
+    fresh: tuple[OpenTask, Lessons], world: World
+) -> None:
+    work, lessons = fresh
+    report = learn(work, world, "round-fresh")
+    assert report.state == "promoted", report.verdict
+    manifest = open_bundle(world.folder / "round-fresh").manifest
+    assert manifest.provenance["deferral"].endswith(f"learnt from {len(lessons.fresh.tensors)} rows")
+    assert report.deferral == manifest.provenance["deferral"]
+    ships = manifest.outputs.deferral is not None
+    assert ships == (not manifest.provenance["deferral"].startswith("left out"))
+
+
+def test_each_sister_is_asked_about_what_she_was_not_shown_and_errs_more_than_the_student_does(
+    fresh: tuple[OpenTask, Lessons], world: World
+) -> None:
+    base, lessons, plan = open_base(world.base, world.task, threads=1), fresh[1], DistilPlan(epochs=6)
+    pairs = sister_pairs(base, lessons, plan, seed=0, progress=lambda *_: None)
+    assert pairs is not None and sorted(pairs.groups) == sorted(lessons.fresh.tensors.groups)
+    student = distilled(base, lessons, plan, seed=0, progress=lambda *_: None)
+    own = make_pairs(student, lessons.fresh.tensors, lessons.fresh.probabilities)
+    assert pairs.right.mean() < own.right.mean() - 0.01
+
+
+def test_few_fresh_rows_train_no_sister(fresh: tuple[OpenTask, Lessons], world: World) -> None:
+    lessons = fresh[1]
+    few = np.arange(300)
+    fewer = Taught(tensors=lessons.fresh.tensors.take(few), probabilities=lessons.fresh.probabilities[few])
+    base = open_base(world.base, world.task, threads=1)
+    assert (
+        sister_pairs(
+            base, replace(lessons, fresh=fewer), DistilPlan(), seed=0, progress=lambda *_: pytest.fail("trained")
+        )
+        is None
+    )
+
+
+def test_only_what_the_deployed_bundle_sent_and_todays_large_model_answered_is_fresh(
+    fresh: tuple[OpenTask, Lessons], world: World
+) -> None:
+    """After an update, what older releases sent has been learnt from, and teaches nothing of when to ask."""
+    shelf = fresh[0].library.load("train")
+    confidence = Confidence(threshold=0.9, temperature=1.0, accuracy=1.0, rows=100)
+    large, own = str(max(shelf.teacher_models)), load_model(world.base).digest
+
+    def found(deployed: str, large_model: str) -> int:
+        chosen = choose_rows(shelf, large_model=large_model, deployed=deployed, confidence=confidence)
+        return len(chosen.fresh)
+
+    assert found(own, large) == int(shelf.escalated.sum()) == len(fresh[1].fresh.tensors)
+    assert found("another release", large) == found(own, "another large model") == 0

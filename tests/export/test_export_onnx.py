@@ -42,7 +42,7 @@ def exported(deployable: Deployable, architecture: Architecture, task: Task) -> 
 
 @pytest.fixture(scope="module")
 def quantized(exported: bytes, rows: Tensors) -> Quantized:
-    return static_int8(exported, list(rows.batches(50)), support="support")
+    return static_int8(exported, list(rows.batches(50)), exact=["support"])
 
 
 def test_the_same_module_gives_the_same_bytes(
@@ -52,7 +52,7 @@ def test_the_same_module_gives_the_same_bytes(
 
 
 def test_the_same_rows_give_the_same_int8_bytes(exported: bytes, quantized: Quantized, rows: Tensors) -> None:
-    assert static_int8(exported, list(rows.batches(50)), support="support").data == quantized.data
+    assert static_int8(exported, list(rows.batches(50)), exact=["support"]).data == quantized.data
 
 
 def test_the_bytes_say_nothing_of_the_machine(exported: bytes, quantized: Quantized) -> None:

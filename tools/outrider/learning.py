@@ -38,7 +38,7 @@ def stock(work: OpenTask) -> dict[str, Any]:
 
 
 def run_round(
-    work: OpenTask, *, base: Path, out: Path, hard: bool, seed: int, threads: int, tell: Tell
+    work: OpenTask, *, base: Path, out: Path, hard: bool, deferral: bool, seed: int, threads: int, tell: Tell
 ) -> "RoundReport":
     """One learning round with the default plan; errors as `outrider_cloud.learning.round.run_round`."""
     import torch
@@ -48,6 +48,11 @@ def run_round(
 
     torch.set_num_threads(threads)
     plan = RoundPlan(
-        base=base, out=out, seed=seed, threads=threads, distil=DistilPlan(targets="hard" if hard else "soft")
+        base=base,
+        out=out,
+        seed=seed,
+        threads=threads,
+        distil=DistilPlan(targets="hard" if hard else "soft"),
+        deferral=deferral,
     )
     return run_round(work, plan, tell)

@@ -3,9 +3,12 @@
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from outrider_cloud.learning.lessons import Lessons
@@ -13,12 +16,15 @@ from outrider_engine.model import Model, load_model
 from outrider_export.build import build_bundle
 from outrider_export.certify import Behind, Certified, calibrate_and_certify
 from outrider_export.checkpoint import checkpoint_path, load_checkpoint
-from outrider_export.data import Progress, Table
-from outrider_export.distil import DistilPlan, distil
+from outrider_export.data import Progress, Table, Tensors
+from outrider_export.deferral import FEWEST_GROUPS, Pairs, join, make_pairs
+from outrider_export.deferral import FEWEST_ROWS as FEWEST_PAIRS
+from outrider_export.distil import FEWEST_ROWS, DistilPlan, Taught, distil
 from outrider_export.promises import Promise
 from outrider_export.students import Architecture
 from outrider_wire.errors import BundleMismatchError, OperatorConfigError, OperatorSetupError
 from outrider_wire.manifest import MANIFEST_FILE, encode_manifest
+from outrider_wire.roles import fraction_of
 from outrider_wire.task import Task
 
 MOST_ROWS = 55_000
@@ -74,6 +80,51 @@ def distilled(base: Base, lessons: Lessons, plan: DistilPlan, *, seed: int, prog
     )
 
 
+def sister_pairs(base: Base, lessons: Lessons, plan: DistilPlan, *, seed: int, progress: Progress) -> Pairs | None:
+    """What two sisters of the student say of the fresh rows, each of the half that she was not shown; None where there are too few.
+
+    The student itself learns from every row, and so hardly errs on any. Sisters that begin with the same weights come to features
+    that mean the same, so that what is learnt from their mistakes holds for the student, which loses no row to it.
+    """
+    fresh = lessons.fresh.tensors
+    if len(fresh) < FEWEST_PAIRS or len(set(fresh.groups)) < FEWEST_GROUPS:
+        return None
+    halves: tuple[set[str], set[str]] = set(), set()
+    for group in fresh.groups:
+        halves[fraction_of(group, key=f"deferral-{seed}", salt="half") < 0.5].add(group)
+    shown = [_without(lessons, half) for half in halves]
+    if min(len(each.unsure.tensors) for each in shown) < FEWEST_ROWS:
+        return None
+    found = []
+    for number, (half, own) in enumerate(zip(halves, shown, strict=True)):
+        sister = distilled(base, own, plan, seed=seed, progress=partial(_half, progress, number))
+        rows = np.flatnonzero([group in half for group in fresh.groups])
+        found.append(make_pairs(sister, fresh.take(rows), lessons.fresh.probabilities[rows]))
+    return join(found)
+
+
+def _half(progress: Progress, number: int, what: str, share: float) -> None:
+    progress(what, (number + share) / 2)
+
+
+def _without(lessons: Lessons, groups: set[str]) -> Lessons:
+    """The lessons without any row of these groups."""
+
+    def others(tensors: Tensors) -> NDArray[np.int64]:
+        return np.flatnonzero([group not in groups for group in tensors.groups])
+
+    def fewer(taught: Taught) -> Taught:
+        rows = others(taught.tensors)
+        return Taught(tensors=taught.tensors.take(rows), probabilities=taught.probabilities[rows])
+
+    return replace(
+        lessons,
+        unsure=fewer(lessons.unsure),
+        sure=fewer(lessons.sure),
+        labelled=lessons.labelled.take(others(lessons.labelled)),
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Workshop:
     """Builds and certifies candidates of one base in a folder of their own."""
@@ -91,8 +142,8 @@ class Workshop:
         """Where the candidate is made."""
         return self.folder / "bundle"
 
-    def build(self, student: nn.Module, *, version: str, progress: Progress) -> Model:
-        """Exports and calibrates a student; a bundle that promises nothing yet."""
+    def build(self, student: nn.Module, *, pairs: Pairs | None, version: str, progress: Progress) -> Model:
+        """Exports and calibrates a student, with a deferral score where one is worth it; a bundle that promises nothing yet."""
         build_bundle(
             task=self.task,
             model=student,
@@ -106,6 +157,7 @@ class Workshop:
             seed=self.seed,
             precisions=[variant.precision for variant in self.base.model.manifest.variants],
             embedding=self.base.model.manifest.outputs.embedding is not None,
+            deferral=pairs,
             progress=progress,
         )
         return load_model(self.bundle, bounds=self.task.inputs)

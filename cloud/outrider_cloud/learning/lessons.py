@@ -3,7 +3,8 @@
 D1 is what the device escalated and the large model answered surely; the target is the large model's re-calibrated distribution.
 D2, the rehearsal of what the deployed model knew, cannot be what the device kept: that never reaches the cloud. It is what the
 store has of the train role that the deployed rule accepts, imported rows and audits; the target is the deployed model's own
-distribution. Labelled rows of the train role are rehearsed by their labels.
+distribution. Labelled rows of the train role are rehearsed by their labels. The deferral score is learnt from what the deployed
+release itself sent, escalations and audits alike: it was trained on none of that.
 """
 
 from collections.abc import Sequence
@@ -52,6 +53,8 @@ class Lessons:
     unsure: Taught
     sure: Taught
     labelled: Tensors
+    fresh: Taught
+    """Rows that the deployed model was not trained on, each with what today's large model says of it."""
     known: Table | None
     """What the support distance may be fitted on: rows of the device's world that were not escalated; None: too few."""
 
@@ -80,18 +83,32 @@ class Chosen:
     """Row numbers of the train shelf."""
 
     confident: NDArray[np.int64]
+    fresh: NDArray[np.int64]
     escalated: int
     other_large_model: int
 
 
-def choose_confident(shelf: Shelf, *, large_model: str, confidence: Confidence) -> Chosen:
-    """D1: different inputs, refused by the device, answered surely by today's large model (or by one that gave no name)."""
-    answered = shelf.escalated & np.isfinite(shelf.teacher).all(axis=1)
-    rows = distinct(shelf.table, np.flatnonzero(answered))
-    todays = np.array([shelf.teacher_models[row] in ("", large_model) for row in rows], np.bool_)
-    own = rows[todays]
+def choose_rows(shelf: Shelf, *, large_model: str, deployed: str, confidence: Confidence) -> Chosen:
+    """D1: different inputs, refused by the device, answered surely by today's large model (or by one that gave no name).
+
+    And the fresh ones: different inputs that the bundle with the digest ``deployed`` sent, and today's large model answered.
+    """
+    answered = np.isfinite(shelf.teacher).all(axis=1)
+    rows = distinct(shelf.table, np.flatnonzero(answered & shelf.escalated))
+    own = rows[_todays(shelf, rows, large_model)]
     sure = tempered(shelf.teacher[own], confidence.temperature).max(axis=1) >= confidence.threshold
-    return Chosen(confident=own[sure], escalated=len(own), other_large_model=len(rows) - len(own))
+    sent = np.array([model == deployed for model in shelf.small_models], np.bool_)
+    fresh = distinct(shelf.table, np.flatnonzero(answered & sent))
+    return Chosen(
+        confident=own[sure],
+        fresh=fresh[_todays(shelf, fresh, large_model)],
+        escalated=len(own),
+        other_large_model=len(rows) - len(own),
+    )
+
+
+def _todays(shelf: Shelf, rows: NDArray[np.int64], large_model: str) -> NDArray[np.bool_]:
+    return np.array([shelf.teacher_models[row] in ("", large_model) for row in rows], np.bool_)
 
 
 def distinct(table: Table, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -103,7 +120,7 @@ def distinct(table: Table, rows: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def make_lessons(
-    shelf: Shelf, *, confident: NDArray[np.int64], confidence: Confidence, model: Model, bounds: Sequence[InputPart]
+    shelf: Shelf, *, chosen: Chosen, confidence: Confidence, model: Model, bounds: Sequence[InputPart]
 ) -> Lessons:
     """All targets, from the train shelf and the deployed model."""
     tensors = Rows(table=shelf.table, bounds=bounds).tensors(model.manifest.inputs)
@@ -111,12 +128,15 @@ def make_lessons(
     rule = model.manifest.acceptance
     own = ask(model, tensors.take(stayed), shelf.table.take(stayed).strata(rule.strata))
     kept = accepted(rule, own.signals)
+    unsure, fresh = (
+        Taught(tensors=tensors.take(rows), probabilities=tempered(shelf.teacher[rows], confidence.temperature))
+        for rows in (chosen.confident, chosen.fresh)
+    )
     return Lessons(
-        unsure=Taught(
-            tensors=tensors.take(confident), probabilities=tempered(shelf.teacher[confident], confidence.temperature)
-        ),
+        unsure=unsure,
         sure=Taught(tensors=tensors.take(stayed[kept]), probabilities=own.probabilities[kept]),
         labelled=tensors.take(np.flatnonzero(tensors.labels >= 0)),
+        fresh=fresh,
         known=_known(shelf.table.take(stayed)),
     )
 

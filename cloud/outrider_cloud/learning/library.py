@@ -41,6 +41,8 @@ class Shelf:
     """Name of the large model that said it; '' where none was asked."""
     escalated: NDArray[np.bool_]
     """Rows that the device sent because its rule refused them."""
+    small_models: Sequence[str]
+    """Digest of the bundle that answered on the device; '' for imported rows."""
 
     def take(self, rows: NDArray[np.int64]) -> "Shelf":
         """These rows."""
@@ -49,6 +51,7 @@ class Shelf:
             teacher=self.teacher[rows],
             teacher_models=[self.teacher_models[row] for row in rows],
             escalated=self.escalated[rows],
+            small_models=[self.small_models[row] for row in rows],
         )
 
 
@@ -111,6 +114,7 @@ class Library:
             teacher=np.array([row.teacher_probabilities or none for row in rows], np.float64),
             teacher_models=[row.teacher_model or "" for row in rows],
             escalated=np.array([row.source == "escalation" for row in rows]),
+            small_models=[row.small_model or "" for row in rows],
         )
 
     def _query(self, wanted: sa.ColumnElement[bool]) -> Any:

@@ -9,7 +9,7 @@ from outrider_cloud.answering.strategies import STRATEGIES
 from outrider_cloud.config import TaskSettings
 from outrider_cloud.learning.asking import Rows
 from outrider_cloud.learning.candidate import Base
-from outrider_cloud.learning.lessons import Counts, Lessons, choose_confident, make_lessons, measure_teacher
+from outrider_cloud.learning.lessons import Counts, Lessons, choose_rows, make_lessons, measure_teacher
 from outrider_cloud.learning.library import Library, Shelf
 from outrider_cloud.learning.opening import OpenTask
 from outrider_cloud.learning.promotion import Margins
@@ -88,10 +88,15 @@ def learnable(material: Material, work: OpenTask, base: Base, margins: Margins) 
         accuracy=margins.teacher_accuracy,
         least_rows=margins.measured_rows,
     )
-    chosen = choose_confident(material.train, large_model=material.behind.name, confidence=confidence)
+    chosen = choose_rows(
+        material.train,
+        large_model=material.behind.name,
+        deployed=base.model.digest,
+        confidence=confidence,
+    )
     lessons = make_lessons(
         material.train,
-        confident=chosen.confident,
+        chosen=chosen,
         confidence=confidence,
         model=base.model,
         bounds=work.task.inputs,

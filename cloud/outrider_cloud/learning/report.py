@@ -60,6 +60,8 @@ class RoundReport(Struct, kw_only=True, frozen=True):
     """Where it is; empty when refused."""
     contest: Contest | None = None
     """None where no student was trained."""
+    deferral: str = ""
+    """What came of learning when to ask the large model; empty where it was not asked for."""
     spent: Spent | None = None
     certificate: Certificate | None = None
     sentences: list[str] = []

@@ -19,13 +19,14 @@ from msgspec.structs import replace
 
 from outrider_cloud.clock import now_ms
 from outrider_cloud.learning import ledger, rounds
-from outrider_cloud.learning.candidate import Base, Workshop, check_free, deliver, distilled, open_base
+from outrider_cloud.learning.candidate import Base, Workshop, check_free, deliver, distilled, open_base, sister_pairs
 from outrider_cloud.learning.lessons import Lessons
 from outrider_cloud.learning.material import Learnable, Material, gather, learnable
 from outrider_cloud.learning.opening import OpenTask
 from outrider_cloud.learning.promotion import Margins, judge_round
 from outrider_cloud.learning.report import Contest, RoundReport, Spent
 from outrider_cloud.learning.trial import compare
+from outrider_engine.model import Model
 from outrider_export.data import Progress, Table
 from outrider_export.distil import DistilPlan
 from outrider_export.promises import forecast
@@ -47,6 +48,8 @@ class RoundPlan:
     threads: int = 1
     distil: DistilPlan = field(default_factory=DistilPlan)
     margins: Margins = field(default_factory=Margins)
+    deferral: bool = True
+    """Whether a deferral score is learnt, at as much training again; it ships only if it ranks errors better than the plain scores."""
 
 
 def run_round(work: OpenTask, plan: RoundPlan, progress: Progress) -> RoundReport:
@@ -116,6 +119,16 @@ class _Round:
     def _with_candidate(self, report: RoundReport, material: Material, lessons: Lessons, folder: Path) -> RoundReport:
         with self._stage("distilling"):
             student = distilled(self.base, lessons, self.plan.distil, seed=self.plan.seed, progress=self.tell)
+        pairs = None
+        if self.plan.deferral:
+            with self._stage("learning when to ask"):
+                pairs = sister_pairs(
+                    self.base,
+                    lessons,
+                    self.plan.distil,
+                    seed=self.plan.seed,
+                    progress=lambda _what, share: self.tell("learning when to ask", share),
+                )
         workshop = Workshop(
             base=self.base,
             task=self.work.task,
@@ -128,6 +141,7 @@ class _Round:
         with self._stage("exporting"):
             candidate = workshop.build(
                 student,
+                pairs=pairs,
                 version=f"round-{self.number}",
                 progress=lambda _stage, share: self.tell("exporting", share),
             )
@@ -144,6 +158,7 @@ class _Round:
             report,
             candidate=candidate.digest,
             contest=contest,
+            deferral=self._learnt(candidate, lessons),
             checks=[*report.checks, *verdict.checks],
             verdict=verdict.sentence,
         )
@@ -152,6 +167,12 @@ class _Round:
         with self._stage("certifying"):
             report = self._certified(report, workshop, material.certification, contest)
         return self._delivered(report, workshop, contest)
+
+    def _learnt(self, candidate: Model, lessons: Lessons) -> str:
+        if not self.plan.deferral:
+            return ""
+        few = f"not learnt: {len(lessons.fresh.tensors)} rows that the deployed bundle sent are too few"
+        return candidate.manifest.provenance.get("deferral", few)
 
     def _certified(self, report: RoundReport, workshop: Workshop, rows: Table | None, contest: Contest) -> RoundReport:
         """With the certificate, where there are rows for one; they are written down as used before they are looked at."""

@@ -26,6 +26,12 @@ def run(
     hard: Annotated[
         bool, typer.Option("--hard", help="Learn the large model's answers, not its distributions.")
     ] = False,
+    deferral: Annotated[
+        bool,
+        typer.Option(
+            "--deferral/--no-deferral", help="Learn a score of when to ask; shipped only if it ranks errors better."
+        ),
+    ] = True,
     seed: Seed = 0,
     threads: Threads = 1,
     json: Json = False,
@@ -38,7 +44,9 @@ def run(
 
     screen = Screen(json=json, quiet=quiet)
     with opened(learning.cloud_config(config), task) as work, bar(screen) as tell:
-        report = learning.run_round(work, base=base, out=out, hard=hard, seed=seed, threads=threads, tell=tell)
+        report = learning.run_round(
+            work, base=base, out=out, hard=hard, deferral=deferral, seed=seed, threads=threads, tell=tell
+        )
     screen.table(("on gate rows", "deployed", "candidate"), report.table())
     screen.table(
         ("check", "", "asked or before", "found"),
