@@ -27,8 +27,8 @@ from outrider_export.promises import Promise
 from outrider_export.students import Architecture
 from outrider_export.task_text import task_to_toml
 from outrider_export.variants import Variants, make_variants
-from outrider_wire.certificate import GROUP_ROWS
 from outrider_wire.errors import BundleMismatchError, OperatorSetupError
+from outrider_wire.groups import GROUP_ROWS
 from outrider_wire.manifest import (
     MANIFEST_FILE,
     Acceptance,
