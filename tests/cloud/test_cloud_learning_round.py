@@ -47,8 +47,9 @@ def work(world: World) -> Iterator[OpenTask]:
         yield opened
 
 
-def learn(work: OpenTask, world: World, out: str, *, margins: Margins = LENIENT) -> RoundReport:
-    return run_round(work, RoundPlan(base=world.base, out=world.folder / out, margins=margins), lambda *_: None)
+def learn(work: OpenTask, world: World, out: str, *, margins: Margins = LENIENT, deferral: bool = True) -> RoundReport:
+    plan = RoundPlan(base=world.base, out=world.folder / out, margins=margins, deferral=deferral)
+    return run_round(work, plan, lambda *_: None)
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from outrider_cloud.learning.contest import Contender, GateRows, play_candidate, play_deployed
-from outrider_cloud.learning.promotion import Margins
+from outrider_cloud.learning.contest import Contender, GateRows, Played, play_candidate, play_deployed
+from outrider_cloud.learning.promotion import Behaviour, Margins
 from outrider_cloud.learning.teacher import THRESHOLDS, calibrated, choose_confidence, tempered
 from outrider_export.asking import Said
 from outrider_wire.manifest import Acceptance
@@ -91,9 +91,16 @@ def rows_of(labels: np.ndarray, large: np.ndarray, *, risk: float = 0.05) -> Gat
     )
 
 
-def contender(confidence: np.ndarray, answers: np.ndarray) -> Contender:
+def contender(confidence: np.ndarray, answers: np.ndarray, threshold: float | None = None) -> Contender:
     said = said_of(confidence, answers)
-    return Contender(rule=Acceptance(), tuning=said, gate=said)
+    return Contender(rule=Acceptance(threshold=threshold), tuning=said, gate=said)
+
+
+def freely(candidate: Contender, rows: GateRows) -> Played:
+    """A candidate whose answers may get as much worse as they like."""
+    nothing = np.zeros(len(rows.labels), np.bool_)
+    deployed = Behaviour(accepted=nothing, right=nothing, combined=nothing)
+    return play_candidate(candidate, rows, deployed=deployed, margins=Margins(fall=1, alpha=0, class_fall=1))
 
 
 def said_of(confidence: np.ndarray, answers: np.ndarray, strata: Sequence[str] = ()) -> Said:
@@ -101,11 +108,23 @@ def said_of(confidence: np.ndarray, answers: np.ndarray, strata: Sequence[str] =
     return Said(logits=np.log(probabilities), probabilities=probabilities, support=None, strata=strata)
 
 
-def test_each_model_is_judged_at_its_most_permissive_threshold_within_the_risk() -> None:
+def test_the_deployed_model_is_judged_as_it_runs() -> None:
+    labels = np.arange(ROWS) % LABELS
+    ease = np.random.default_rng(2).permutation(ROWS) / ROWS
+    answers = np.where(ease < 0.6, labels, (labels + 1) % LABELS)
+    rows = rows_of(labels, large_always_right(labels))
+    running = play_deployed(contender(0.99 - 0.5 * ease, answers, threshold=0.79), rows)
+    assert running.system.coverage == pytest.approx(0.4, abs=0.01), "its own threshold, though 60 % would be safe"
+    assert running.system.thresholds == {"": 0.79}
+    escalating = play_deployed(contender(0.99 - 0.5 * ease, answers), rows)
+    assert (escalating.system.coverage, escalating.system.accuracy, escalating.system.thresholds) == (0.0, 1.0, {})
+
+
+def test_a_candidate_is_judged_at_its_most_permissive_threshold_within_the_risk() -> None:
     labels = np.arange(ROWS) % LABELS
     ease = np.random.default_rng(2).permutation(ROWS) / ROWS
     answers = np.where(ease < 0.6, labels, (labels + 1) % LABELS)  # right on the surest 60 %, wrong on all others
-    played = play_deployed(contender(0.99 - 0.5 * ease, answers), rows_of(labels, large_always_right(labels)))
+    played = freely(contender(0.99 - 0.5 * ease, answers), rows_of(labels, large_always_right(labels)))
     assert played.system.most == 0.60, "at 65 % coverage 5 of 65 kept are wrong"
     assert abs(played.system.coverage - 0.6) < 0.01 and played.system.risk <= 0.05
     assert played.system.accuracy == 1.0, "what it does not keep, the large model has right"
@@ -113,9 +132,7 @@ def test_each_model_is_judged_at_its_most_permissive_threshold_within_the_risk()
 
 def test_a_model_that_is_never_safe_keeps_nothing() -> None:
     labels = np.arange(ROWS) % LABELS
-    played = play_deployed(
-        contender(np.full(ROWS, 0.9), (labels + 1) % LABELS), rows_of(labels, large_always_right(labels))
-    )
+    played = freely(contender(np.full(ROWS, 0.9), (labels + 1) % LABELS), rows_of(labels, large_always_right(labels)))
     assert (played.system.thresholds, played.system.coverage, played.system.most) == ({}, 0.0, 0.0)
     assert played.system.accuracy == 1.0
 
@@ -128,9 +145,7 @@ def test_each_stratum_is_judged_at_its_own_threshold() -> None:
     answers = np.where(shape | (ease >= 0.8), (labels + 1) % LABELS, labels)
     names = np.where(shape, "shape", "colour").tolist()
     said = said_of(0.99 - 0.5 * ease, answers, names)
-    played = play_deployed(
-        Contender(rule=Acceptance(), tuning=said, gate=said), rows_of(labels, large_always_right(labels))
-    )
+    played = freely(Contender(rule=Acceptance(), tuning=said, gate=said), rows_of(labels, large_always_right(labels)))
 
     assert set(played.system.thresholds) == {"colour"}
     assert not played.behaviour.accepted[shape].any()
@@ -142,11 +157,12 @@ def test_a_candidate_that_would_give_up_one_class_is_held_to_a_stricter_threshol
     ease = np.random.default_rng(3).permutation(ROWS) / ROWS
     confidence = 0.99 - 0.5 * ease
     rows = rows_of(labels, large_always_right(labels))
-    deployed = play_deployed(contender(confidence, np.where(ease < 0.5, labels, (labels + 1) % LABELS)), rows)
+    half = np.where(ease < 0.5, labels, (labels + 1) % LABELS)
+    deployed = play_deployed(contender(confidence, half, threshold=0.74), rows)
     # Right on the surest 75 %; of the rest, wrong on every second of class d alone: 3 % of all, 13 % of that class.
     wrong = (ease >= 0.75) & (labels == 3) & (np.arange(ROWS) % 8 < 4)
     candidate = contender(confidence, np.where(wrong, 0, labels))
-    free = play_candidate(candidate, rows, deployed=deployed.behaviour, margins=Margins(fall=1, alpha=0, class_fall=1))
+    free = freely(candidate, rows)
     held = play_candidate(candidate, rows, deployed=deployed.behaviour, margins=Margins(fall=1, alpha=0))
     assert free.system.most == 1.0 and free.system.risk <= 0.05
     assert 0.75 <= held.system.most < 1.0
@@ -157,6 +173,6 @@ def test_a_candidate_that_would_give_up_one_class_is_held_to_a_stricter_threshol
 def test_a_candidate_that_no_threshold_saves_is_played_at_its_first() -> None:
     labels = np.arange(ROWS) % LABELS
     rows = rows_of(labels, large_always_right(labels), risk=0.5)
-    deployed = play_deployed(contender(np.full(ROWS, 0.9), labels), rows)
+    deployed = play_deployed(contender(np.full(ROWS, 0.9), labels, threshold=0.5), rows)
     worse = contender(np.full(ROWS, 0.9), np.where(np.arange(ROWS) % 5 == 0, (labels + 1) % LABELS, labels))
     assert play_candidate(worse, rows, deployed=deployed.behaviour, margins=Margins()).system.most == 1.0

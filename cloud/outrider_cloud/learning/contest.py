@@ -1,8 +1,9 @@
-"""Two small models under the same rule, on the same rows: what each would keep, and what the system would answer. Pure arithmetic.
+"""Two small models on the same rows: what each would keep, and what the system would answer. Pure arithmetic.
 
-Certificates are not compared: each would spend certification rows. Both models get a threshold by one procedure, from tuning
-and gate rows alone. For the candidate it is also the most permissive one that its certificate may come to, so that what ships
-is what was judged, or stricter.
+The deployed model is judged as it runs, by its certified thresholds: an update must not make the answers worse that people get
+today. The candidate has no certificate yet, for that would spend certification rows: it gets a threshold from tuning and gate
+rows alone, which is also the most permissive one that its certificate may come to, so that what ships is what was judged, or
+stricter.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,16 +15,17 @@ from numpy.typing import NDArray
 from outrider_cloud.learning.promotion import Behaviour, Flags, Margins, check_answers
 from outrider_export.asking import Said
 from outrider_export.choices import ladders
-from outrider_wire.acceptance import supported_scores
+from outrider_wire.acceptance import accepted, supported_scores
 from outrider_wire.certificate import DEFAULT_COVERAGES
 from outrider_wire.manifest import Acceptance
+from outrider_wire.strata import OTHER
 
 Combine = Callable[[Sequence[float], Sequence[float]], Sequence[float]]
 """(large distribution, small distribution) of one input → the answer's: the task's strategy."""
 
 
 class Contender(Struct, kw_only=True, frozen=True):
-    """One small model: its acceptance rule (whose own thresholds do not count), and what it says of tuning and gate rows."""
+    """One small model: its acceptance rule (of a candidate, without thresholds), and what it says of tuning and gate rows."""
 
     rule: Acceptance
     tuning: Said
@@ -81,12 +83,21 @@ class Played(Struct, kw_only=True, frozen=True):
 
 
 def play_deployed(contender: Contender, rows: GateRows) -> Played:
-    """At the most permissive of its thresholds whose measured risk on gate rows is at most r*."""
-    return next(_fitting(contender, rows))
+    """As it runs: by its own rule, thresholds and all. A rule that certifies nothing sends everything."""
+    right, asked_right = _outcomes(contender, rows)
+    rule = contender.rule
+    thresholds = {each.name: each.threshold for each in rule.strata} | {OTHER if rule.strata else "": rule.threshold}
+    return _played(
+        accepted(rule, contender.gate.signals),
+        right,
+        asked_right,
+        {name: threshold for name, threshold in thresholds.items() if threshold is not None},
+        float(accepted(rule, contender.tuning.signals).mean()),
+    )
 
 
 def play_candidate(contender: Contender, rows: GateRows, *, deployed: Behaviour, margins: Margins) -> Played:
-    """At the most permissive of its thresholds by the same rule at which, besides, the system's answers get no worse.
+    """At the most permissive of its thresholds whose risk on gate rows is at most r* and at which the system answers no worse.
 
     A bound on the error of what is kept lets a model that keeps more give up what the large model would have had right, and
     collect its errors in one class; a stricter threshold sends these to the large model. So neither the combined accuracy
@@ -106,9 +117,7 @@ def _fitting(contender: Contender, rows: GateRows) -> Iterator[Played]:
 
     One step down caps the coverage of every stratum: each takes the most permissive of its thresholds under the cap.
     """
-    right, scores = contender.gate.answers == rows.labels, contender.scores
-    both = zip(rows.large.tolist(), contender.gate.probabilities.tolist(), strict=True)
-    asked_right = np.array([int(np.argmax(rows.combine(*pair))) for pair in both]) == rows.labels
+    (right, asked_right), scores = _outcomes(contender, rows), contender.scores
     names = np.asarray(contender.gate.strata or [""] * len(right), np.str_)
     fitting = {
         name: [
@@ -128,6 +137,13 @@ def _fitting(contender: Contender, rows: GateRows) -> Iterator[Played]:
             held_against = np.array([thresholds.get(name, np.inf) for name in names.tolist()])
             most = max((most for _, most in chosen.values()), default=0.0)
             yield _played(scores >= held_against, right, asked_right, thresholds, most)
+
+
+def _outcomes(contender: Contender, rows: GateRows) -> tuple[Flags, Flags]:
+    """(n,) whether its own answer is right, and whether the one that comes back would be."""
+    both = zip(rows.large.tolist(), contender.gate.probabilities.tolist(), strict=True)
+    asked = np.array([int(np.argmax(rows.combine(*pair))) for pair in both])
+    return contender.gate.answers == rows.labels, asked == rows.labels
 
 
 def _risk(kept: Flags, right: Flags) -> float:

@@ -30,6 +30,7 @@ from outrider_engine.model import Model
 from outrider_export.data import Progress, Table
 from outrider_export.distil import DistilPlan
 from outrider_export.promises import forecast
+from outrider_wire.acceptance import accepted
 from outrider_wire.certificate import DEFAULT_COVERAGES
 from outrider_wire.errors import RuleRefusalError
 
@@ -48,7 +49,7 @@ class RoundPlan:
     threads: int = 1
     distil: DistilPlan = field(default_factory=DistilPlan)
     margins: Margins = field(default_factory=Margins)
-    deferral: bool = True
+    deferral: bool = False
     """Whether a deferral score is learnt, at as much training again; it ships only if it ranks errors better than the plain scores."""
 
 
@@ -166,7 +167,12 @@ class _Round:
             return report
         with self._stage("certifying"):
             report = self._certified(report, workshop, material.certification, contest)
-        return self._delivered(report, workshop, contest)
+        return self._delivered(report, workshop, contest, kept=self._kept(workshop, material))
+
+    def _kept(self, workshop: Workshop, material: Material) -> float:
+        """Share of the gate rows that the candidate keeps under its certificate."""
+        model = workshop.finished()
+        return float(accepted(model.manifest.acceptance, material.gate.ask(model).signals).mean())
 
     def _learnt(self, candidate: Model, lessons: Lessons) -> str:
         if not self.plan.deferral:
@@ -219,7 +225,7 @@ class _Round:
         )
         return store.submit(take).result()
 
-    def _delivered(self, report: RoundReport, workshop: Workshop, contest: Contest) -> RoundReport:
+    def _delivered(self, report: RoundReport, workshop: Workshop, contest: Contest, *, kept: float) -> RoundReport:
         promised = self.base.model.manifest.certificate is not None
         if promised and report.certificate is None:
             why = "; ".join(report.sentences)
@@ -227,10 +233,16 @@ class _Round:
                 report,
                 verdict=f"the candidate is refused: it passes the gate, but the deployed model is certified and it is not: {why}",
             )
-        deliver(workshop.bundle, self.plan.out)
         before, after = contest.before, contest.after
+        if promised and kept < before.coverage - self.plan.margins.fall:
+            return replace(
+                report,
+                verdict=f"the candidate is refused: it passes the gate, but under its certificate it keeps {kept:.1%} of the gate rows, "
+                f"and the deployed model keeps {before.coverage:.1%}",
+            )
+        deliver(workshop.bundle, self.plan.out)
         verdict = (
-            f"the candidate is promoted: kept on the device {before.coverage:.1%} → {after.coverage:.1%}, right as a system "
+            f"the candidate is promoted: kept on the device {before.coverage:.1%} → {kept:.1%}, right as a system "
             f"{before.accuracy:.1%} → {after.accuracy:.1%} of the gate rows; {'; '.join(report.sentences)}"
         )
         return replace(report, state="promoted", bundle=str(self.plan.out), verdict=verdict)

@@ -29,9 +29,10 @@ def run(
     deferral: Annotated[
         bool,
         typer.Option(
-            "--deferral/--no-deferral", help="Learn a score of when to ask; shipped only if it ranks errors better."
+            "--deferral/--no-deferral",
+            help="Learn a score of when to ask; as much training again; shipped only if it ranks errors better.",
         ),
-    ] = True,
+    ] = False,
     seed: Seed = 0,
     threads: Threads = 1,
     json: Json = False,
