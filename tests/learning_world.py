@@ -28,7 +28,7 @@ from outrider_wire.roles import DEFAULT_SHARES, Role, role_of
 from outrider_wire.task import Policy, Task
 
 KEY = "learning-world"
-INPUTS = 1700
+INPUTS = 2200
 LABELLED = 90
 """Inputs of the train role that a person has labelled; the others are the stream."""
 SEED = 0

@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from outrider_engine.model import Model
 from outrider_export.asking import Said, ask
-from outrider_export.choices import Choices, choose, recalibrated
+from outrider_export.choices import Choices, Kept, choose, recalibrated
 from outrider_export.data import Table
-from outrider_export.promises import NO_ROWS, Promise, verdict
-from outrider_export.support import FALSE_ALARMS
+from outrider_export.promises import FALSE_ALARMS, NO_ROWS, Promise, verdict
 from outrider_wire.acceptance import Signals, accepted, supported_scores
 from outrider_wire.certificate import DEFAULT_COVERAGES, Gap, Outcome, delta_parts, strata_sequences, upper_bound
 from outrider_wire.errors import RuleRefusalError
@@ -55,6 +54,8 @@ class Certified:
     calibration: Calibration
     acceptance: Acceptance
     certificate: Certificate | None
+    hopeless: Sequence[str]
+    """Strata that were not tested, because their tuning rows are no evidence at all."""
     outcomes: Mapping[str, Outcome]
     """Stratum ('' where the task has none) → its sequence of tests; empty when there were no certification rows."""
     scores: Mapping[ScoreName, float]
@@ -80,6 +81,7 @@ def calibrate_and_certify(
     coverages: Sequence[float] = DEFAULT_COVERAGES,
     strata: Sequence[Stratum] = (),
     behind: Behind | None = None,
+    keep_rule: bool = False,
 ) -> Certified:
     """Chooses on the tuning rows, then certifies once on the certification rows; of both, a few labelled rows a group.
 
@@ -94,6 +96,7 @@ def calibrate_and_certify(
         coverages: shares of the tuning rows that the candidate thresholds keep.
         strata: kinds of input that are certified apart.
         behind: the large model: a promised gap needs it, and the bound on its error is measured with it.
+        keep_rule: the model's own calibration, score and support threshold stay; only its thresholds are set anew.
 
     Raises:
         RuleRefusalError: a group is in both tables, there are no labelled tuning rows, or a gap is promised of no large model.
@@ -112,11 +115,12 @@ def calibrate_and_certify(
         risk=promise.risk,
         coverages=coverages,
         support_fitted_here=support_fitted_here,
+        kept=Kept(model.manifest.calibration, model.manifest.acceptance) if keep_rule else None,
     )
     trial = None
     if certification is not None:
         check_disjoint(tuning, certification)
-        rows = _certifying(certification, key, strata)
+        rows = certifying_rows(certification, key, strata)
         trial = _Trial(
             table=rows,
             rows=recalibrated(_said(model, rows, bounds, strata), choices.calibration),
@@ -129,6 +133,7 @@ def calibrate_and_certify(
         calibration=choices.calibration,
         acceptance=rule,
         certificate=trial.certificate(model, rule) if trial and rule.keeps_anything else None,
+        hopeless=choices.hopeless,
         outcomes=trial.outcomes if trial else {},
         scores=choices.areas,
         tuning_accuracy=choices.accuracy,
@@ -167,8 +172,8 @@ def _usable(table: Table, key: str, most: int) -> Table:
     return labelled.some_per_group(key, most)
 
 
-def _certifying(table: Table, key: str, strata: Sequence[Stratum]) -> Table:
-    """Of each stratum's labelled rows, as many a group as it certifies by."""
+def certifying_rows(table: Table, key: str, strata: Sequence[Stratum]) -> Table:
+    """Of each stratum's labelled rows, as many a group as it certifies by: those that `calibrate_and_certify` looks at."""
     labelled = np.flatnonzero(table.labels >= 0)
     names = np.asarray(table.strata(strata) or [""] * len(table), np.str_)[labelled]
     rows: list[int] = []

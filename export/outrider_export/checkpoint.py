@@ -5,14 +5,12 @@ from pathlib import Path
 
 from torch import nn
 
+from outrider_export.beside import checkpoint_path
 from outrider_export.students import Architecture, find_architecture, new_module
 from outrider_wire.errors import OperatorConfigError
 from outrider_wire.task import Task
 
-
-def checkpoint_path(bundle: Path) -> Path:
-    """Where a bundle's checkpoint lies: beside it, never inside."""
-    return bundle.with_name(f"{bundle.name}.safetensors")
+__all__ = ["checkpoint_path", "load_checkpoint", "save_checkpoint"]
 
 
 def save_checkpoint(path: Path, module: nn.Module, architecture: str) -> None:

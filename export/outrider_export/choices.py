@@ -5,21 +5,34 @@ Certifies nothing. Everything chosen here is chosen before a certification row i
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from outrider_export.asking import Said
-from outrider_export.support import FALSE_ALARMS
+from outrider_export.ladders import sequences
+from outrider_export.promises import FALSE_ALARMS
 from outrider_wire.acceptance import Signals, supported_scores
-from outrider_wire.calibration import calibrated, expected_calibration_error, fit_temperature
-from outrider_wire.certificate import DEFAULT_COVERAGES, best_start, thresholds_at
+from outrider_wire.calibration import (
+    calibrated,
+    expected_calibration_error,
+    fit_temperature,
+    fit_vector,
+    log_losses,
+)
+from outrider_wire.certificate import thresholds_at
 from outrider_wire.manifest import Acceptance, Calibration
+from outrider_wire.roles import fraction_of
 from outrider_wire.scores import SCORES, ScoreName, area_under_risk_coverage
 
 Labels = NDArray[np.int64]
 Flags = NDArray[np.bool_]
+FOLDS = 5
+ROWS_AN_UNKNOWN = 5
+VECTOR_LABELS = 64
+"""With more labels vector scaling is not tried: its unknowns grow with them, and its cost with their square."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +67,40 @@ class Choices:
         return thresholds_at(self.scores, [coverage])[0]
 
 
+class Kept(NamedTuple):
+    """The parts of a rule that stay as they are while its thresholds are set anew."""
+
+    calibration: Calibration
+    rule: Acceptance
+
+
+def choose_calibration(logits: NDArray[np.float64], labels: Labels, groups: Sequence[str] | None = None) -> Calibration:
+    """A temperature; or vector scaling where it predicts left-out groups better by more than one standard error.
+
+    Better is a lower negative log-likelihood over five folds of the groups. Vector scaling has two unknowns a label: with
+    fewer than `ROWS_AN_UNKNOWN` rows for each, or more than `VECTOR_LABELS` labels, it is not tried.
+    """
+    plain = Calibration(temperature=fit_temperature(logits, labels), n=len(labels))
+    names = [str(row) for row in range(len(labels))] if groups is None else groups
+    unknowns = 2 * logits.shape[1]
+    if unknowns > 2 * VECTOR_LABELS or len(labels) < ROWS_AN_UNKNOWN * unknowns or len(set(names)) < FOLDS:
+        return plain
+    _, number = np.unique(np.asarray(names), return_inverse=True)
+    fold = np.asarray([int(fraction_of(name, "calibration", "fold") * FOLDS) for name in names])
+    gains = np.zeros(len(labels))
+    for out in range(FOLDS):
+        rest, left = fold != out, fold == out
+        if not left.any() or not rest.any():
+            return plain
+        alone = Calibration(temperature=fit_temperature(logits[rest], labels[rest]))
+        gains[left] = log_losses(calibrated(logits[left], alone), labels[left]) - log_losses(
+            calibrated(logits[left], fit_vector(logits[rest], labels[rest])), labels[left]
+        )
+    by_group = np.bincount(number, gains) / np.bincount(number)
+    error = float(by_group.std(ddof=1)) / np.sqrt(len(by_group))
+    return fit_vector(logits, labels) if float(by_group.mean()) > error else plain
+
+
 def choose(
     said: Said,
     labels: Labels,
@@ -62,34 +109,38 @@ def choose(
     risk: float,
     coverages: Sequence[float],
     support_fitted_here: bool,
+    kept: Kept | None = None,
 ) -> Choices:
     """Chooses on what the model says of tuning rows, whose labels and groups are (n,); ``risk`` is r*.
+
+    Args:
+        said: of the tuning rows.
+        labels: theirs.
+        groups: theirs.
+        risk: r*.
+        coverages: what the thresholds are quantiles at.
+        support_fitted_here: the support distance was fitted on these very rows.
+        kept: what is not to be chosen again.
 
     Raises:
         RuleRefusalError: there are no rows, or none that the model knows.
     """
-    calibration = Calibration(temperature=fit_temperature(said.logits, labels), n=len(labels))
+    calibration = kept.calibration if kept else choose_calibration(said.logits, labels, groups)
     rows = recalibrated(said, calibration)
     right = rows.probabilities.argmax(1) == labels
-    plain = Acceptance(support_threshold=_support_threshold(said.support, fitted_here=support_fitted_here))
+    limit = kept.rule.support_threshold if kept else _support_threshold(said.support, fitted_here=support_fitted_here)
+    plain = Acceptance(support_threshold=limit)
     areas = measure_scores(plain, rows, right)
-    rule = msgspec.structs.replace(plain, score=min(areas, key=lambda name: areas[name]))
+    rule = msgspec.structs.replace(plain, score=kept.rule.score if kept else min(areas, key=lambda name: areas[name]))
     scores = supported_scores(rule, rows)
-    names = np.asarray(rows.strata or [""] * len(scores), np.str_)
-    steps = ladders(scores, rows.strata, coverages)
-    starts: dict[str, int] = {}
-    for name, ladder in steps.items():
-        own = np.flatnonzero(names == name).tolist()
-        start = best_start(scores[own], right[own], ladder, risk, groups=[groups[row] for row in own])
-        if start is not None:
-            starts[name] = start
+    found = sequences(scores, right, groups=groups, strata=rows.strata, coverages=coverages, risk=risk)
     return Choices(
         calibration=calibration,
         rule=rule,
-        hopeless=[name for name in steps if name not in starts],
-        ladders={name: steps[name][start:] for name, start in starts.items()},
-        coverages={name: coverages[start:] for name, start in starts.items()},
-        rows={name: int((names == name).sum()) for name in starts},
+        hopeless=found.hopeless,
+        ladders=found.ladders,
+        coverages=found.coverages,
+        rows=found.rows,
         areas=areas,
         accuracy=float(right.mean()),
         calibration_error=expected_calibration_error(rows.probabilities, labels),
@@ -116,17 +167,3 @@ def _support_threshold(support: NDArray[np.float64] | None, *, fitted_here: bool
     if not known.any():
         return None
     return 1.0 if fitted_here else float(np.quantile(known, 1 - FALSE_ALARMS))
-
-
-def ladders(
-    scores: NDArray[np.float64], strata: Sequence[str], coverages: Sequence[float] = DEFAULT_COVERAGES
-) -> dict[str, list[float]]:
-    """Stratum → thresholds at each coverage of its own rows, of scores (n,) and strata (n,), or () for all together under ''.
-
-    A stratum without a row that the model knows has none.
-    """
-    if not strata:
-        return {"": thresholds_at(scores, coverages)}
-    names = np.asarray(strata, np.str_)
-    own = {name: scores[names == name] for name in dict.fromkeys(strata)}
-    return {name: thresholds_at(rows, coverages) for name, rows in own.items() if np.isfinite(rows).any()}

@@ -16,6 +16,9 @@ from outrider_wire.certificate import (
 )
 from outrider_wire.manifest import LabelSource
 
+FALSE_ALARMS = 0.01
+"""Share of known inputs that may count as unknown."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Promise:

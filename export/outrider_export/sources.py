@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from outrider_export.data import UNLABELLED, Example, Table
 from outrider_wire.errors import OperatorConfigError
@@ -84,6 +85,48 @@ def from_jsonl(file: Path, task: Task) -> Table:
         raise OperatorConfigError(f"{file} cannot be read: {error}", reason="unreadable_file") from error
     reader = _RowReader(file, task)
     return Table.from_examples(reader.row(text, line) for line, text in enumerate(lines, 1) if text.strip())
+
+
+class RowNote(NamedTuple):
+    """What a JSON-lines row says of itself beside its parts and its label."""
+
+    role: str
+    """'' where it names none."""
+    time_s: float | None
+    grouped: bool
+
+
+def notes_of(file: Path) -> list[RowNote]:
+    """The keys ``role``, ``time`` (seconds, or ISO 8601) and ``group`` of each row of a file that `from_jsonl` reads, in its order.
+
+    Raises:
+        OperatorConfigError: a time that is none.
+    """
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return [_note(file, line, json.loads(text)) for line, text in enumerate(lines, 1) if text.strip()]
+
+
+def _note(file: Path, line: int, row: dict[str, Any]) -> RowNote:
+    time = row.get("time")
+    try:
+        seconds = None if time is None else seconds_of(time)
+    except ValueError as error:
+        raise OperatorConfigError(
+            f"{file}:{line}: {time!r} is no time", reason="invalid_row", fix="write seconds, or 2026-11-26T09:30:00"
+        ) from error
+    return RowNote(str(row.get("role") or ""), seconds, bool(row.get("group")))
+
+
+def seconds_of(written: str | float) -> float:
+    """A time as seconds, from a number or from ISO 8601.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    try:
+        return float(written)
+    except ValueError:
+        return datetime.fromisoformat(str(written)).timestamp()
 
 
 class _RowReader:

@@ -6,6 +6,7 @@ import numpy as np
 from msgspec import Struct
 
 from outrider_export.data import Table
+from outrider_export.plan import expected
 from outrider_export.promises import forecast, strata_sentences
 from outrider_wire.certificate import DEFAULT_COVERAGES, START_ERRORS, can_test, grouped_items_needed
 from outrider_wire.errors import RuleRefusalError
@@ -15,12 +16,8 @@ from outrider_wire.task import Task
 
 Tables = Mapping[Role, Table]
 NEEDED: tuple[Role, ...] = ("train", "tuning", "certification", "test")
-EXPECTED: Mapping[float, str] = {
-    0.05: "with 400 rows 46 % (nothing in 11 % of draws), with 2,000 rows 64 %",
-    0.02: "with 400 rows 13 % (nothing in 62 % of draws), with 2,000 rows 33 %",
-    0.01: "with 400 rows nothing, with 2,000 rows 11 % (nothing in 49 % of draws)",
-}
-"""Risk → what a calibrated model that is right 88 % of the time was measured to keep, at confidence 90 %."""
+ACCURACY = 0.88
+"""Of the model that a forecast supposes, before there is one."""
 
 
 class Forecast(Struct, kw_only=True, frozen=True):
@@ -58,12 +55,11 @@ def foresee(tables: Tables, task: Task) -> Forecast:
     risk, names = task.policy.target_risk, tables["certification"].groups
     n, most = usable_rows(names)
     possible = can_test(names, risk, task.delta, DEFAULT_COVERAGES)
-    nearest = min(EXPECTED, key=lambda known: abs(known - risk))
     sentences = [
         forecast(n, risk, task.delta, rows_a_group=most),
         f"items needed: {grouped_items_needed(risk, task.delta, 0, most)} kept certification rows without an error, or "
         f"{grouped_items_needed(risk, task.delta, START_ERRORS, most)} with {START_ERRORS} errors",
-        f"for scale: at risk {nearest:.3g} a model that is right 88 % of the time keeps {EXPECTED[nearest]}",
+        f"for scale: {_expected(n, risk, task.delta, most)}",
     ]
     if task.strata:
         sentences.append(strata_sentences([stratum.name for stratum in task.strata]))
@@ -78,3 +74,11 @@ def foresee(tables: Tables, task: Task) -> Forecast:
         can_certify=possible,
         sentences=sentences,
     )
+
+
+def _expected(n: int, risk: float, delta: float, rows_a_group: int) -> str:
+    found = [
+        expected(size, risk=risk, delta=delta, accuracy=ACCURACY, rows_of_a_group=rows_a_group) for size in (n, 2 * n)
+    ]
+    kept = [f"with {each.n} rows {each.coverage:.0%} (nothing in {each.nothing:.0%} of draws)" for each in found]
+    return f"a calibrated model that is right {ACCURACY:.0%} of the time keeps, on average of simulated draws, {', '.join(kept)}"

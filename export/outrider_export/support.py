@@ -19,12 +19,11 @@ from torch import Tensor, nn
 
 from outrider_export.data import Tensors
 from outrider_export.networks import Pools, Splits
+from outrider_export.promises import FALSE_ALARMS
 from outrider_wire.errors import RuleRefusalError
 
 FEWEST_ROWS = 32
 """Below this a covariance says nothing."""
-FALSE_ALARMS = 0.01
-"""Share of known inputs that may count as unknown."""
 _RIDGE = 1e-4
 """Added to every variance, as a share of the mean variance: keeps directions in which nothing varied from ruling."""
 _ROWS = 256

@@ -6,7 +6,8 @@ import torch
 from scipy.spatial.distance import mahalanobis
 
 from outrider_export.networks import ImageNet, Shape
-from outrider_export.support import FALSE_ALARMS, Deployable, fit_gaussian, fit_known, unseen_distance
+from outrider_export.promises import FALSE_ALARMS
+from outrider_export.support import Deployable, fit_gaussian, fit_known, unseen_distance
 from outrider_wire.errors import RuleRefusalError
 
 

@@ -95,7 +95,7 @@ def facts(bundle: Bundle) -> list[tuple[str, str]]:
         ("labels", f"{len(manifest.labels)}: {_shortened(manifest.labels)}"),
         *((f"input {entry.part}", _input(entry)) for entry in manifest.inputs),
         *((f"variant {each.name}", _variant(manifest, each)) for each in manifest.variants),
-        ("calibration", f"temperature {manifest.calibration.temperature:.3f}, from {manifest.calibration.n} rows"),
+        ("calibration", _calibration(manifest)),
         ("kept on the device", kept + known),
         ("certificate", claim(manifest)),
         *((f"  {each.name}", _stratum(each)) for each in (manifest.certificate.strata if manifest.certificate else [])),
@@ -219,6 +219,12 @@ def _stratum(claimed: StratumClaim) -> str:
 def _areas(manifest: Manifest) -> str:
     ranked = sorted(manifest.scores.items(), key=lambda item: item[1])
     return ", ".join(f"{name.replace('_', ' ')} {area:.4f}" for name, area in ranked)
+
+
+def _calibration(manifest: Manifest) -> str:
+    found = manifest.calibration
+    vector = ", and a scale and a bias a label" if found.method == "vector" else ""
+    return f"temperature {found.temperature:.3f}{vector}, from {found.n} rows"
 
 
 def _thresholds(rule: Acceptance) -> str:

@@ -25,6 +25,7 @@ COMMANDS: dict[str, Entry] = {
     "task": Entry("outrider.commands.task", "Write and check task files."),
     "config": Entry("outrider.commands.config", "Check and show edge.toml, cloud.toml and task files."),
     "export": Entry("outrider.commands.export", "Turn a trained model into a certified bundle."),
+    "certify": Entry("outrider.commands.certify", "Certify rows, a bundle or audits; say what labels would buy."),
     "bundle": Entry("outrider.commands.bundle", "Look into bundles, verify and compare them."),
     "distill": Entry("outrider.commands.distill", "Train small models from a large one, and from escalations."),
     "data": Entry("outrider.commands.data", "Bring labelled data into the cloud's store, and count it."),

@@ -14,16 +14,14 @@ from outrider_export.build import BuildReport, build_bundle
 from outrider_export.checkpoint import checkpoint_path, load_checkpoint
 from outrider_export.data import Table
 from outrider_export.promises import forecast
+from outrider_export.rows import HELD_OUT
 from outrider_export.sources import from_folder, from_jsonl
 from outrider_export.students import ARCHITECTURES, Architecture, find_architecture, new_module
 from outrider_wire.errors import CallerUnknownError, OperatorConfigError, RuleRefusalError
 from outrider_wire.groups import usable_rows
 from outrider_wire.manifest import MANIFEST_FILE, Precision
-from outrider_wire.roles import Role, Shares, role_of
+from outrider_wire.roles import Role, role_of
 from outrider_wire.task import Task
-
-HELD_OUT = Shares(train=0.0, tuning=0.3, gate=0.0, certification=0.7, test=0.0)
-"""How rows that no model was trained on are split: choices need fewer than the certificate."""
 
 
 class Export:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from outrider_cloud.learning.promotion import Behaviour, Flags, Margins, check_answers
 from outrider_export.asking import Said
-from outrider_export.choices import ladders
+from outrider_export.ladders import ladders
 from outrider_wire.acceptance import accepted, supported_scores
 from outrider_wire.certificate import DEFAULT_COVERAGES
 from outrider_wire.manifest import Acceptance

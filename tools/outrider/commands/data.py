@@ -36,6 +36,47 @@ def import_(rows: Rows, task: TaskName, config: CloudFile = None, json: Json = F
     screen.table(("role", "new", "there already"), [(role, added.new[role], added.known[role]) for role in added.new])
 
 
+@app.command("import-labels")
+def import_labels(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV or JSON lines: id (or sha256 of a part), label.")],
+    task: TaskName,
+    config: CloudFile = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Add a person's labels to what devices have sent.
+
+    May be repeated. Exit code 1: some lines name nothing that the store holds, or no answer of the task; the others are taken."""
+    from functools import partial
+
+    from outrider import learning
+    from outrider_cloud.learning import human_labels
+    from outrider_cloud.learning.opening import opened
+
+    screen = Screen(json=json, quiet=quiet)
+    said = human_labels.read_labels(file)
+    with opened(learning.cloud_config(config), task) as work:
+        change = partial(human_labels.apply, task=work.task.name, labels=work.task.labels, said=said)
+        found = work.library.store.submit(change).result()
+    new, changed = sum(found.new.values()), sum(found.changed.values())
+    screen.result(
+        {"task": task, "lines": len(said), **_fields(found)},
+        f"✓ {new} examples labelled, {changed} labelled differently, {found.same} as they were",
+    )
+    screen.table(("role", "new", "changed"), [(role, found.new[role], found.changed[role]) for role in found.new])
+    for line in [*found.unknown, *found.foreign]:
+        screen.note(f"{file}, {line}")
+    if found.unknown or found.foreign:
+        raise typer.Exit(1)
+
+
+def _fields(struct: object) -> dict[str, object]:
+    import msgspec
+
+    fields: dict[str, object] = msgspec.to_builtins(struct)
+    return fields
+
+
 @app.command()
 def stats(task: TaskName, config: CloudFile = None, json: Json = False, quiet: Quiet = False) -> None:
     """Count a task's examples, and say what they can certify."""
