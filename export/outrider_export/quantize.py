@@ -20,7 +20,7 @@ from outrider_export.to_onnx import canonical
 Feeds = dict[str, NDArray[Any]]
 
 AGREEMENT = 0.99
-"""Share of the calibration rows whose answer INT8 must leave as it is."""
+"""Share of the rows whose answer INT8 must leave as it is."""
 _MOST_FLOAT_LAYERS = 3
 _WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
 
@@ -33,7 +33,7 @@ class Quantized:
     float_layers: int
     """Layers with weights, counted from the logits, that were left in floating point."""
     agreement: float
-    """Share of the calibration rows with the same answer as before."""
+    """Share of the judged rows with the same answer as before."""
 
 
 class _Reader:
@@ -47,7 +47,12 @@ class _Reader:
 
 
 def static_int8(
-    model: bytes, feeds: Sequence[Feeds], *, logits: str = "logits", exact: Sequence[str] = ()
+    model: bytes,
+    feeds: Sequence[Feeds],
+    *,
+    logits: str = "logits",
+    exact: Sequence[str] = (),
+    judged: Sequence[Feeds] = (),
 ) -> Quantized:
     """INT8 weights (per channel, 7 bits) and activations in QDQ form, calibrated on ``feeds``; same inputs, same bytes.
 
@@ -56,10 +61,12 @@ def static_int8(
     (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html#when-and-why-do-i-need-to-try-u8u8).
     What leads to an output of ``exact`` and not to the logits stays in floating point. The last layers are left in floating
     point one by one until `AGREEMENT` of the answers stay as they were: a net that multiplies two activations spreads their
-    range, and eight bits no longer tell the small ones apart.
+    range, and eight bits no longer tell the small ones apart. The answers are those to ``judged``, or to ``feeds`` without:
+    the few rows that calibrate ranges say too little of them.
     """
     load_runtime()
-    before = _answers(model, feeds, logits)
+    judged = judged or feeds
+    before = _answers(model, judged, logits)
     tries: list[Quantized] = []
     with tempfile.TemporaryDirectory() as folder:
         prepared = _prepared(model, Path(folder))
@@ -67,7 +74,7 @@ def static_int8(
         side_branch = set().union(*(_ancestors(graph, name) for name in exact)) - _ancestors(graph, logits)
         for tail in _tails(graph, side_branch):
             data = _quantized(prepared, feeds, sorted(side_branch | set(tail.nodes)))
-            agreement = float((_answers(data, feeds, logits) == before).mean())
+            agreement = float((_answers(data, judged, logits) == before).mean())
             tries.append(Quantized(data=data, float_layers=tail.layers, agreement=agreement))
             if agreement >= AGREEMENT:
                 break

@@ -85,7 +85,9 @@ def make_variants(
         if precision == "int8":
             feeds = list(calibration.batches(_FEED_ROWS))
             exactly = [name for name in (outputs.support, outputs.deferral) if name]
-            quantized = static_int8(plain, feeds, logits=outputs.logits, exact=exactly)
+            quantized = static_int8(
+                plain, feeds, logits=outputs.logits, exact=exactly, judged=list(tuning.batches(_FEED_ROWS))
+            )
             walk(quantized.data)
             files[name], notes["int8_float_layers"] = quantized.data, str(quantized.float_layers)
             figures = parity(before, run_rows(OrtSession(quantized.data), tuning), tuning.labels, outputs)

@@ -27,8 +27,8 @@ from outrider_wire.manifest import MANIFEST_FILE, encode_manifest
 from outrider_wire.roles import fraction_of
 from outrider_wire.task import Task
 
-MOST_ROWS = 55_000
-"""Rows of D1 that a round goes through, over all epochs: 15 epochs of 3,700 rows."""
+MOST_ROWS = 40_000
+"""Rows of D1 that a round goes through, over all epochs: 15 epochs of 2,700 rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
