@@ -29,8 +29,6 @@ from outrider_wire.certificate import fixed_sequence, thresholds_at
 from outrider_wire.scores import SCORES
 
 GRID = np.linspace(0.0, 1.0, 101)
-COVERAGES = tuple(percent / 100 for percent in range(5, 101, 5))
-"""Tested in this order; `outrider_wire.certificate.first_tested` skips those too small to survive five errors on these rows."""
 METRICS = ("accuracy", "calls", "certified_coverage", "area", "calls_to_match_large")
 MORE_METRICS = ("bytes", "usd_per_1000", "area_bytes", "area_usd")
 FALLBACK_COVERAGE = 0.5
@@ -176,10 +174,9 @@ def certified_threshold(task: GateTask, case: Case, score: Score) -> tuple[float
     outcome = fixed_sequence(
         score(case.certification),
         case.certification.small_right,
-        thresholds_at(score(case.tuning), COVERAGES),
+        thresholds_at(score(case.tuning)),
         task.risk,
         task.delta,
-        coverages=COVERAGES,
     )
     return (np.inf if outcome.threshold is None else outcome.threshold), outcome.coverage
 
