@@ -82,6 +82,7 @@ def calibrate_and_certify(
     strata: Sequence[Stratum] = (),
     behind: Behind | None = None,
     keep_rule: bool = False,
+    caps: Mapping[str, float] | None = None,
 ) -> Certified:
     """Chooses on the tuning rows, then certifies once on the certification rows; of both, a few labelled rows a group.
 
@@ -96,6 +97,8 @@ def calibrate_and_certify(
         coverages: shares of the tuning rows that the candidate thresholds keep.
         strata: kinds of input that are certified apart.
         behind: the large model: a promised gap needs it, and the bound on its error is measured with it.
+        caps: stratum → the largest coverage that may be tested, where a gate has judged no larger one; a stratum that is missing
+            is not tested. None: no caps.
         keep_rule: the model's own calibration, score and support threshold stay; only its thresholds are set anew.
 
     Raises:
@@ -114,13 +117,14 @@ def calibrate_and_certify(
         groups=held.groups,
         risk=promise.risk,
         coverages=coverages,
+        caps=caps,
         support_fitted_here=support_fitted_here,
         kept=Kept(model.manifest.calibration, model.manifest.acceptance) if keep_rule else None,
     )
     trial = None
     if certification is not None:
         check_disjoint(tuning, certification)
-        rows = certifying_rows(certification, key, strata)
+        rows = certifying_rows(certification, key, strata, tuning=held)
         trial = _Trial(
             table=rows,
             rows=recalibrated(_said(model, rows, bounds, strata), choices.calibration),
@@ -139,7 +143,9 @@ def calibrate_and_certify(
         tuning_accuracy=choices.accuracy,
         calibration_error=choices.calibration_error,
         support_false_alarm=trial.false_alarm if trial else None,
-        sentences=[*verdict(trial.outcomes, choices.hopeless, promise), *trial.remarks] if trial else [NO_ROWS],
+        sentences=[*verdict(trial.outcomes, choices.hopeless, promise, gap=trial.claims_gap), *trial.remarks]
+        if trial
+        else [NO_ROWS],
     )
 
 
@@ -172,16 +178,30 @@ def _usable(table: Table, key: str, most: int) -> Table:
     return labelled.some_per_group(key, most)
 
 
-def certifying_rows(table: Table, key: str, strata: Sequence[Stratum]) -> Table:
-    """Of each stratum's labelled rows, as many a group as it certifies by: those that `calibrate_and_certify` looks at."""
+def certifying_rows(table: Table, key: str, strata: Sequence[Stratum], *, tuning: Table) -> Table:
+    """Of each stratum's labelled rows, as many a group as it certifies by: those that `calibrate_and_certify` looks at.
+
+    How many that are, the sizes of the *tuning* groups say, so that it is fixed before a certification row is drawn.
+    """
+    most = {name: rows_a_group(groups) for name, groups in _groups_of(tuning, strata).items()}
     labelled = np.flatnonzero(table.labels >= 0)
     names = np.asarray(table.strata(strata) or [""] * len(table), np.str_)[labelled]
     rows: list[int] = []
     for name in dict.fromkeys(names.tolist()):
         own = labelled[names == name]
         groups = [table.groups[row] for row in own.tolist()]
-        rows += own[some_per_group(groups, key, rows_a_group(groups))].tolist()
+        rows += own[some_per_group(groups, key, most.get(name, 1))].tolist()
     return _usable(table.take(sorted(rows)), key, len(table))
+
+
+def _groups_of(table: Table, strata: Sequence[Stratum]) -> dict[str, list[str]]:
+    """Stratum → the group of each of its labelled rows."""
+    found: dict[str, list[str]] = {}
+    names = table.strata(strata) or [""] * len(table)
+    for name, group, label in zip(names, table.groups, table.labels.tolist(), strict=True):
+        if label >= 0:
+            found.setdefault(name, []).append(group)
+    return found
 
 
 def _said(model: Model, table: Table, bounds: Sequence[InputPart], strata: Sequence[Stratum]) -> Said:
@@ -226,6 +246,16 @@ class _Trial:
         """Share of the rows that the support distance refuses."""
         support, threshold = self._rows.support, self._choices.rule.support_threshold
         return None if support is None or threshold is None else float((support > threshold).mean())
+
+    @property
+    def _all_tested(self) -> bool:
+        """Whether every stratum has passed."""
+        return not self._choices.hopeless and all(each.threshold is not None for each in self.outcomes.values())
+
+    @property
+    def claims_gap(self) -> bool:
+        """Whether the system's gap may be claimed, where something is certified."""
+        return self.gap is not None and (self._all_tested or not self.gap.sent.any())
 
     @property
     def remarks(self) -> list[str]:
@@ -286,6 +316,8 @@ class _Trial:
     def _system(self, kept: Flags) -> SystemClaim | None:
         if self.gap is None or self._behind is None:
             return None
+        if not self.claims_gap:
+            return None  # what always escalates was not tested, and a strategy that joins the models may be worse there
         found = float(np.where(kept, self.gap.kept, self.gap.sent).mean())
         return SystemClaim(gap=self.gap.most, found=found, large=self._behind.name, strategy=self._behind.strategy)
 

@@ -3,6 +3,7 @@
 Certifies nothing. Everything chosen here is chosen before a certification row is looked at.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -59,8 +60,8 @@ class Choices:
 
     @property
     def steps(self) -> int:
-        """How many thresholds there are to choose from."""
-        return max(1, sum(map(len, self.ladders.values())))
+        """How many rules there are to come to: in every stratum one of its thresholds, or none."""
+        return math.prod(len(ladder) + 1 for ladder in self.ladders.values())
 
     def threshold_at(self, coverage: float) -> float:
         """What that share of all tuning rows reaches."""
@@ -108,6 +109,7 @@ def choose(
     groups: Sequence[str],
     risk: float,
     coverages: Sequence[float],
+    caps: Mapping[str, float] | None = None,
     support_fitted_here: bool,
     kept: Kept | None = None,
 ) -> Choices:
@@ -133,7 +135,7 @@ def choose(
     areas = measure_scores(plain, rows, right)
     rule = msgspec.structs.replace(plain, score=kept.rule.score if kept else min(areas, key=lambda name: areas[name]))
     scores = supported_scores(rule, rows)
-    found = sequences(scores, right, groups=groups, strata=rows.strata, coverages=coverages, risk=risk)
+    found = sequences(scores, right, groups=groups, strata=rows.strata, coverages=coverages, caps=caps, risk=risk)
     return Choices(
         calibration=calibration,
         rule=rule,

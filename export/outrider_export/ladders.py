@@ -31,20 +31,25 @@ def sequences(
     strata: Sequence[str],
     coverages: Sequence[float],
     risk: float,
+    caps: Mapping[str, float] | None = None,
 ) -> Sequences:
-    """Of tuning rows: scores, whether they are right, groups and strata (n,), or () for all together."""
+    """Of tuning rows: scores, whether they are right, groups and strata (n,), or () for all together.
+
+    ``caps`` are the largest coverages to test, stratum by stratum; one that is missing is not tested. None: no caps.
+    """
     names = np.asarray(strata or [""] * len(scores), np.str_)
     steps = ladders(scores, strata, coverages)
     starts: dict[str, int] = {}
+    allowed = {name: [each for each in coverages if caps is None or each <= caps.get(name, 0.0)] for name in steps}
     for name, ladder in steps.items():
         own = np.flatnonzero(names == name).tolist()
         start = best_start(scores[own], right[own], ladder, risk, groups=[groups[row] for row in own])
-        if start is not None:
-            starts[name] = start
+        if start is not None and allowed[name]:
+            starts[name] = min(start, len(allowed[name]) - 1)
     return Sequences(
         hopeless=[name for name in steps if name not in starts],
-        ladders={name: steps[name][start:] for name, start in starts.items()},
-        coverages={name: coverages[start:] for name, start in starts.items()},
+        ladders={name: steps[name][start : len(allowed[name])] for name, start in starts.items()},
+        coverages={name: allowed[name][start:] for name, start in starts.items()},
         rows={name: int((names == name).sum()) for name in starts},
     )
 

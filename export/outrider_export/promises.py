@@ -67,13 +67,16 @@ def forecast(n: int, risk: float, delta: float, *, rows_a_group: int = 1) -> str
 NO_ROWS = "no certificate: there were no certification rows; everything escalates"
 
 
-def verdict(outcomes: Mapping[str, Outcome], hopeless: Sequence[str], promise: Promise) -> list[str]:
+def verdict(
+    outcomes: Mapping[str, Outcome], hopeless: Sequence[str], promise: Promise, *, gap: bool = False
+) -> list[str]:
     """What was certified, or why nothing was; one sentence a stratum.
 
     Args:
         outcomes: stratum ('' without any) → its tests.
         hopeless: strata that were not tested, because their tuning rows are no evidence at all.
         promise: what was asked for.
+        gap: whether its gap may be claimed.
     """
     whose = "the truth" if promise.label_source == "ground_truth" else "the large model"
     said = [_of_one(name, outcome, promise, whose) for name, outcome in outcomes.items()]
@@ -82,7 +85,7 @@ def verdict(outcomes: Mapping[str, Outcome], hopeless: Sequence[str], promise: P
         f"no certification row was used on {'it' if name else 'them'}; {'it' if name else 'everything'} escalates"
         for name in hopeless
     ]
-    if promise.gap is not None and any(outcome.threshold is not None for outcome in outcomes.values()):
+    if gap and any(outcome.threshold is not None for outcome in outcomes.values()):
         said.append(
             f"certified with it: the system is wrong at most {promise.gap:.3g} more often than the large model alone"
         )

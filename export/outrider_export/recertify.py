@@ -61,7 +61,7 @@ def recertify(
             fix="name the task that the bundle was made for",
         )
     check_copies(tuning, certification)
-    rows = certifying_rows(certification, key, task.strata)
+    rows = certifying_rows(certification, key, task.strata, tuning=tuning)
     said = ask(model, rows.tensors(model.manifest.inputs, task.inputs), rows.strata(task.strata))
     right = said.answers == rows.labels
     _check_answers(said.probabilities, right)

@@ -164,6 +164,17 @@ def test_enough_agreeing_audits_certify_and_the_certificate_may_be_claimed(work:
     assert found.manifest.certificate_fault(found.manifest.variants[0]) == ""
 
 
+def test_after_an_alarm_older_audits_certify_nothing(work: OpenTask, bundle: Path) -> None:
+    """600 good audits certify; 100 bad ones after them do not make that true of the inputs that come now."""
+    digest = open_bundle(bundle).digest
+    stored(work, *(audit(n, digest, wrong=n % 50 == 0) for n in range(1, 601)))
+    assert certified(work, bundle).certificate is not None
+    stored(work, *(audit(n, digest, wrong=n % 3 == 0) for n in range(601, 701)))
+    with pytest.raises(RuleRefusalError, match="older ones say nothing") as refused:
+        certified(work, bundle)
+    assert refused.value.reason == "alarm"
+
+
 def test_few_audits_certify_nothing_and_say_how_far_they_are(work: OpenTask, bundle: Path) -> None:
     digest = open_bundle(bundle).digest
     stored(work, *(audit(k, digest) for k in range(40)))

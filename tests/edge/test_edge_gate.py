@@ -81,6 +81,12 @@ def test_under_an_alarm_a_stricter_level_keeps_what_reaches_it_and_says_uncertif
     assert decide(ACCEPTED, **NOTHING, suspended=Suspended(stricter=0.98)).sent_as == "alarm"
 
 
+def test_a_sample_of_what_the_stricter_level_keeps_is_not_sent_as_an_audit_of_the_rule() -> None:
+    """It is a sample of the surest part alone: as audits of all that the rule accepts these would certify what the alarm broke."""
+    sampled = decide(ACCEPTED, **{**NOTHING, "audit": True}, suspended=Suspended(stricter=0.97))
+    assert (sampled.answer_here, sampled.send, sampled.sent_as) == (True, True, "alarm")
+
+
 def test_no_wish_and_no_link_makes_an_answer_certified_under_an_alarm() -> None:
     for wants, audit, may_send, stricter in product((True, False), (True, False), (True, False), (None, 0.5, 0.99)):
         for verdict in (ACCEPTED, REFUSED, FOREIGN):

@@ -56,10 +56,14 @@ def test_a_model_that_is_wrong_too_often_is_not_certified(model: Model, squares:
     assert "were wrong" in found.sentences[0]
 
 
+def grouped(table: Table, name: str, groups: int) -> Table:
+    """The same rows, that many groups of them."""
+    names = [f"{name}-{row % groups}" for row in range(len(table))]
+    return Table(values=table.values, index=table.index, labels=table.labels, groups=names)
+
+
 def test_fifteen_groups_certify_nothing_however_many_rows_they_have(model: Model, squares: Squares) -> None:
-    rows = squares(300, 3)
-    crowded = Table(values=rows.values, index=rows.index, labels=rows.labels, groups=[str(k % 15) for k in range(300)])
-    found = certified(model, squares(60, 2), crowded)
+    found = certified(model, grouped(squares(120, 2), "t", 30), grouped(squares(300, 3), "c", 15))
 
     assert (found.outcomes[""].groups, found.outcomes[""].n) == (15, 15 * GROUP_ROWS)
     assert found.certificate is None
@@ -67,16 +71,34 @@ def test_fifteen_groups_certify_nothing_however_many_rows_they_have(model: Model
 
 
 def test_whole_groups_certify_where_they_have_several_rows(model: Model, squares: Squares) -> None:
-    rows = squares(400, 3)
-    pairs = Table(values=rows.values, index=rows.index, labels=rows.labels, groups=[str(k // 4) for k in range(400)])
-    found = certified(model, squares(60, 2), pairs)
+    found = certified(model, grouped(squares(120, 2), "t", 30), grouped(squares(400, 3), "c", 100))
 
     assert found.certificate is not None
-    assert (found.certificate.method, found.certificate.groups, found.certificate.n) == (
-        "fixed-sequence-groups",
-        100,
-        400,
+    said = found.certificate
+    assert (said.method, said.groups, said.n) == ("fixed-sequence-groups", 100, 400)
+
+
+def test_the_tuning_groups_say_how_many_rows_of_a_group_certify(model: Model, squares: Squares) -> None:
+    """Single tuning rows, certification rows in fours: one of each certifies, whatever the draw looks like."""
+    found = certified(model, squares(60, 2), grouped(squares(400, 3), "c", 100))
+
+    assert found.certificate is not None
+    assert (found.certificate.method, found.certificate.n) == ("fixed-sequence", 100)
+
+
+def test_no_gap_is_claimed_where_a_joining_strategy_was_not_tested_on_what_escalates(
+    model: Model, squares: Squares
+) -> None:
+    """A strategy that spoils every answer that comes back: fine where it is tested, and unseen where nothing was."""
+    behind = Behind(
+        name="spoils", ask=behind_model(model).ask, strategy="soft-prune", combine=lambda large, _: 1 - large
     )
+    promise = Promise(risk=0.1, delta=0.1, gap=0.05)
+    found = calibrate_and_certify(
+        model=model, tuning=squares(60, 2), certification=squares(300, 3), promise=promise, key="k", behind=behind
+    )
+
+    assert found.certificate is None or found.certificate.system is None or found.certificate.coverage == 1.0
 
 
 def test_the_score_with_the_least_area_is_the_rule_s(model: Model, squares: Squares) -> None:

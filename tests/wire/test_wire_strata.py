@@ -29,6 +29,16 @@ def test_the_first_stratum_that_matches_whole_words(question: str | bytes, strat
     assert stratum_of(STRATA, {"question": question}) == stratum
 
 
+def test_the_same_characters_are_looked_at_as_text_and_as_bytes() -> None:
+    for text in ("é" * 3000 + " what color", "é" * 4089 + " what color", "é" * 5000 + " what color"):
+        assert stratum_of(STRATA, {"question": text}) == stratum_of(STRATA, {"question": text.encode()})
+
+
+def test_a_phrase_without_a_word_is_refused() -> None:
+    with pytest.raises(ValueError, match="holds no word"):
+        Stratum(name="odd", part="question", any_of=["what", "?"])
+
+
 def test_without_strata_there_is_none_and_without_the_part_it_is_the_rest() -> None:
     assert stratum_of([], {"question": "what color"}) == ""
     assert stratum_of(STRATA, {}) == OTHER

@@ -28,6 +28,11 @@ class Stratum(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     part: Name
     any_of: Annotated[list[Phrase], Meta(min_length=1, max_length=64)]
 
+    def __post_init__(self) -> None:
+        """Refuses a phrase without a word, which would match nothing, or everything."""
+        if empty := [phrase for phrase in self.any_of if not _WORD.search(phrase)]:
+            raise ValueError(f"{empty[0]!r} holds no word")
+
 
 def stratum_of(strata: Sequence[Stratum], parts: Mapping[str, bytes | str]) -> str:
     """The first stratum that matches, `OTHER` where none does; '' without strata."""
@@ -36,13 +41,18 @@ def stratum_of(strata: Sequence[Stratum], parts: Mapping[str, bytes | str]) -> s
     texts: dict[str, str] = {}
     for stratum in strata:
         if stratum.part not in texts:
-            texts[stratum.part] = _words(parts.get(stratum.part, "")[:_MOST])
+            texts[stratum.part] = _words(_text(parts.get(stratum.part, "")))
         if any(_words(phrase) in texts[stratum.part] for phrase in stratum.any_of):
             return stratum.name
     return OTHER
 
 
+def _text(value: bytes | str) -> str:
+    """The same characters, whether they come as text or as UTF-8."""
+    plain = value if isinstance(value, str) else bytes(value[: 4 * _MOST]).decode("utf-8", "replace")
+    return plain[:_MOST]
+
+
 @lru_cache(maxsize=1024)
-def _words(text: bytes | str) -> str:
-    plain = text if isinstance(text, str) else bytes(text).decode("utf-8", "replace")
-    return f" {' '.join(_WORD.findall(plain.casefold()))} "
+def _words(text: str) -> str:
+    return f" {' '.join(_WORD.findall(text.casefold()))} "

@@ -1,7 +1,7 @@
 """A candidate from weights to a bundle in its place: distilled, exported, certified, delivered. Judges nothing."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -167,8 +167,8 @@ class Workshop:
         """Chooses the tuning row of each group; `build_bundle`'s own, so that calibration and thresholds stay the same."""
         return f"build-{self.seed}"
 
-    def certify(self, rows: Table, *, delta: float, coverages: Sequence[float]) -> Certified:
-        """Certifies the built bundle, once, at the first of ``coverages`` or more, and writes it into the manifest."""
+    def certify(self, rows: Table, *, delta: float, caps: Mapping[str, float]) -> Certified:
+        """Certifies the built bundle, once, at no more than the gate judged (``caps``), and writes it into the manifest."""
         built = load_model(self.bundle, bounds=self.task.inputs)
         certified = calibrate_and_certify(
             model=built,
@@ -178,7 +178,7 @@ class Workshop:
             key=self.key,
             bounds=self.task.inputs,
             support_fitted_here=self.known is None,
-            coverages=coverages,
+            caps=caps,
             strata=self.task.strata,
             behind=self.behind,
         )

@@ -71,8 +71,13 @@ class System(Struct, kw_only=True, frozen=True):
     """Share of what is kept that is wrong."""
     thresholds: dict[str, float]
     """Stratum ('' without any) → what its score is held against; one that is missing escalates, and without any everything does."""
-    most: float
-    """The largest share of a stratum's tuning rows that its threshold was fixed at; 0 without one."""
+    caps: dict[str, float] = {}
+    """Stratum → the share of its tuning rows that a candidate's threshold was fixed at: its certificate may come to no more."""
+
+    @property
+    def most(self) -> float:
+        """The largest of these; 0 without one."""
+        return max(self.caps.values(), default=0.0)
 
 
 class Played(Struct, kw_only=True, frozen=True):
@@ -92,7 +97,6 @@ def play_deployed(contender: Contender, rows: GateRows) -> Played:
         right,
         asked_right,
         {name: threshold for name, threshold in thresholds.items() if threshold is not None},
-        float(accepted(rule, contender.tuning.signals).mean()),
     )
 
 
@@ -135,8 +139,8 @@ def _fitting(contender: Contender, rows: GateRows) -> Iterator[Played]:
         if thresholds != before and (thresholds or before is None):
             before = thresholds
             held_against = np.array([thresholds.get(name, np.inf) for name in names.tolist()])
-            most = max((most for _, most in chosen.values()), default=0.0)
-            yield _played(scores >= held_against, right, asked_right, thresholds, most)
+            caps = {name: most for name, (_, most) in chosen.items()}
+            yield _played(scores >= held_against, right, asked_right, thresholds, caps)
 
 
 def _outcomes(contender: Contender, rows: GateRows) -> tuple[Flags, Flags]:
@@ -150,7 +154,13 @@ def _risk(kept: Flags, right: Flags) -> float:
     return float((~right[kept]).mean()) if kept.any() else 0.0
 
 
-def _played(kept: Flags, right: Flags, asked_right: Flags, thresholds: dict[str, float], most: float) -> Played:
+def _played(
+    kept: Flags,
+    right: Flags,
+    asked_right: Flags,
+    thresholds: dict[str, float],
+    caps: dict[str, float] | None = None,
+) -> Played:
     combined = np.where(kept, right, asked_right)
     return Played(
         behaviour=Behaviour(accepted=kept, right=right, combined=combined),
@@ -160,6 +170,6 @@ def _played(kept: Flags, right: Flags, asked_right: Flags, thresholds: dict[str,
             coverage=float(kept.mean()),
             risk=float((~right[kept]).mean()) if kept.any() else 0.0,
             thresholds=thresholds,
-            most=most,
+            caps=caps or {},
         ),
     )

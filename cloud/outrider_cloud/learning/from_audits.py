@@ -18,10 +18,12 @@ from outrider_cloud.store.audits import Audit, audits, one_a_group
 from outrider_wire.audit_certificate import FromAudits, certify_from_audits, log_capitals
 from outrider_wire.errors import RuleRefusalError
 from outrider_wire.manifest import Acceptance, Certificate, Manifest, Variant
+from outrider_wire.monitor import Monitor, observe
 from outrider_wire.scores import SCORES, score_of
 
 GRID = (0.99, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
 """Thresholds that are tried where the bundle's rule has none: fixed before any audit was seen, for scores that are shares."""
+AUDITS_BETWEEN_FALSE_ALARMS = 1000
 _NEEDS_LOGITS = ("energy", "deferral")
 
 
@@ -68,7 +70,7 @@ def certify(
         thresholds: fixed without these audits; none: the rule's own, or `GRID`.
 
     Raises:
-        RuleRefusalError: there are no audits, or the rule is one that audits cannot judge.
+        RuleRefusalError: there are no audits, the rule is one that audits cannot judge, or the audits raise an alarm themselves.
     """
     rule = manifest.acceptance
     tried = _thresholds(rule, thresholds)
@@ -90,7 +92,9 @@ def certify(
     )
     if found.threshold is None:
         return Audited(verdict=verdict, certificate=None, manifest=None)
-    claimed = replace(manifest, acceptance=replace(rule, threshold=found.threshold))
+    _check_quiet(losses[scores >= found.threshold], risk)
+    stricter = rule.stricter if rule.stricter is not None and rule.stricter > found.threshold else None
+    claimed = replace(manifest, acceptance=replace(rule, threshold=found.threshold, stricter=stricter))
     best = found.nearest
     certificate = Certificate(
         method="audits",
@@ -109,6 +113,24 @@ def certify(
         claims=claimed.claims(variant),
     )
     return Audited(verdict=verdict, certificate=certificate, manifest=replace(claimed, certificate=certificate))
+
+
+def _check_quiet(losses: NDArray[np.float64], risk: float) -> None:
+    """Whether the promise has held for as long as the audits go back: betting rests on one risk for all of them.
+
+    Raises:
+        RuleRefusalError: a monitor over these very audits has alarmed.
+    """
+    monitor = Monitor(risk=risk, alpha=1.0 / AUDITS_BETWEEN_FALSE_ALARMS)
+    for loss in losses.astype(np.int64).tolist():
+        monitor = observe(monitor, loss)
+    if monitor.alarmed:
+        raise RuleRefusalError(
+            f"the audits say that the promise was broken (alarm after {monitor.alarmed_at} of {monitor.audits}): older ones say "
+            "nothing of the inputs that come now",
+            reason="alarm",
+            fix="release another model, or certify on labelled rows of today: outrider certify BUNDLE --data DIR",
+        )
 
 
 def _thresholds(rule: Acceptance, asked: Sequence[float]) -> Sequence[float]:

@@ -191,7 +191,7 @@ class _Round:
             return replace(report, sentences=[f"no certificate: {taken.drawn.shortage(risk)}"])
         drawn, members = taken.drawn, set(taken.drawn.groups)
         used = rows.take(np.flatnonzero([group in members for group in rows.groups]))
-        certified = workshop.certify(used, delta=drawn.delta, coverages=coverages)
+        certified = workshop.certify(used, delta=drawn.delta, caps=contest.after.caps)
         digest = workshop.finished().digest
         self.work.library.store.submit(partial(ledger.name_bundle, number=taken.number, bundle=digest)).result()
         return replace(

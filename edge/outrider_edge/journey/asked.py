@@ -63,7 +63,7 @@ class Asked:
             model=local.model.digest,
             label=local.label,
             probabilities=local.probabilities,
-            audit=policy.audit_rate if decision.audited else 0.0,
+            audit=policy.audit_rate if decision.audited and decision.sent_as != "alarm" else 0.0,
             answer_within_ms=max(0, self.answer_within_ms - math.ceil(report.ms["total"])) if decision.send else 0,
             keep_for_s=max(policy.keep_for_s, AUDIT_KEEP_S) if decision.audited else policy.keep_for_s,
             group=self.group,

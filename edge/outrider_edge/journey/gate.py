@@ -74,7 +74,7 @@ def decide(
     if wants_cloud and may_ask:
         return Decision(answer_here=False, send=True, why="requested", sent_as="requested", certified=holds)
     if audit and may_send:
-        return Decision(answer_here=True, send=True, why=why, sent_as="audit", certified=holds)
+        return Decision(answer_here=True, send=True, why=why, sent_as="audit" if holds else "alarm", certified=holds)
     return Decision(answer_here=True, send=False, why=why, certified=holds)
 
 
