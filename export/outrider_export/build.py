@@ -21,6 +21,7 @@ from outrider_engine.golden import Golden, check_golden, encode_golden
 from outrider_engine.model import Model, load_model
 from outrider_export.certify import Behind, Certified, calibrate_and_certify, check_disjoint
 from outrider_export.checkpoint import checkpoint_path, save_checkpoint
+from outrider_export.copies import check_copies
 from outrider_export.data import Progress, Table
 from outrider_export.deferral import Learned, Pairs, learn
 from outrider_export.promises import Promise
@@ -126,6 +127,7 @@ def build_bundle(
     _check_free(out)
     if certification is not None:
         check_disjoint(tuning, certification)
+        check_copies(tuning, certification)
     key = f"build-{seed}"
     inputs = architecture.inputs(task)
     bounds = bounds_of(task, inputs)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from outrider_engine.model import Model
 from outrider_export.asking import Said, ask
 from outrider_export.choices import Choices, Kept, choose, recalibrated
+from outrider_export.copies import check_copies
 from outrider_export.data import Table
 from outrider_export.promises import FALSE_ALARMS, NO_ROWS, Promise, verdict
 from outrider_wire.acceptance import Signals, accepted, supported_scores
@@ -102,7 +103,7 @@ def calibrate_and_certify(
         keep_rule: the model's own calibration, score and support threshold stay; only its thresholds are set anew.
 
     Raises:
-        RuleRefusalError: a group is in both tables, there are no labelled tuning rows, or a gap is promised of no large model.
+        RuleRefusalError: a group or an input is in both tables, there are no labelled tuning rows, or a gap is promised of no large model.
     """
     if promise.gap is not None and behind is None:
         raise RuleRefusalError(
@@ -124,6 +125,7 @@ def calibrate_and_certify(
     trial = None
     if certification is not None:
         check_disjoint(tuning, certification)
+        check_copies(tuning, certification)
         rows = certifying_rows(certification, key, strata, tuning=held)
         trial = _Trial(
             table=rows,

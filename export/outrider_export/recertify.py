@@ -6,7 +6,6 @@ the copy that is asked for.
 
 import os
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from outrider_engine.model import Model
 from outrider_export.asking import ask
 from outrider_export.beside import checkpoint_path
 from outrider_export.certify import Certified, calibrate_and_certify, certifying_rows, data_digest
+from outrider_export.copies import check_copies, check_counted_once
 from outrider_export.data import Table
 from outrider_export.promises import Promise
 from outrider_export.ruling import Ruling, kept_by, ruling, with_warnings
@@ -61,6 +61,8 @@ def recertify(
             fix="name the task that the bundle was made for",
         )
     check_copies(tuning, certification)
+    for table in (tuning, certification):
+        check_counted_once(table)
     rows = certifying_rows(certification, key, task.strata, tuning=tuning)
     said = ask(model, rows.tensors(model.manifest.inputs, task.inputs), rows.strata(task.strata))
     right = said.answers == rows.labels
@@ -92,21 +94,6 @@ def recertify(
         made, kept=[*shown, *strata], calibration_error=calibration_gap(bins), reliability=bins
     )
     return Recertified(ruling=with_warnings(made, right), manifest=manifest)
-
-
-def check_copies(tuning: Table, certification: Table) -> None:
-    """Refuses rows with the same parts on both sides, whatever their groups are called.
-
-    Raises:
-        RuleRefusalError: there are some.
-    """
-    shared = set(_contents(tuning)) & set(_contents(certification))
-    if shared:
-        raise RuleRefusalError(
-            f"{len(shared)} input(s) are among both the tuning and the certification rows, part for part",
-            reason="roles_overlap",
-            fix="remove the copies, or give them one group",
-        )
 
 
 def reused(manifest: Manifest, certification: Table) -> bool:
@@ -165,11 +152,6 @@ def _notes(certified: Certified) -> list[str]:
     return (
         [] if share is None else [f"{share:.1%} of the certification rows are refused as unlike what the model knows"]
     )
-
-
-def _contents(table: Table) -> Sequence[tuple[int, ...]]:
-    """What each row is made of, as places of its values: both tables are taken from one, which keeps equal values once."""
-    return list(zip(*(table.index[part].tolist() for part in sorted(table.index)), strict=True))
 
 
 def _check_answers(probabilities: NDArray[np.float64], right: NDArray[np.bool_]) -> None:

@@ -119,6 +119,7 @@ def check_rows(rows: ScoredRows, *, min_gap_s: float = MIN_GAP_S) -> None:
     check_times(rows.times, grouped=bool(rows.groups), min_gap_s=min_gap_s)
     check_roles(rows.groups, rows.roles, "group", "give every group one role")
     check_roles(rows.contents, rows.roles, "row content", "remove the copies, or give them one group and one role")
+    _check_counted_once(rows)
 
 
 def check_roles(names: Sequence[str], roles: Sequence[str], what: str, fix: str) -> None:
@@ -143,11 +144,17 @@ def check_roles(names: Sequence[str], roles: Sequence[str], what: str, fix: str)
 
 
 def check_times(times: NDArray[np.float64], *, grouped: bool, min_gap_s: float) -> None:
-    """Refuses rows close in time that no group ties together: frames of one event are not independent.
+    """Refuses times that are none, and rows close in time that no group ties together: frames of one event are not independent.
 
     Raises:
         RuleRefusalError: there are some.
     """
+    if bad := int((~np.isfinite(times)).sum()):
+        raise RuleRefusalError(
+            f"{bad} of {len(times)} times are not numbers",
+            reason="times_not_numbers",
+            fix="write seconds, or leave the column out where every row has a group",
+        )
     if grouped or not len(times):
         return
     close = int((np.diff(np.sort(times)) < min_gap_s).sum())
@@ -157,6 +164,23 @@ def check_times(times: NDArray[np.float64], *, grouped: bool, min_gap_s: float) 
             "err together, and counted one by one they promise too much",
             reason="frames_ungrouped",
             fix="add a column that names the event or clip and pass it with --group, or lower --min-gap if they are independent",
+        )
+
+
+def _check_counted_once(rows: ScoredRows) -> None:
+    """Refuses what stands under several groups of the roles that count: it would be taken for independent rows."""
+    if not rows.contents or not rows.groups:
+        return
+    roles: Sequence[RowRole] = rows.roles or ["certification"] * len(rows)
+    seen: dict[str, str] = {}
+    columns = zip(rows.contents, rows.groups, roles, strict=True)
+    twice = [name for name, group, role in columns if role != "other" and seen.setdefault(name, group) != group]
+    if twice:
+        raise RuleRefusalError(
+            f"{len(set(twice))} row content(s) stand under several groups and would count as independent, "
+            f"{min(twice)[:60]!r} among them",
+            reason="copies_counted",
+            fix="remove the copies, or give them one group",
         )
 
 

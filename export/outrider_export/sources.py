@@ -1,6 +1,7 @@
 """Data sets as people keep them: a folder with one sub-folder a class, or a JSON-lines file. Knows no model."""
 
 import json
+import math
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -118,15 +119,18 @@ def _note(file: Path, line: int, row: dict[str, Any]) -> RowNote:
 
 
 def seconds_of(written: str | float) -> float:
-    """A time as seconds, from a number or from ISO 8601.
+    """A time as seconds, from a finite number or from ISO 8601.
 
     Raises:
         ValueError: it is neither.
     """
     try:
-        return float(written)
+        seconds = float(written)
     except ValueError:
         return datetime.fromisoformat(str(written)).timestamp()
+    if not math.isfinite(seconds):
+        raise ValueError(f"{written!r} is no moment")
+    return seconds
 
 
 class _RowReader:

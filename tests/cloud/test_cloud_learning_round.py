@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 import torch
-from learning_world import TASK, World, escalate, fill, inputs, make_world, open_world
+from learning_world import KEY, TASK, World, escalate, fill, inputs, make_world, of_role, open_world
 
 from outrider_cloud.learning.candidate import distilled, open_base, sister_pairs
 from outrider_cloud.learning.lessons import Lessons, choose_rows
@@ -25,10 +25,12 @@ from outrider_cloud.store.schema import certifications, certified_groups, exampl
 from outrider_engine.bundle import open_bundle
 from outrider_engine.golden import check_golden
 from outrider_engine.model import load_model
+from outrider_export.data import Table
 from outrider_export.deferral import make_pairs
 from outrider_export.distil import DistilPlan, Taught
 from outrider_wire.certificate import reused_delta
 from outrider_wire.errors import OperatorConfigError, OperatorSetupError, RuleRefusalError
+from outrider_wire.roles import DEFAULT_SHARES
 
 LENIENT = Margins(retention=0.95)
 """The world's first model was shown 90 pictures: what it has right is partly luck, and not all of it stays."""
@@ -181,6 +183,17 @@ def test_a_store_without_labelled_rows_refuses_and_says_what_to_import(world: Wo
         with pytest.raises(RuleRefusalError, match="outrider data import"):
             learn(work, world, "never")
         assert [row.state for row in rows(work, sa.select(rounds))] == ["refused"]
+
+
+def test_an_input_in_two_roles_is_refused_before_anything_is_trained_or_written_down_as_used(world: World) -> None:
+    with open_world(world, "copied") as work:
+        fill(work, world)
+        copied, other = (of_role(world.labelled, role)[0] for role in ("tuning", "certification"))
+        copy = replace(copied, group=other.group)
+        work.library.add(Table.from_examples([copy]), key=KEY, shares=DEFAULT_SHARES, now_ms=2)
+        with pytest.raises(RuleRefusalError, match="1 input"):
+            learn(work, world, "never")
+        assert rows(work, sa.select(certified_groups)) == []
 
 
 def test_a_folder_that_is_no_bundle_is_not_overwritten(world: World, work: OpenTask) -> None:

@@ -150,6 +150,14 @@ def test_a_group_in_two_roles_is_refused(model: Model, squares: Squares) -> None
     assert overlap.value.reason == "roles_overlap"
 
 
+def test_an_input_in_two_roles_is_refused_whatever_its_group_and_table(model: Model, squares: Squares) -> None:
+    rows, tuning = squares(200, 3), squares(60, 2)
+    values = {"image": [tuning.values["image"][0], *rows.values["image"][1:]]}
+    copied = Table(values=values, index=rows.index, labels=rows.labels, groups=rows.groups)
+    with pytest.raises(RuleRefusalError, match="1 input"):
+        certified(model, tuning, copied)
+
+
 def test_without_labelled_tuning_rows_there_is_nothing_to_calibrate(model: Model, squares: Squares) -> None:
     rows = squares(40, 2)
     with pytest.raises(RuleRefusalError, match="no labelled rows"):

@@ -82,6 +82,19 @@ def test_copies_of_a_picture_under_another_group_are_refused(
     assert raised.value.reason == "roles_overlap"
 
 
+def test_copies_of_a_picture_that_would_count_as_independent_are_refused(
+    built: BuildReport, task: Task, squares: Callable[[int, int], Table]
+) -> None:
+    table = squares(300, 12)
+    places = {part: np.where(np.arange(300) == 250, index[200], index) for part, index in table.index.items()}
+    copied = Table(values=table.values, index=places, labels=table.labels, groups=table.groups)
+    tuning, certification = parted(copied, 100)
+    model = load_model(built.bundle, bounds=task.inputs)
+    with pytest.raises(RuleRefusalError) as raised:
+        recertify(model=model, task=task, tuning=tuning, certification=certification, promise=PROMISE, key="k")
+    assert raised.value.reason == "copies_counted"
+
+
 def test_labels_in_another_order_are_refused_and_labels_that_are_all_wrong_too(
     built: BuildReport, task: Task, fresh: tuple[Table, Table]
 ) -> None:

@@ -6,14 +6,24 @@ import sys
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
+from typer.main import get_command
 
 import factory
+from outrider.certify_modes import MODES
+from outrider.commands.certify import app
 from outrider_cloud.config import load_cloud_config
 from outrider_cloud.learning.opening import opened
 from outrider_cloud.store.examples import NewExample, add_all
+from outrider_engine.bundle import open_bundle
+from outrider_export.certify import data_digest
+from outrider_export.rows import HELD_OUT
 from outrider_export.task_text import task_to_toml
+from outrider_wire.manifest import encode_manifest
+from outrider_wire.roles import role_of
 
 TASK = factory.make_task("colours")
+ROLES = ("tuning", "certification")
 KEYS = {"method", "risk", "delta", "n", "errors", "threshold", "coverage", "label_source", "valid", "reason"}
 
 
@@ -78,13 +88,14 @@ def test_explain_says_what_is_promised_what_is_not_and_what_more_labels_buy(outr
     [
         ({"role": lambda row: "certification" if row < 40 else "tuning"}, (), "too_few_rows"),
         ({"time": lambda row: row * 0.5}, (), "frames_ungrouped"),
+        ({"group": str, "id": lambda row: row // 2, "role": lambda row: ROLES[row >= 300]}, (), "copies_counted"),
         (
             {"clip": lambda row: row // 9, "role": lambda row: "tuning" if row % 2 else "gate"},
             ("--group", "clip"),
             "roles_overlap",
         ),
     ],
-    ids=["too few", "frames without a group", "a group in two roles"],
+    ids=["too few", "frames without a group", "a copy in two groups of one role", "a group in two roles"],
 )
 def test_what_may_not_certify_is_refused_with_code_3_and_the_same_keys(outrider, tmp_path, columns, flags, reason):
     write_rows(tmp_path / "rows.csv", **columns)
@@ -102,6 +113,8 @@ def test_what_may_not_certify_is_refused_with_code_3_and_the_same_keys(outrider,
         ("score,correct\n0.9\n", (), "rows.csv:2"),
         ("score,right\n0.9,1\n", (), "--correct-col"),
         ("score,correct\n0.9,1\n", ("--group", "clip"), "--group"),
+        ("score,correct,id\n0.9,1,a\n0.8,1,\n0.7,1,a\n", (), "rows.csv:3"),
+        ("score,correct,time\n0.9,1,1\n0.8,1,nan\n", (), "rows.csv:3"),
     ],
 )
 def test_a_file_that_is_wrong_is_a_usage_error_that_names_the_line_or_flag(outrider, tmp_path, text, flags, said):
@@ -109,6 +122,38 @@ def test_a_file_that_is_wrong_is_a_usage_error_that_names_the_line_or_flag(outri
     ran = outrider("certify", "rows.csv", *flags)
     assert ran.code == 2
     assert said in ran.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("small", "--data", "rows.jsonl", "--group", "clip"), 'the key "group"'),
+        (("small", "--data", "rows.jsonl", "--threshold", "0.9"), "add --from-audits"),
+        (("small", "--data", "rows.jsonl", "--n", "40"), "use --plan"),
+        (("small", "--data", "rows.jsonl", "--task", "colours"), "add --config"),
+        (("rows.csv", "-o", "copy"), "a table of rows does not read --out"),
+        (("rows.csv", "--config", "cloud.toml", "--data", "rows.jsonl"), "does not read --data, --config"),
+        (("small", "--from-audits", "--label-source", "ground_truth"), "the large model's labels"),
+        (("--plan", "--n", "400", "--explain"), "a plan does not read --explain"),
+        (("rows.csv", "--plan", "--n", "400"), "a plan does not read BUNDLE|ROWS.csv"),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_a_usage_error_with_the_way_out(outrider, tmp_path, flags, said):
+    (tmp_path / "small").mkdir()
+    write_rows(tmp_path / "rows.csv", 20)
+    ran = outrider("certify", *flags)
+    assert ran.code == 2
+    assert said in ran.err
+
+
+def test_every_option_of_certify_is_read_in_some_way_of_certifying():
+    names = {parameter.name for parameter in get_command(app).params} - {"help"}
+    assert names == frozenset().union(*(mode.reads for mode in MODES.values()))
+
+
+def test_a_configuration_named_by_the_environment_does_not_stop_a_table_of_rows(outrider, tmp_path):
+    write_rows(tmp_path / "rows.csv")
+    assert outrider("certify", "rows.csv", OUTRIDER_CLOUD_CONFIG="cloud.toml").code == 0
 
 
 def test_a_plan_needs_no_data_and_says_what_labels_buy(outrider):
@@ -182,6 +227,77 @@ def test_frames_of_a_json_lines_file_without_groups_are_refused(outrider, site):
     (site / "frames.jsonl").write_text("\n".join(json.dumps(row) for row in frames))
     ran = outrider("certify", "small", "--data", "frames.jsonl", "--task-file", "colours.toml", "--json")
     assert (ran.code, ran.json["reason"]) == (3, "frames_ungrouped")
+
+
+def changed(site, change):
+    """The rows of ``site`` in a file of their own, each as ``change(row, place)`` leaves it."""
+    rows = [json.loads(line) for line in (site / "rows.jsonl").read_text().splitlines()]
+    (site / "changed.jsonl").write_text(
+        "\n".join(json.dumps({**row, **change(place)}) for place, row in enumerate(rows))
+    )
+    return ("--data", "changed.jsonl", "--task-file", "colours.toml")
+
+
+def role_at(place):
+    return ("train", *ROLES)[place % 3]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda place: {"role": role_at(place)} if place else {}, "1 of 400 rows have no role"),
+        (lambda place: {"role": role_at(place) if place else "certifcation"}, "'certifcation' is no role"),
+        (lambda place: {"time": place if place < 10 else float("nan")}, "nan is no time"),
+        (lambda place: {"group": ""} | ({"time": 60 * place} if place else {}), "1 of 400 rows without a group"),
+    ],
+    ids=["a row without a role", "a misspelt role", "a time that is none", "a row without time and group"],
+)
+def test_json_lines_that_say_half_of_it_are_usage_errors(outrider, site, change, said):
+    ran = outrider("certify", "small", *changed(site, change))
+    assert ran.code == 2
+    assert said in ran.err
+
+
+def test_one_row_with_a_group_does_not_excuse_the_frames_without_one(outrider, site):
+    flags = changed(site, lambda place: {"time": place} | ({"group": ""} if place else {}))
+    ran = outrider("certify", "small", *flags, "--json")
+    assert (ran.code, ran.json["reason"]) == (3, "frames_ungrouped")
+
+
+def test_roles_of_a_file_that_the_store_gives_otherwise_are_refused(outrider, site):
+    changed(site, lambda place: {"role": role_at(place)})
+    flags = ("--data", "changed.jsonl", "--config", "cloud.toml", "-o", "copy")
+    ran = outrider("certify", "small", *flags, "--json")
+    assert (ran.code, ran.json["reason"]) == (3, "roles_differ")
+
+
+def made_with(folder, **fields):
+    """The bundle in ``folder`` with other fields in its manifest."""
+    manifest = replace(open_bundle(folder).manifest, **fields)
+    (folder / "manifest.json").write_bytes(encode_manifest(manifest))
+
+
+def certified_groups(outrider, *flags):
+    """The digest of the groups that certified a copy of the bundle ``small``."""
+    ran = outrider("certify", "small", *ROWS, "-o", "copy", *flags)
+    assert ran.code == 0, ran.err
+    return outrider("bundle", "inspect", "copy", "--json").json["manifest"]["certificate"]["data_digest"]
+
+
+def test_rows_are_split_by_the_seed_that_the_bundle_was_made_with_unless_another_is_given(outrider, site):
+    groups = [f"clip-{row}" for row in range(400)]
+    own, other = (
+        data_digest([group for group in groups if role_of(group, key=key, shares=HELD_OUT) == "certification"])
+        for key in ("export-7", "export-0")
+    )
+    made_with(site / "small", provenance={"seed": "7"})
+    assert (certified_groups(outrider), certified_groups(outrider, "--seed", "0")) == (own, other)
+
+
+def test_a_model_that_may_have_learned_from_the_rows_is_said_to(outrider, site):
+    assert "may have been trained on these very rows" not in outrider("certify", "small", *ROWS).out
+    made_with(site / "small", parent="0" * 64)
+    assert "may have been trained on these very rows" in outrider("certify", "small", *ROWS).out
 
 
 def test_audits_and_labels_that_the_store_does_not_have_are_said(outrider, site):

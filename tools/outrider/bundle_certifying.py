@@ -1,23 +1,24 @@
 """What ``outrider certify BUNDLE`` does behind its flags: the session, the rows by role, the ledger. Prints nothing, loads no torch."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Self
 
-import numpy as np
 from msgspec.structs import replace
 
-from outrider.certifying import UNSEEN, opened_task, promise_of
+from outrider.certifying import TAUGHT, UNSEEN, opened_task, promise_of
+from outrider.row_roles import check_agree, loose_times, roles_named
 from outrider.settings_files import read_task
 from outrider_cloud.clock import now_ms
 from outrider_cloud.learning import ledger
 from outrider_cloud.learning.opening import OpenTask
 from outrider_engine.bundle import open_bundle
 from outrider_engine.model import load_model
+from outrider_export.beside import checkpoint_path
 from outrider_export.data import Table
 from outrider_export.promises import Promise
 from outrider_export.recertify import Recertified, recertify, reused, write_copy
@@ -52,7 +53,7 @@ class BundleCertification:
         task_file: the task, where neither the bundle nor a configuration has it.
         config: cloud.toml, whose roles and ledger count; None: neither.
         task_name: of the task in ``config``; '' takes the bundle's.
-        seed: splits the rows where there is no configuration.
+        seed: splits the rows where there is no configuration; None: the one that the bundle was made with.
         min_gap_s: rows nearer in time need a group.
     """
 
@@ -65,11 +66,11 @@ class BundleCertification:
         task_file: Path | None,
         config: Path | None,
         task_name: str,
-        seed: int,
+        seed: int | None,
         min_gap_s: float,
     ) -> None:
         self._bundle, self._data, self._out = bundle, data, out
-        self._seed, self._min_gap_s = seed, min_gap_s
+        self._asked_seed, self._min_gap_s = seed, min_gap_s
         self._task_file, self._config, self._task_name = task_file, config, task_name
         self._stack = ExitStack()
         self._work: OpenTask | None = None
@@ -86,6 +87,7 @@ class BundleCertification:
                 self._work = self._stack.enter_context(opened_task(self._config, self._task_name or manifest.task))
             self.task = task_of(self._bundle, self._task_file, self._work)
             self.model = load_model(self._bundle, bounds=self.task.inputs)
+            self._seed = seed_of(manifest) if self._asked_seed is None else self._asked_seed
         except BaseException:
             self._stack.close()
             raise
@@ -127,15 +129,14 @@ class BundleCertification:
     def _split(self) -> Mapping[str, Table]:
         folder = self._data.is_dir()
         table = (from_folder if folder else from_jsonl)(self._data, self.task)
-        roles = [self._role(group) for group in table.groups]
+        roles: Sequence[str] = [self._role(group) for group in table.groups]
         if not folder:
             notes = notes_of(self._data)
-            times = [note.time_s for note in notes if note.time_s is not None]
-            grouped = any(note.grouped for note in notes)
-            check_times(np.asarray(times, np.float64), grouped=grouped, min_gap_s=self._min_gap_s)
-            named = [note.role for note in notes]
-            if all(named):
-                roles = named
+            check_times(loose_times(notes, self._data), grouped=False, min_gap_s=self._min_gap_s)
+            named = roles_named(notes, self._data)
+            if named and self._work is not None:
+                check_agree(table.groups, named, roles)
+            roles = named or roles
         check_roles(table.groups, roles, "group", "give every group one role")
         tables = {}
         for role in ("tuning", "certification"):
@@ -156,11 +157,12 @@ class BundleCertification:
         if self._work is not None:
             return self._taken(self._work, certification, promise)
         groups = frozenset(certification.groups)
+        taught = [TAUGHT] if trained_here(self.model.manifest, self._bundle) else []
         if not reused(self.model.manifest, certification):
-            return Use(groups=groups, delta=promise.delta, number=0, notes=[UNSEEN])
+            return Use(groups=groups, delta=promise.delta, number=0, notes=[UNSEEN, *taught])
         paid = reused_delta(promise.delta, 2)
         again = f"these very rows made the bundle's certificate: this second use pays δ = {paid:.4g}; {UNSEEN}"
-        return Use(groups=groups, delta=paid, number=0, notes=[again])
+        return Use(groups=groups, delta=paid, number=0, notes=[again, *taught])
 
     def _taken(self, work: OpenTask, certification: Table, promise: Promise) -> Use:
         task, groups, certificate = self.task.name, list(certification.groups), self.model.manifest.certificate
@@ -190,6 +192,19 @@ class BundleCertification:
             )
         used = f"ledger: use {drawn.use} of these rows, {drawn.fresh} groups fresh; it pays δ = {drawn.delta:.4g}"
         return Use(groups=frozenset(drawn.groups), delta=drawn.delta, number=number, notes=[used])
+
+
+def seed_of(manifest: Manifest) -> int:
+    """The seed that a bundle was made with: it split the rows of its export, so that no tuning group may certify; else 0."""
+    try:
+        return int(manifest.provenance.get("seed", "0"))
+    except ValueError:
+        return 0
+
+
+def trained_here(manifest: Manifest, bundle: Path) -> bool:
+    """Whether a round or a fit may have made it: it names the bundle before it, or its weights lie beside it."""
+    return manifest.parent is not None or (bool(manifest.architecture) and checkpoint_path(bundle.resolve()).is_file())
 
 
 def task_of(bundle: Path, file: Path | None, work: OpenTask | None) -> Task:

@@ -30,6 +30,10 @@ UNSEEN = (
     "no --config was named, so that nobody remembers which rows have certified before: using the same rows again would "
     "have to pay for it, and cannot be seen here"
 )
+TAUGHT = (
+    "this model may have been trained on these very rows, as outrider distill does, and then this promises too much: only the "
+    "ledger can tell, so name --config"
+)
 
 
 def promise_of(risk: float | None, delta: float | None, label_source: LabelSource, task: Task | None = None) -> Promise:

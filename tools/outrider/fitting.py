@@ -17,6 +17,7 @@ from outrider_cloud.clock import now_ms
 from outrider_cloud.config import load_cloud_config
 from outrider_cloud.learning import ledger
 from outrider_cloud.learning.opening import opened
+from outrider_export.copies import check_copies
 from outrider_export.fit import Allowance, Fit, FitReport
 from outrider_export.sources import from_folder, from_jsonl, task_from_folder
 from outrider_export.split import Forecast, foresee, split
@@ -119,6 +120,7 @@ class Fitting:
             self._work = self._stack.enter_context(opened(config, self.task.name))
             rows = (from_folder if self._data.is_dir() else from_jsonl)(self._data, self.task)
             self._tables = split(rows, key=self._work.key, shares=self._work.shares)
+            check_copies(self._tables["tuning"], self._tables["certification"])
         except BaseException:
             self._stack.close()
             raise

@@ -74,7 +74,6 @@ class _RowReader:
         rows = list(self._numbered(reader))
         scores = [self._score(row, line) for line, row in rows]
         right = [self._right(row, line) for line, row in rows]
-        contents = [self._content(row) for _, row in rows]
         return ScoredRows(
             scores=np.asarray(scores, np.float64),
             right=np.asarray(right, np.bool_),
@@ -85,7 +84,7 @@ class _RowReader:
             times=np.asarray(
                 [self._time(row, line) for line, row in rows] if "time" in self._names else [], np.float64
             ),
-            contents=contents if all(contents) else [],
+            contents=self._contents(rows),
         )
 
     def _numbered(self, reader: "csv.DictReader[str]") -> Iterator[tuple[int, dict[str, str]]]:
@@ -128,9 +127,17 @@ class _RowReader:
             raise self._wrong(empty[0], f"column {column!r} is empty", "name one, or leave the column out")
         return [row[column] for _, row in rows]
 
-    def _content(self, row: Mapping[str, str]) -> str:
-        """What the row is about; '' where it does not say."""
-        return next((row[name] for name in _IDENTITY if row.get(name)), "")
+    def _contents(self, rows: list[tuple[int, dict[str, str]]]) -> list[str]:
+        """What each row is about, by the first column that all fill; [] where none says anything."""
+        filled = {name: [row[name] for _, row in rows if row.get(name)] for name in _IDENTITY}
+        whole = next((column for column in filled.values() if len(column) == len(rows)), [])
+        if whole or not any(filled.values()):
+            return whole
+        name = next(name for name, column in filled.items() if column)
+        line = next(line for line, row in rows if not row.get(name))
+        raise self._wrong(
+            line, f"column {name!r} is empty, and copies cannot be seen", "fill it in, or leave the column out"
+        )
 
     def _wrong(self, line: int, what: str, fix: str) -> OperatorConfigError:
         return OperatorConfigError(f"{self._file}:{line}: {what}", reason="invalid_row", fix=fix)

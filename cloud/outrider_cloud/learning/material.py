@@ -18,6 +18,7 @@ from outrider_engine.bundle import open_bundle
 from outrider_engine.model import Model, load_model
 from outrider_export.asking import Said
 from outrider_export.certify import Behind, Probabilities, behind_model
+from outrider_export.copies import check_copies
 from outrider_export.data import Progress, Table
 from outrider_wire.errors import OperatorConfigError, RuleRefusalError
 from outrider_wire.steps import bounds_of
@@ -52,7 +53,7 @@ def gather(work: OpenTask, base: Base, *, threads: int, progress: Progress) -> M
     """Reads the store, and asks the large and the deployed model about every tuning and gate row.
 
     Raises:
-        RuleRefusalError: there are no rows of a role that is needed.
+        RuleRefusalError: there are no rows of a role that is needed, or an input may be both tuned and certified on.
         OperatorConfigError: the task's large model has nothing to teach.
         BundleError: its bundle cannot be used.
     """
@@ -61,6 +62,8 @@ def gather(work: OpenTask, base: Base, *, threads: int, progress: Progress) -> M
     tuning, gate = (Rows(table=library.labelled(role), bounds=bounds) for role in ("tuning", "gate"))
     train = library.load("train")
     certification = _certification(library, needed=base.model.manifest.certificate is not None)
+    if certification is not None:
+        check_copies(tuning.table, certification)
     what = "asking both models"
     progress(what, 0.0)
     material = Material(

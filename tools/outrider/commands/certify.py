@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from outrider.certify_modes import check_read, check_together, mode_of
 from outrider.commands.options import Json, Quiet
 from outrider.output import Screen
 from outrider_wire.errors import OperatorConfigError
@@ -26,6 +27,7 @@ class LabelSource(StrEnum):
 
 @app.command()
 def certify(
+    context: typer.Context,
     *,
     source: Annotated[Path | None, typer.Argument(metavar="BUNDLE|ROWS.csv", help="What is to be certified.")] = None,
     data: Annotated[
@@ -72,7 +74,10 @@ def certify(
     groups_of: Annotated[int, typer.Option(min=1, max=1000, help="With --plan: rows that belong together.")] = 1,
     explain: Annotated[bool, typer.Option("--explain", help="Say in plain words what it means.")] = False,
     plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw a reliability diagram.")] = None,
-    seed: Annotated[int, typer.Option(help="Splits rows without roles, and draws rows of each group.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Splits rows without roles, draws rows of each group; default: the bundle's, else 0."),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -83,8 +88,12 @@ def certify(
     Exit code 3: refused, with the reason.
     """
     screen = Screen(json=json, quiet=quiet)
+    mode = mode_of(plan=plan, audits=audits, folder=source is not None and source.is_dir())
+    typed = _typed(context)
+    if plan or (source is not None and source.exists()):
+        check_read(mode, list(typed), typed)
     if plan:
-        return _plan(screen, n=n, risk=risk, delta=delta, accuracy=accuracy, groups_of=groups_of, seed=seed)
+        return _plan(screen, n=n, risk=risk, delta=delta, accuracy=accuracy, groups_of=groups_of, seed=seed or 0)
     if source is None:
         raise OperatorConfigError(
             "there is nothing to certify", reason="no_source", fix="name a bundle or a CSV file, or use --plan --n N"
@@ -93,7 +102,7 @@ def certify(
     from outrider.row_files import Columns
 
     target = out or (source if yes else None)
-    if audits:
+    if mode == "audits":
         made, written = certifying.from_audits(
             source,
             config=config,
@@ -104,7 +113,8 @@ def certify(
             teacher=teacher,
             out=target,
         )
-    elif source.is_dir():
+    elif mode == "bundle":
+        check_together(typed, config=config is not None, folder=data is not None and data.is_dir())
         with _bundle(source, data, target, config, task=task, task_file=task_file, seed=seed, min_gap=min_gap) as work:
             made, written = work.certify(risk=risk, delta=delta, label_source=label_source.value)
     else:
@@ -113,7 +123,7 @@ def certify(
                 source,
                 Columns(score=score_col, correct=correct_col, group=group),
                 certifying.promise_of(risk, delta, label_source.value),
-                seed=seed,
+                seed=seed or 0,
                 min_gap_s=min_gap,
             ),
             "",
@@ -127,6 +137,18 @@ def certify(
     return None
 
 
+def _typed(context: typer.Context) -> dict[str, str]:
+    """What was typed, not taken from the environment or a default: parameter → how it is written."""
+    found = {}
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name and source is not None and source.name == "COMMANDLINE":
+            found[parameter.name] = (
+                parameter.opts[0] if parameter.param_type_name == "option" else str(parameter.metavar)
+            )
+    return found
+
+
 def _bundle(
     source: Path,
     data: Path | None,
@@ -135,7 +157,7 @@ def _bundle(
     *,
     task: str,
     task_file: Path | None,
-    seed: int,
+    seed: int | None,
     min_gap: float,
 ) -> "BundleCertification":
     if data is None:
