@@ -258,7 +258,7 @@ def _reconfigured() -> Any:
 
 
 def settings(url: str, **fields: Any) -> TaskSettings:
-    return TaskSettings(file="", large=f"openai:{url}#{MODEL}", strategy="shunt", **fields)
+    return TaskSettings(**{"file": "", "large": f"openai:{url}#{MODEL}", "strategy": "shunt"} | fields)
 
 
 async def test_a_configuration_names_server_and_model(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,8 +280,9 @@ async def test_what_cannot_work_is_said_before_anything_starts() -> None:
     with pytest.raises(OperatorConfigError, match="NO_SUCH_KEY"):
         load_large(settings("http://127.0.0.1:9/v1", asking=AskingSettings(api_key_env="NO_SUCH_KEY")), TASK)
     many = Task(name="t", inputs=TASK.inputs, answer=AnswerSpace(labels=[f"l{k}" for k in range(27)]))
-    with pytest.raises(OperatorConfigError, match="27 labels"):
-        load_large(settings("http://127.0.0.1:9/v1"), many)
+    for strategy in ("shunt", "hard-prune"):  # audits of either are asked about every label
+        with pytest.raises(OperatorConfigError, match="27 labels"):
+            load_large(settings("http://127.0.0.1:9/v1", strategy=strategy, keep=0.1), many)
     audio = Task(name="t", inputs=[InputPart(name="clip", modality="audio")], answer=TASK.answer)
     with pytest.raises(OperatorConfigError, match="audio"):
         load_large(settings("http://127.0.0.1:9/v1"), audio)
