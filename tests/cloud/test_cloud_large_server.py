@@ -385,3 +385,9 @@ def test_every_backend_words_the_same_input_alike() -> None:
 def test_a_probability_is_never_above_one_for_rounding() -> None:
     body = msgspec.json.encode(completion([{"token": "A", "logprob": 0.005}]))
     assert math.isclose(read_completion(body, frozenset("A")).masses["A"], 1.0)
+
+
+@pytest.mark.parametrize("nothing", [-3.4028234663852886e38, None])
+def test_a_token_without_probability_has_no_mass_however_the_server_writes_it(nothing: float | None) -> None:
+    body = msgspec.json.encode(completion([*tokens(A=0.9), {"token": "B", "logprob": nothing}]))
+    assert read_completion(body, frozenset("AB")).masses == pytest.approx({"A": 0.9, "B": 0.0})
