@@ -194,3 +194,21 @@ async def test_kept_inputs_are_offered_when_the_budget_has_room_and_not_before(t
         assert [row.id for row in await outbox.open_rows()] == [kept[1].id, kept[2].id]
     finally:
         await outbox.stop()
+
+
+async def test_a_kept_input_whose_receipt_was_lost_is_offered_again_by_the_timer(tmp_path: Path) -> None:
+    clock, line = HandClock(), ListeningLine()
+    outbox = Outbox(folder=tmp_path, clock=clock.clock)
+    await outbox.start()
+    offering = Offering(outbox=outbox, line=line, clock=clock.clock, receipt_timer_s=5.0, spare_every_s=0.02)
+    await offering.start()
+    try:
+        entry = make_entry(state="edge", answer_within_ms=0)
+        await offering.escalate(entry)
+        await until(lambda: offering.counts["offers"] == 1)
+        clock.now += 6.0
+        await offering.escalate(make_entry())  # wakes the pump, as its own timer would
+        await until(lambda: line.heard.count(entry.id) == 2)
+    finally:
+        await offering.stop()
+        await outbox.stop()

@@ -235,7 +235,7 @@ class Offering:
         row, data = found
         if self._may_spare is not None and not self._may_spare(row.envelope):
             return False
-        question.spare, question.in_flight = False, True
+        question.spare, question.in_flight, question.due_at = False, True, self._clock.now()
         await self._offer(question, row.envelope, data, age_s=row.age_s)
         return True
 
