@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import os
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -336,6 +337,32 @@ async def test_a_device_that_does_not_have_the_part_is_told_so(broker: str, tmp_
         await device.escalate(sent)
         assert (await device.hears(Refusal, sent.id)).reason == "payload_unavailable"
         assert (await account(service))["offers"]["unfetched"] == 1
+
+
+async def test_an_offer_that_met_a_store_that_cannot_be_read_is_taken_when_it_comes_again(
+    broker: str, tmp_path: Path
+) -> None:
+    async with (
+        make_service(write_config(tmp_path, broker), HeldModel()) as service,
+        Device(broker, "cam-unread") as device,
+    ):
+        await ready(service)
+        image = os.urandom(100_000)
+        device.serve(image)
+        sent = make_escalation(the_task(tmp_path), {"image": image, "question": "?"})
+        with sqlite3.connect(tmp_path / "data/cloud.db") as store:
+            store.execute("ALTER TABLE inputs RENAME TO hidden")
+        await device.escalate(sent)
+
+        async def failed() -> bool:
+            return service.offers().get("failed") == 1
+
+        await eventually(failed)
+        with store:
+            store.execute("ALTER TABLE hidden RENAME TO inputs")
+        store.close()
+        await device.escalate(msgspec.structs.replace(sent, offer=2))
+        await device.hears(Answer, sent.id)
 
 
 async def test_a_device_that_has_let_its_payload_go_still_gets_its_answer(broker: str, tmp_path: Path) -> None:

@@ -180,13 +180,23 @@ class Intake:
     async def _fetch_once(self, worker: Worker, job: Job) -> None:
         """Pulls behind, unless it is known: a device that has its receipt may not have the payload any more."""
         worker.admit(job)
-        found = await self._find(job)
-        if found is None:
+        if not await self._known(worker, job):
             self._background.spawn(self._fetch(worker, job), "fetch")
-            return
+
+    async def _known(self, worker: Worker, job: Job) -> bool:
+        """Whether the store knows an admitted one already: then it gets its reply or receipt, and comes to nothing here."""
+        try:
+            found = await self._find(job)
+        except BaseException:
+            worker.drop(job)
+            self._count(job, "failed")  # no receipt, so the device offers it again
+            raise
+        if found is None:
+            return False
         worker.drop(job)
         self._count(job, "repeated")
         self._repeat(job, found.reply)
+        return True
 
     async def _fetch(self, worker: Worker, job: Job) -> None:
         """Pulls the parts that were offered by digest, then claims; nothing is acknowledged before."""
@@ -196,21 +206,24 @@ class Intake:
             offered = [part for part in job.escalation.parts if part.inline is None]
             fetched = {part.name: await self._pulls.fetch(job.device, part, keep=keep) for part in offered}
         except (OutriderError, OSError) as error:
-            worker.drop(job)
-            self._not_fetched(job, error)
+            await self._not_fetched(worker, job, error)
             return
         with_inline(job, {name: data for name, data in fetched.items() if data is not None})
         job.ms["pull"] = (loop.time() - started) * 1000
         await self._claim(worker, job)
 
-    def _not_fetched(self, job: Job, error: OutriderError | OSError) -> None:
-        """Without a receipt the device offers again; where that cannot help, it is told so."""
+    async def _not_fetched(self, worker: Worker, job: Job, error: OutriderError | OSError) -> None:
+        """Without a receipt the device offers again; where that cannot help, it ends here, unless another worker has it."""
         reason = error.reason if isinstance(error, OutriderError) else "disk"
-        self._count(job, "unfetched")
+        gone = isinstance(error, PeerError | BundleDamagedError)
         log.warning("payload.unfetched", extra={"device": job.device, "input": job.escalation.id, "reason": reason})
-        if isinstance(error, PeerError | BundleDamagedError):
-            refusal = Refusal(id=job.escalation.id, reason="payload_unavailable", detail=str(error)[:2048])
-            self._tell(job, refusal)
+        if gone and await self._known(worker, job):
+            return
+        self._count(job, "unfetched")
+        if gone:
+            worker.refuse(job, "payload_unavailable", str(error))
+        else:
+            worker.drop(job)
 
     async def _claim(self, worker: Worker, job: Job) -> None:
         if job.in_memory:
