@@ -167,7 +167,7 @@ class Outbox:
         self._open += 1
         self._bytes += size
         written = asyncio.ensure_future(self._put(entry, envelope or envelope_of(entry), kept))
-        written.add_done_callback(lambda future: self._undo_if_failed(future, size))
+        written.add_done_callback(lambda future: self._undo_if_failed(future, entry.id, size))
         return asyncio.shield(written)
 
     def offered(self, id_: str) -> None:
@@ -265,8 +265,9 @@ class Outbox:
         elif kept is not None:
             kept()
 
-    def _undo_if_failed(self, written: "asyncio.Future[None]", size: int) -> None:
+    def _undo_if_failed(self, written: "asyncio.Future[None]", id_: str, size: int) -> None:
         if written.cancelled() or written.exception() is not None:
+            self._in_memory.discard(id_)
             self._open -= 1
             self._bytes -= size
 
@@ -301,6 +302,9 @@ class Outbox:
             if ids:
                 run = shelf.writer.run(partial(_receive, ids=ids), done=partial(self._let_go_all, shelf))
                 run.add_done_callback(_look_at)
+        if self._memory is not None:
+            prune = partial(OutboxStore.prune, keep=self._keep_settled)
+            self._memory.writer.run(prune).add_done_callback(_look_at)
 
     def _flush_counts(self) -> None:
         counts = self._accounts.take_unwritten()
