@@ -118,6 +118,7 @@ class CloudService:
             name=self.name,
             store=store,
             replies=Replies(publish=self._publish, topics=self._topics, metrics=self._metrics),
+            metrics=self._metrics,
         )
         pulls = Pulls(
             publish=self._publish,

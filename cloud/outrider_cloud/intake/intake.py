@@ -9,7 +9,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from sqlalchemy.exc import SQLAlchemyError
@@ -26,7 +26,7 @@ from outrider_cloud.metrics import Metrics
 from outrider_cloud.store import dead_letters, inputs
 from outrider_cloud.store.store import Store
 from outrider_link.envelope import Incoming
-from outrider_wire.codec import JSON, MSGPACK, decode
+from outrider_wire.codec import JSON, MSGPACK, decode, encode
 from outrider_wire.errors import BundleDamagedError, OutriderError, PeerError, PeerMessageError
 from outrider_wire.limits import BLOB_BYTES
 from outrider_wire.messages import Answer, Escalation, Receipt, Refusal
@@ -156,13 +156,40 @@ class Intake:
         taken = 0
         for row in rows:
             worker = self._workers[row["task"]]
-            job = job_from_row(row, worker.task, now=asyncio.get_running_loop().time(), now_ms=stamp)
+            try:
+                job = job_from_row(row, worker.task, now=asyncio.get_running_loop().time(), now_ms=stamp)
+            except (OutriderError, TypeError, ValueError) as error:  # one damaged row must not keep the others waiting
+                await self._give_up(row, error)
+                continue
             if worker.find(job.key) is None:
                 taken += 1
                 self._resume(worker, job, row["claims"])
         if taken:
             log.info("inputs.taken_over", extra={"count": taken})
         return taken
+
+    async def _give_up(self, row: Mapping[str, Any], error: Exception) -> None:
+        """Refuses an input of which no more can be read than whose it is."""
+        log.error("input.unreadable", extra={"device": row["device"], "input": row["id"], "what": str(error)[:512]})
+        self._metrics.error("stored_input")
+        detail = "what was stored of it cannot be read any more"
+        refusal = Refusal(id=row["id"], reason="stored_unreadable", detail=detail)
+        end = inputs.Settlement(
+            device=row["device"],
+            id=row["id"],
+            task=row["task"],
+            state="refused",
+            reply=encode(refusal),
+            settled_ms=now_ms(),
+        )
+        await self._store.write(partial(inputs.settle, end=end))
+        await self._deliveries.send(
+            row["device"],
+            refusal,
+            content_type=row["content_type"],
+            correlation=row["correlation"],
+            committed=True,
+        )
 
     def _resume(self, worker: Worker, job: Job, claims: int) -> None:
         """Queues an input that was claimed before this process began, if that can end well."""
