@@ -264,6 +264,19 @@ async def test_payload_without_a_row_is_swept_at_the_start(place: Opened) -> Non
     await outbox.stop()
 
 
+@pytest.mark.parametrize("durability", ["disk", "memory"])
+async def test_what_is_to_be_remembered_is_on_the_disk_once_an_input_is_kept(place: Opened, durability: str) -> None:
+    outbox = Outbox(folder=place.folder, clock=place.hand.clock, flush_s=60.0)
+    await outbox.start()
+    outbox.remember("budget", "spent")
+    await outbox.put(make_entry(durability=durability))
+    with sqlite3.connect(place.folder / "outbox.db") as connection:
+        said = connection.execute("SELECT value FROM meta WHERE name = 'budget'").fetchall()
+    connection.close()
+    assert said == [("spent",)]
+    await outbox.stop()
+
+
 async def test_an_input_that_could_not_be_kept_in_memory_is_found_where_it_is_kept_in_the_end(place: Opened) -> None:
     outbox = await place.open()
     entry = make_entry(durability="memory")

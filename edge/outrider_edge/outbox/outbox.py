@@ -9,6 +9,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -236,6 +237,8 @@ class Outbox:
             if part.size > INLINE_BYTES
         }
         on_put = partial(self._on_put, row, kept)
+        if shelf is self._memory:
+            await self._write_notes()
         if not large:
             await shelf.writer.run(self._putting(row), done=on_put)
             return
@@ -245,6 +248,12 @@ class Outbox:
             await shelf.writer.run(self._putting(row), done=on_put)
         finally:  # what a failed put leaves in the folder is swept at the next start: another row may refer to it
             await loop.run_in_executor(self._disk_work, _release, shelf.payloads, large)
+
+    async def _write_notes(self) -> None:
+        """What is to be remembered outlives a restart, also where the input that goes with it does not."""
+        if notes := dict(self._notes):
+            with suppress(OperatorSetupError):  # logged where it happened; the next flush tries again
+                await self._disk.writer.run(lambda store: store.remember(notes))
 
     def _putting(self, row: NewRow) -> Callable[[OutboxStore], bool]:
         """The job of writing a row, and in the same transaction what is to be remembered."""
