@@ -168,7 +168,8 @@ def check(config: CloudConfig, source: str = "cloud.toml") -> None:
     """What the types cannot say.
 
     Raises:
-        OperatorConfigError: an open host without a token, an unknown kind of large model, a store that is not SQLite.
+        OperatorConfigError: an open host without a token, an unknown kind of large model or one whose address holds a
+            secret, a store that is not SQLite.
     """
     if not is_loopback(config.api.host) and not config.api.token_file:
         raise OperatorConfigError(
@@ -190,6 +191,7 @@ def check(config: CloudConfig, source: str = "cloud.toml") -> None:
                 reason="unknown_large_model",
                 fix='write large = "onnx:DIR" with the folder of an expert bundle, "transformers:DIR" or "openai:URL#MODEL"',
             )
+        _check_address(entry.large, source)
         if entry.strategy == "hard-prune" and entry.keep is None:
             raise OperatorConfigError(
                 f"{source}: strategy hard-prune needs keep, and there is none",
@@ -201,6 +203,24 @@ def check(config: CloudConfig, source: str = "cloud.toml") -> None:
             f"{source}: store.url {config.store.url!r} is not an SQLite address",
             reason="unknown_store",
             fix='write "sqlite:///PATH", or leave it out',
+        )
+
+
+def _check_address(large: str, source: str) -> None:
+    """An address shows in logs and errors, so that it must hold no secret; nor does this refusal repeat it.
+
+    Raises:
+        OperatorConfigError: it holds a user or a query.
+    """
+    kind, _, place = large.partition(":")
+    if kind != "openai":
+        return
+    address = place.partition("#")[0]
+    if "@" in address.partition("://")[2].partition("/")[0] or "?" in address:
+        raise OperatorConfigError(
+            f"{source}: the address of an openai: large model holds a user, a password or a query",
+            reason="secret_in_address",
+            fix="write the address alone, put the key into an environment variable, and name that in asking.api_key_env",
         )
 
 

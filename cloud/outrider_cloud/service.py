@@ -118,6 +118,7 @@ class CloudService:
             name=self.name,
             store=store,
             replies=Replies(publish=self._publish, topics=self._topics, metrics=self._metrics),
+            metrics=self._metrics,
         )
         pulls = Pulls(
             publish=self._publish,
@@ -257,7 +258,7 @@ class CloudService:
             worker.stop()
         await self._background.drain(_DRAIN_S)
         await deliveries.flush()
-        await store.write(partial(inputs.renew, worker=self.name, lease_until_ms=0))
+        await store.write(partial(inputs.give_up, worker=self.name))
 
 
 def read_tasks(config: CloudConfig) -> dict[str, tuple[TaskSettings, Task]]:

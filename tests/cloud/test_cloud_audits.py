@@ -16,7 +16,7 @@ from outrider_link.broker import EmbeddedBroker
 from outrider_link.session import Outgoing
 from outrider_wire.audit_certificate import certify_from_audits
 from outrider_wire.codec import encode
-from outrider_wire.messages import Answer, Escalation, MonitorFigures, Refusal, Telemetry
+from outrider_wire.messages import Answer, Escalation, MonitorFigures, Receipt, Refusal, Telemetry
 from outrider_wire.task import Task
 
 SURE = [0.9999, 0.00005, 0.00005]
@@ -83,6 +83,48 @@ async def test_the_store_yields_a_tasks_audits_with_score_loss_and_probability(b
         assert {(audit.device, audit.small_model) for audit in found} == {("cam-rows", SMALL)}
         evidence = certify_from_audits([a.score for a in found], [a.loss for a in found], [0.5], risk=0.05, delta=0.05)
         assert (evidence.nearest.audits, evidence.nearest.errors, evidence.threshold) == (3, 2, None)
+    finally:
+        store.close()
+
+
+async def test_an_audit_is_claimed_before_it_is_answered_even_where_durability_is_memory(
+    broker: str, tmp_path: Path
+) -> None:
+    model = HeldModel()
+    path = write_config(tmp_path, broker, durability="memory")
+    async with make_service(path, model) as service, Device(broker, "cam-durable") as device:
+        await ready(service)
+        model.open.clear()
+        asked = await device.escalate(make_audit(the_task(tmp_path), 1, why="requested", audit=0.0))
+        audit = await device.escalate(make_audit(the_task(tmp_path), 2))
+        await device.hears(Receipt, audit)
+        account = (await get(service, "/v1/account"))[1]
+        assert (account["received"], account["pending"]) == (1, 1)  # the audit: the other one is stored once answered
+        model.open.set()
+        await device.hears(Answer, audit)
+        await device.hears(Answer, asked)
+
+
+async def test_an_audit_whose_payload_is_gone_is_refused_in_the_store_and_counts_as_an_error(
+    broker: str, tmp_path: Path
+) -> None:
+    path = write_config(tmp_path, broker)
+    async with make_service(path, HeldModel()) as service, Device(broker, "cam-lost") as device:
+        await ready(service)
+        task = the_task(tmp_path)
+        plain = make_escalation(task, {"image": b"x" * 100_000, "question": "?"})
+        sent = replace(plain, why="audit", audit=0.02, label="red", probabilities=SURE, model=SMALL)
+        await device.escalate(sent)
+        assert (await device.hears(Refusal, sent.id)).reason == "payload_unavailable"
+        account = (await get(service, "/v1/account"))[1]
+        assert (account["received"], account["refused"], account["offers"]["unfetched"]) == (1, 1, 1)
+        await device.escalate(replace(sent, offer=2))
+        assert (await device.hears(Refusal, sent.id, count=2)).reason == "payload_unavailable"
+    store = Store(url=f"sqlite:///{tmp_path / 'data' / 'cloud.db'}")
+    store.open()
+    try:
+        found = await store.read(lambda c: audits.audits(c, task=task.name, small_model=SMALL))
+        assert [(audit.input, audit.loss) for audit in found] == [(sent.id, 1)]
     finally:
         store.close()
 

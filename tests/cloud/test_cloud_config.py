@@ -30,6 +30,8 @@ def refused(path: Path) -> OperatorConfigError:
         ("zero:echo", "onnx:", "unknown_large_model", "onnx:DIR"),
         ("zero:echo", "openai:http://h/v1", "unknown_large_model", "openai:URL#MODEL"),
         ("zero:echo", "openai:h/v1#m", "unknown_large_model", "openai:URL#MODEL"),
+        ("zero:echo", "openai:https://user:s3cret@host/v1#m", "secret_in_address", "asking.api_key_env"),
+        ("zero:echo", "openai:https://host/v1?key=s3cret#m", "secret_in_address", "asking.api_key_env"),
         ('"shunt"', '"hard-prune"', "keep_not_fitted", "check-model"),
         ('"shunt"', '"transfer"', "no_subtasks", "[[subtasks]]"),
         ('"shunt"', '"shunt"\nalpha = 1.0', "invalid_value", "alpha"),
@@ -50,6 +52,7 @@ def test_a_wrong_line_is_refused_with_the_way_out(tmp_path: Path, old: str, new:
     path.write_text(path.read_text().replace(old, new))
     error = refused(path)
     assert error.reason == reason and says in str(error) and error.fix
+    assert "s3cret" not in str(error)
 
 
 def test_two_tasks_of_one_name_are_refused(tmp_path: Path) -> None:

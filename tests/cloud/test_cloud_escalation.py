@@ -3,14 +3,21 @@
 import asyncio
 import hashlib
 import os
+import sqlite3
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import pytest
+import sqlalchemy as sa
 from cloud_device import TOPICS, Device, make_escalation, new_id
 from cloud_service import HeldModel, eventually, get, make_service, ready, the_task, write_config
 
+from outrider_cloud.clock import now_ms
+from outrider_cloud.intake.jobs import new_job
+from outrider_cloud.store import inputs
+from outrider_cloud.store.store import Store
 from outrider_link.broker import EmbeddedBroker
 from outrider_link.session import Outgoing
 from outrider_wire.codec import JSON, encode
@@ -336,6 +343,69 @@ async def test_a_device_that_does_not_have_the_part_is_told_so(broker: str, tmp_
         await device.escalate(sent)
         assert (await device.hears(Refusal, sent.id)).reason == "payload_unavailable"
         assert (await account(service))["offers"]["unfetched"] == 1
+
+
+async def test_an_offer_that_met_a_store_that_cannot_be_read_is_taken_when_it_comes_again(
+    broker: str, tmp_path: Path
+) -> None:
+    async with (
+        make_service(write_config(tmp_path, broker), HeldModel()) as service,
+        Device(broker, "cam-unread") as device,
+    ):
+        await ready(service)
+        image = os.urandom(100_000)
+        device.serve(image)
+        sent = make_escalation(the_task(tmp_path), {"image": image, "question": "?"})
+        with sqlite3.connect(tmp_path / "data/cloud.db") as store:
+            store.execute("ALTER TABLE inputs RENAME TO hidden")
+        await device.escalate(sent)
+
+        async def failed() -> bool:
+            return service.offers().get("failed") == 1
+
+        await eventually(failed)
+        with store:
+            store.execute("ALTER TABLE hidden RENAME TO inputs")
+        store.close()
+        await device.escalate(msgspec.structs.replace(sent, offer=2))
+        await device.hears(Answer, sent.id)
+
+
+async def test_rows_that_cannot_be_read_do_not_keep_the_cloud_from_starting(broker: str, tmp_path: Path) -> None:
+    path, model = write_config(tmp_path, broker), HeldModel()
+    task = the_task(tmp_path)
+    async with Device(broker, "cam-damaged") as device:
+        async with make_service(path, model, max_size=1) as service:
+            await ready(service)
+            answered = await device.escalate(make_escalation(task, {"image": b"0", "question": "answered"}))
+            await device.hears(Answer, answered)
+        stamp = now_ms()
+        claims = [
+            new_job(
+                device="cam-damaged",
+                task=task,
+                escalation=make_escalation(task, {"image": b"1", "question": question}),
+                content_type="",
+                correlation=None,
+                now=0.0,
+                received_ms=stamp,
+            ).claim(worker="one", lease_s=0)
+            for question in ("damaged", "sound")
+        ]
+        store = Store(url=f"sqlite:///{tmp_path / 'data/cloud.db'}")
+        store.open()
+        for claim in (msgspec.structs.replace(claims[0], request=b"\xc1"), claims[1]):
+            await store.write(partial(inputs.start, wanted=claim))
+        await store.write(
+            lambda c: c.execute(sa.text("UPDATE inputs SET reply = x'c1', sent = 0 WHERE reply IS NOT NULL"))
+        )
+        store.close()
+        async with make_service(path, model) as service:
+            await ready(service)
+            await device.hears(Answer, claims[1].id)
+            assert (await device.hears(Refusal, claims[0].id)).reason == "stored_unreadable"
+            said = await account(service)
+            assert (said["received"], said["cloud"], said["refused"], said["pending"]) == (3, 2, 1, 0)
 
 
 async def test_a_device_that_has_let_its_payload_go_still_gets_its_answer(broker: str, tmp_path: Path) -> None:

@@ -111,30 +111,51 @@ async def test_an_image_travels_as_a_data_url() -> None:
 @pytest.mark.parametrize(
     ("manner", "reason"),
     [
-        (raw(b'{"choices": [{"message": {"content": "B"}}]}'), "no_logprobs"),
-        (raw(msgspec.json.encode(completion([]))), "no_logprobs"),
-        (raw(b"It is B."), "unparsable_reply"),
-        (raw(b"```json\n{}\n```"), "unparsable_reply"),
-        (raw(b'{"choices": []}'), "unparsable_reply"),
-        (raw(msgspec.json.encode(completion([{"token": "A", "logprob": 3.0}]))), "unparsable_reply"),
-        (
-            raw(b'{"choices":[{"logprobs":{"content":[{"top_logprobs":[{"token":"A","logprob":NaN}]}]}}]}'),
-            "unparsable_reply",
-        ),
-        (
-            raw(b'{"choices":[{"logprobs":{"content":[{"top_logprobs":[{"token":"A","logprob":null}]}]}}]}'),
-            "unparsable_reply",
-        ),
-        (raw(b"[" * 100_000), "unparsable_reply"),
         (says(The=0.9, A_goal=0.1), "mass_too_low"),
         (status(400), "server_refused"),
+        (status(413), "server_refused"),
         (status(422), "server_refused"),
     ],
 )
-async def test_a_reply_that_holds_no_distribution_refuses_that_input_for_good(manner: Manner, reason: str) -> None:
+async def test_what_is_said_of_the_input_itself_refuses_it_for_good(manner: Manner, reason: str) -> None:
     [reply] = await asked([manner])
     assert isinstance(reply, LargeRefusal)
     assert (reply.reason, reply.retry_after_s) == (reason, None)
+
+
+UNREADABLE = [
+    (raw(b'{"choices": [{"message": {"content": "B"}}]}'), "no_logprobs"),
+    (raw(msgspec.json.encode(completion([]))), "no_logprobs"),
+    (raw(b"<html>bad gateway</html>"), "unparsable_reply"),
+    (raw(b'{"error": {"message": "overloaded"}}'), "unparsable_reply"),
+    (raw(b"```json\n{}\n```"), "unparsable_reply"),
+    (raw(b'{"choices": []}'), "unparsable_reply"),
+    (raw(msgspec.json.encode(completion(tokens(A=0.9)))[:-40]), "unparsable_reply"),
+    (raw(msgspec.json.encode(completion([{"token": "A", "logprob": 3.0}]))), "unparsable_reply"),
+    (
+        raw(b'{"choices":[{"logprobs":{"content":[{"top_logprobs":[{"token":"A","logprob":NaN}]}]}}]}'),
+        "unparsable_reply",
+    ),
+    (raw(b"[" * 100_000), "unparsable_reply"),
+]
+
+
+@pytest.mark.parametrize(("manner", "reason"), UNREADABLE)
+async def test_a_reply_that_holds_no_distribution_puts_the_input_off(manner: Manner, reason: str) -> None:
+    [reply] = await asked([manner])
+    assert isinstance(reply, LargeRefusal)
+    assert reply.reason == reason and reply.retry_after_s
+
+
+@pytest.mark.parametrize("manner", [raw(b"<html>"), status(402), status(302)], ids=["html", "402", "302"])
+async def test_a_server_that_answers_nonsense_is_left_alone_like_one_that_is_down(manner: Manner) -> None:
+    async with ChatServer([manner]) as server:
+        client = client_of(server, asking=AskingSettings(retries=0))
+        for _ in range(4):
+            [reply] = await client.answer([request()])
+        await client.close()
+    assert len(server.bodies) == 3
+    assert isinstance(reply, LargeRefusal) and reply.reason == "large_model_down" and reply.retry_after_s
 
 
 async def test_prose_shows_as_mass_that_was_not_captured_and_is_never_parsed() -> None:
@@ -146,8 +167,8 @@ async def test_prose_shows_as_mass_that_was_not_captured_and_is_never_parsed() -
 
 @pytest.mark.parametrize(
     "manner",
-    [status(500), status(503), status(429), half, silence, flood],
-    ids=["500", "503", "429", "half", "silence", "flood"],
+    [status(500), status(503), status(429), status(302), status(408), status(425), half, silence, flood],
+    ids=["500", "503", "429", "302", "408", "425", "half", "silence", "flood"],
 )
 async def test_a_server_that_fails_puts_the_input_off_and_refuses_nothing(manner: Manner) -> None:
     [reply] = await asked([manner])
@@ -170,7 +191,7 @@ async def test_retry_after_is_honoured() -> None:
     assert isinstance(reply, LargeRefusal) and reply.retry_after_s is not None and reply.retry_after_s >= 90
 
 
-@pytest.mark.parametrize("code", [401, 403, 404])
+@pytest.mark.parametrize("code", [401, 402, 403, 404])
 async def test_what_the_operator_must_mend_puts_inputs_off(code: int) -> None:
     [reply] = await asked([status(code)])
     assert isinstance(reply, LargeRefusal) and reply.reason == "large_model_denied" and reply.retry_after_s
@@ -258,7 +279,7 @@ def _reconfigured() -> Any:
 
 
 def settings(url: str, **fields: Any) -> TaskSettings:
-    return TaskSettings(file="", large=f"openai:{url}#{MODEL}", strategy="shunt", **fields)
+    return TaskSettings(**{"file": "", "large": f"openai:{url}#{MODEL}", "strategy": "shunt"} | fields)
 
 
 async def test_a_configuration_names_server_and_model(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,8 +301,9 @@ async def test_what_cannot_work_is_said_before_anything_starts() -> None:
     with pytest.raises(OperatorConfigError, match="NO_SUCH_KEY"):
         load_large(settings("http://127.0.0.1:9/v1", asking=AskingSettings(api_key_env="NO_SUCH_KEY")), TASK)
     many = Task(name="t", inputs=TASK.inputs, answer=AnswerSpace(labels=[f"l{k}" for k in range(27)]))
-    with pytest.raises(OperatorConfigError, match="27 labels"):
-        load_large(settings("http://127.0.0.1:9/v1"), many)
+    for strategy in ("shunt", "hard-prune"):  # audits of either are asked about every label
+        with pytest.raises(OperatorConfigError, match="27 labels"):
+            load_large(settings("http://127.0.0.1:9/v1", strategy=strategy, keep=0.1), many)
     audio = Task(name="t", inputs=[InputPart(name="clip", modality="audio")], answer=TASK.answer)
     with pytest.raises(OperatorConfigError, match="audio"):
         load_large(settings("http://127.0.0.1:9/v1"), audio)
@@ -363,3 +385,9 @@ def test_every_backend_words_the_same_input_alike() -> None:
 def test_a_probability_is_never_above_one_for_rounding() -> None:
     body = msgspec.json.encode(completion([{"token": "A", "logprob": 0.005}]))
     assert math.isclose(read_completion(body, frozenset("A")).masses["A"], 1.0)
+
+
+@pytest.mark.parametrize("nothing", [-3.4028234663852886e38, None])
+def test_a_token_without_probability_has_no_mass_however_the_server_writes_it(nothing: float | None) -> None:
+    body = msgspec.json.encode(completion([*tokens(A=0.9), {"token": "B", "logprob": nothing}]))
+    assert read_completion(body, frozenset("AB")).masses == pytest.approx({"A": 0.9, "B": 0.0})

@@ -2,18 +2,22 @@
 
 import asyncio
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from aiohttp import web
-from cloud_device import Device, make_escalation
+from cloud_device import Device, make_escalation, sha256
 from cloud_service import HeldModel, eventually, get, make_service, ready, the_task, write_config
 from large_server import MODEL, ChatServer, completion, prose, says, status, tokens
 
 from factory import make_bundle, sure
 from outrider_cloud.service import CloudService
+from outrider_cloud.store import inputs
+from outrider_cloud.store.store import Store
 from outrider_link.broker import EmbeddedBroker
-from outrider_wire.messages import Answer, Escalation, Fact, Refusal
+from outrider_wire.codec import encode
+from outrider_wire.messages import Answer, Escalation, Fact, Receipt, Refusal
 
 pytestmark = pytest.mark.broker
 
@@ -230,3 +234,48 @@ async def test_a_stop_does_not_wait_for_a_server_that_is_down(broker: str, tmp_p
             await eventually(was_put_off)
             began = asyncio.get_running_loop().time()
         assert asyncio.get_running_loop().time() - began < 5
+
+
+async def test_an_input_that_another_worker_has_answered_is_not_counted_here(broker: str, tmp_path: Path) -> None:
+    model = HeldModel()
+    async with make_service(write_config(tmp_path, broker), model) as service, Device(broker, "cam-other") as device:
+        await ready(service)
+        model.open.clear()
+        sent = await device.escalate(unsure(tmp_path))
+        await device.hears(Receipt, sent)
+        theirs = Refusal(id=sent, reason="theirs")
+        end = inputs.Settlement(
+            device="cam-other", id=sent, task="colours", state="refused", reply=encode(theirs), settled_ms=1
+        )
+        store = Store(url=f"sqlite:///{tmp_path / 'data/cloud.db'}")
+        store.open()
+        await store.write(partial(inputs.settle, end=end))
+        store.close()
+        model.open.set()
+        assert await device.hears(Refusal, sent) == theirs
+        assert await metric(service, "outrider_inputs_settled_total") == 0
+
+
+async def test_a_lost_payload_ends_its_input_once_though_its_batch_fails(broker: str, tmp_path: Path) -> None:
+    model, image = HeldModel(), b"x" * 100_000
+    async with make_service(write_config(tmp_path, broker), model) as service, Device(broker, "cam-once") as device:
+        await ready(service)
+        device.serve(image)
+        model.open.clear()
+        task = the_task(tmp_path)
+        for parts in ({"image": b"1", "question": "first"}, {"image": image, "question": "lost"}):
+            sent = await device.escalate(make_escalation(task, parts))
+            await device.hears(Receipt, sent)
+        failing = await device.escalate(make_escalation(task, {"image": b"2", "question": "explode"}))
+        await device.hears(Receipt, failing)
+        digest = sha256(image)
+        (tmp_path / "data/blobs" / digest[:2] / digest).unlink()
+        model.open.set()
+        assert (await device.hears(Refusal, sent)).reason == "payload_lost"
+        await eventually(lambda: _asked_alone(model))
+        await asyncio.sleep(0.1)
+        assert await metric(service, 'outrider_inputs_settled_total{state="refused"') == 1
+
+
+async def _asked_alone(model: HeldModel) -> bool:
+    return model.questions.count("explode") >= 2

@@ -143,9 +143,18 @@ def test_a_worker_takes_over_its_own_at_once_and_others_when_their_lease_is_over
     assert take(1500, own=True) == ["1"]
     assert take(1500, own=False) == []
     assert take(2500, own=False) == ["2"]
-    do(store, inputs.renew, worker="one", lease_until_ms=0)
-    rows = do(store, inputs.take_over, worker="x", tasks=["t"], now_ms=2600, lease_until_ms=9, own=True)
+    rows = do(store, inputs.take_over, worker="x", tasks=["t"], now_ms=3100, lease_until_ms=9, own=True)
     assert {row["id"]: row["claims"] for row in rows} == {"1": 3, "2": 3}
+
+
+def test_workers_that_end_in_order_wear_no_input_out(store: Store) -> None:
+    do(store, inputs.start, wanted=CLAIM)
+    for _ in range(2 * inputs.MAX_CLAIMS):
+        do(store, inputs.give_up, worker="one")
+        [row] = do(store, inputs.take_over, worker="one", tasks=["t"], now_ms=1500, lease_until_ms=3000, own=False)
+        assert row["claims"] == 1
+    [row] = do(store, inputs.take_over, worker="one", tasks=["t"], now_ms=1500, lease_until_ms=3000, own=True)
+    assert row["claims"] == 2  # this one did not
 
 
 def test_replies_are_unsent_until_they_are_marked(store: Store) -> None:

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BertForSequenceCla
 from factory import sure
 from outrider_cloud.config import AskingSettings, TaskSettings
 from outrider_cloud.large.base import LargeModel, LargeRefusal, LargeReply, LargeRequest
+from outrider_cloud.large.in_process import digest_of
 from outrider_cloud.large.prompts import label_prompt, without_input
 from outrider_cloud.large.table import load_large
 from outrider_wire.errors import BundleUnsafeError, OperatorConfigError
@@ -169,7 +170,10 @@ async def test_the_name_is_a_digest_of_what_was_loaded(tmp_path: Path) -> None:
         large = load(text_classifier(tmp_path / "model", TASK.labels, seed=seed), TASK)
         names.add(large.name)
         await large.close()
-    assert len(names) == 2 and all(name.startswith("model@") for name in names)
+    for template in ("{{ messages }}", "{{ messages }}."):  # a chat template says what is asked
+        (tmp_path / "model/chat_template.jinja").write_text(template)
+        names.add(f"model@{digest_of(tmp_path / 'model')}")
+    assert len(names) == 4 and all(name.startswith("model@") for name in names)
 
 
 def test_pickled_weights_are_never_opened(tmp_path: Path) -> None:

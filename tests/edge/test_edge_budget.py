@@ -158,6 +158,11 @@ def test_audits_are_counted_apart_and_bind_nothing() -> None:
     assert budget.ask(START, gain=1.0, size=10) == ""
 
 
+def test_an_input_that_is_larger_than_a_whole_limit_can_never_be_afforded() -> None:
+    budget = budget_of(Budget(bytes_per_hour=1_000, bytes_per_day=5_000))
+    assert budget.could_afford(size=1_000) and not budget.could_afford(size=1_001)
+
+
 def test_what_nobody_waits_for_gets_what_is_to_spare() -> None:
     budget, later = budget_of(Budget(escalations_per_day=400)), START + 12 * HOUR_S
     assert not budget.ask_spare(START, size=100)

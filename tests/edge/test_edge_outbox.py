@@ -6,6 +6,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from edge_entries import HandClock, make_answer, make_entry, new_id, until
 
@@ -240,9 +241,10 @@ async def test_an_age_goes_on_over_a_restart_and_over_a_reboot(place: Opened) ->
     await outbox.stop()
 
 
-async def test_ended_inputs_are_forgotten_after_many_others(place: Opened) -> None:
+@pytest.mark.parametrize("durability", ["disk", "memory"])
+async def test_ended_inputs_are_forgotten_after_many_others(place: Opened, durability: str) -> None:
     outbox = await place.open(keep_settled=2)
-    ids = [await ask(outbox, make_entry()) for _ in range(5)]
+    ids = [await ask(outbox, make_entry(durability=durability)) for _ in range(5)]
     for id_ in ids[1:]:
         await outbox.settle(id_, Expired())
     outbox.arrived("colours")
@@ -259,6 +261,31 @@ async def test_payload_without_a_row_is_swept_at_the_start(place: Opened) -> Non
     (place.folder / "payload" / "half-written").write_bytes(b"x")
     outbox = await place.open()
     assert not any((place.folder / "payload").iterdir())
+    await outbox.stop()
+
+
+@pytest.mark.parametrize("durability", ["disk", "memory"])
+async def test_what_is_to_be_remembered_is_on_the_disk_once_an_input_is_kept(place: Opened, durability: str) -> None:
+    outbox = Outbox(folder=place.folder, clock=place.hand.clock, flush_s=60.0)
+    await outbox.start()
+    outbox.remember("budget", "spent")
+    await outbox.put(make_entry(durability=durability))
+    with sqlite3.connect(place.folder / "outbox.db") as connection:
+        said = connection.execute("SELECT value FROM meta WHERE name = 'budget'").fetchall()
+    connection.close()
+    assert said == [("spent",)]
+    await outbox.stop()
+
+
+async def test_an_input_that_could_not_be_kept_in_memory_is_found_where_it_is_kept_in_the_end(place: Opened) -> None:
+    outbox = await place.open()
+    entry = make_entry(durability="memory")
+    unwritable = msgspec.structs.replace(entry, report=msgspec.structs.replace(entry.report, label="\ud800"))
+    with pytest.raises(UnicodeEncodeError):
+        await outbox.put(unwritable)
+    await outbox.put(make_entry(id_=entry.id))
+    await outbox.put(make_entry(durability="memory"))
+    assert await outbox.load(entry.id) is not None
     await outbox.stop()
 
 

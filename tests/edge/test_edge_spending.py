@@ -132,6 +132,14 @@ async def test_what_is_kept_to_be_learnt_from_is_answered_here_and_waits_in_the_
         assert counts(bench) == {"received": 2, "pending": 1, "edge": 1, "uncertified": 1}
 
 
+async def test_an_input_that_no_budget_will_ever_send_is_not_kept(tmp_path: Path) -> None:
+    async with running_agent(tmp_path, task=task_with(Budget(bytes_per_hour=10, when_spent="keep"))) as bench:
+        [answered] = await asked(bench, 1)
+        assert answered.state == "edge"
+        assert counts(bench) == {"received": 1, "edge": 1, "uncertified": 1}
+        assert await bench.outbox.open_rows() == []
+
+
 async def test_kept_inputs_never_crowd_out_what_somebody_waits_for(tmp_path: Path) -> None:
     outbox = Outbox(folder=tmp_path, max_count=4)
     await outbox.start()
@@ -193,4 +201,41 @@ async def test_kept_inputs_are_offered_when_the_budget_has_room_and_not_before(t
             await offering.stop()
         assert [row.id for row in await outbox.open_rows()] == [kept[1].id, kept[2].id]
     finally:
+        await outbox.stop()
+
+
+async def test_a_kept_input_whose_receipt_was_lost_is_offered_again_by_the_timer(tmp_path: Path) -> None:
+    clock, line = HandClock(), ListeningLine()
+    outbox = Outbox(folder=tmp_path, clock=clock.clock)
+    await outbox.start()
+    offering = Offering(outbox=outbox, line=line, clock=clock.clock, receipt_timer_s=5.0, spare_every_s=0.02)
+    await offering.start()
+    try:
+        entry = make_entry(state="edge", answer_within_ms=0)
+        await offering.escalate(entry)
+        await until(lambda: offering.counts["offers"] == 1)
+        clock.now += 6.0
+        await offering.escalate(make_entry())  # wakes the pump, as its own timer would
+        await until(lambda: line.heard.count(entry.id) == 2)
+    finally:
+        await offering.stop()
+        await outbox.stop()
+
+
+async def test_a_kept_input_that_the_budget_has_no_room_for_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    clock, line = HandClock(), ListeningLine()
+    outbox = Outbox(folder=tmp_path, clock=clock.clock)
+    await outbox.start()
+    offering = Offering(outbox=outbox, line=line, clock=clock.clock, spare_every_s=0.02)
+    offering.spare_when(lambda envelope: envelope.parts[0].size < 100)
+    await offering.start()
+    try:
+        sizes = [1_000] * 10 + [10, 20]  # more that are too large than are looked at in one turn
+        kept = [make_entry(b"x" * size, state="edge", answer_within_ms=0) for size in sizes]
+        for entry in kept:
+            await offering.escalate(entry)
+        await until(lambda: len(line.heard) == 2)
+        assert line.heard == [kept[10].id, kept[11].id]
+    finally:
+        await offering.stop()
         await outbox.stop()

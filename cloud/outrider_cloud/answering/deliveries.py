@@ -8,9 +8,11 @@ from functools import partial
 
 from outrider_cloud.clock import now_ms
 from outrider_cloud.intake.replies import Replies
+from outrider_cloud.metrics import Metrics
 from outrider_cloud.store import inputs
 from outrider_cloud.store.store import Store
 from outrider_wire.codec import MSGPACK, decode
+from outrider_wire.errors import OutriderError
 from outrider_wire.limits import BLOB_BYTES
 from outrider_wire.messages import Answer, Receipt, Refusal
 
@@ -20,10 +22,11 @@ log = logging.getLogger(__name__)
 class Deliveries:
     """Remembers what was taken, sends again what was not."""
 
-    def __init__(self, *, name: str, store: Store, replies: Replies) -> None:
+    def __init__(self, *, name: str, store: Store, replies: Replies, metrics: Metrics) -> None:
         self._name = name
         self._store = store
         self._replies = replies
+        self._metrics = metrics
         self._taken: dict[tuple[str, str], None] = {}
 
     async def send(
@@ -60,7 +63,13 @@ class Deliveries:
         stamp = now_ms()
         rows = await self._store.read(partial(inputs.unsent, worker=self._name, now_ms=stamp))
         for row in rows:
-            reply = decode(row["reply"], limit=BLOB_BYTES)
+            try:
+                reply = decode(row["reply"], limit=BLOB_BYTES)
+            except (OutriderError, TypeError, ValueError) as error:  # one damaged row must not hold the others back
+                what = {"device": row["device"], "input": row["id"], "what": str(error)[:512]}
+                log.error("reply.unreadable", extra=what)
+                self._metrics.error("stored_reply")
+                continue
             if isinstance(reply, Answer | Refusal):
                 await self.send(
                     row["device"],

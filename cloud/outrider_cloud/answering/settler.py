@@ -58,7 +58,7 @@ class Settler:
         recorded afterwards.
         """
         task, loop = job.task.name, asyncio.get_running_loop()
-        sent = job.in_memory and await self.send(job, reply)
+        ours, sent = True, job.in_memory and await self.send(job, reply)
         end = inputs.Settlement(
             device=job.device,
             id=job.escalation.id,
@@ -78,12 +78,14 @@ class Settler:
                 else partial(inputs.record_one, claim=self._claim_of(job), end=end)
             )
             stored = await self._commit(change)
-            job.came_to("claimed" if stored == end.reply else "repeated")
+            ours = stored == end.reply
+            job.came_to("claimed" if ours else "repeated")
             standing = decode(stored, limit=BLOB_BYTES)
             if isinstance(standing, Answer | Refusal):
                 await self.send(job, standing, committed=True)
-        self._metrics.settled.labels(task, state).inc()
-        self._metrics.answer_seconds.labels(task).observe(loop.time() - job.arrived)
+        if ours:  # whoever committed the reply that stands has counted it
+            self._metrics.settled.labels(task, state).inc()
+            self._metrics.answer_seconds.labels(task).observe(loop.time() - job.arrived)
 
     async def send(self, job: Job, reply: Receipt | Answer | Refusal, *, committed: bool = False) -> bool:
         """Sends a reply to the job's device in the coding of its request; whether the broker took it."""

@@ -168,15 +168,17 @@ class Worker:
     async def _ask(self, jobs: Sequence[Job]) -> None:
         """Asks the large model about all of them; when that fails, about each alone, so that one cannot fail the others."""
         loop = asyncio.get_running_loop()
-        started = loop.time()
+        started, ready = loop.time(), jobs
         try:
-            ready, requests = await self._requests(jobs)
+            loaded = await self._loaded(jobs)
+            ready = [job for job, _ in loaded]
+            requests = await self._requests(loaded)
             replies = await self._large.answer(requests) if requests else []
             check_replies(replies, len(requests), len(self.task.labels))
         except Exception:  # supervised: whatever a backend raises is about this batch, and the worker goes on
             log.exception("large_model.failed", extra={"task": self.task.name, "batch": len(jobs)})
             self._metrics.error("large_model")
-            await self._failed(jobs)
+            await self._failed(ready)
             return
         took = loop.time() - started
         self.quick = took < _QUICK_S
@@ -209,9 +211,10 @@ class Worker:
                 self._metrics.large_changes.labels(self.task.name).inc()
             self._cited = name
 
-    async def _requests(self, jobs: Sequence[Job]) -> tuple[list[Job], list[LargeRequest]]:
-        """The requests of all whose parts are here; the others are refused."""
+    async def _loaded(self, jobs: Sequence[Job]) -> list[tuple[Job, dict[str, bytes]]]:
+        """All whose parts are here, with them; the others are refused."""
         ready: list[tuple[Job, dict[str, bytes]]] = []
+        lost: list[Job] = []
         for job in jobs:
             parts: dict[str, bytes] = {}
             for part in job.escalation.parts:
@@ -219,13 +222,18 @@ class Worker:
                 if data is not None:
                     parts[part.name] = data
             if len(parts) < len(job.escalation.parts):
-                self.refuse(job, "payload_lost", "a part that was stored is not there any more")
-                continue
-            ready.append((job, parts))
+                lost.append(job)
+            else:
+                ready.append((job, parts))
+        for job in lost:
+            self.refuse(job, "payload_lost", "a part that was stored is not there any more")
+        return ready
+
+    async def _requests(self, ready: Sequence[tuple[Job, dict[str, bytes]]]) -> list[LargeRequest]:
+        """What the large model is asked."""
         first = await self._first.distributions([parts for _, parts in ready]) if self._first and ready else []
         smalls = [said or job.escalation.probabilities for (job, _), said in zip_longest(ready, first)]
-        requests = [self._request(job, parts, small) for (job, parts), small in zip(ready, smalls, strict=True)]
-        return [job for job, _ in ready], requests
+        return [self._request(job, parts, small) for (job, parts), small in zip(ready, smalls, strict=True)]
 
     def _strategy_of(self, job: Job) -> str:
         """The task's; an audit is asked plainly, so that nothing that the device said colours the answer that judges it."""

@@ -9,7 +9,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from sqlalchemy.exc import SQLAlchemyError
@@ -26,7 +26,7 @@ from outrider_cloud.metrics import Metrics
 from outrider_cloud.store import dead_letters, inputs
 from outrider_cloud.store.store import Store
 from outrider_link.envelope import Incoming
-from outrider_wire.codec import JSON, MSGPACK, decode
+from outrider_wire.codec import JSON, MSGPACK, decode, encode
 from outrider_wire.errors import BundleDamagedError, OutriderError, PeerError, PeerMessageError
 from outrider_wire.limits import BLOB_BYTES
 from outrider_wire.messages import Answer, Escalation, Receipt, Refusal
@@ -156,13 +156,40 @@ class Intake:
         taken = 0
         for row in rows:
             worker = self._workers[row["task"]]
-            job = job_from_row(row, worker.task, now=asyncio.get_running_loop().time(), now_ms=stamp)
+            try:
+                job = job_from_row(row, worker.task, now=asyncio.get_running_loop().time(), now_ms=stamp)
+            except (OutriderError, TypeError, ValueError) as error:  # one damaged row must not keep the others waiting
+                await self._give_up(row, error)
+                continue
             if worker.find(job.key) is None:
                 taken += 1
                 self._resume(worker, job, row["claims"])
         if taken:
             log.info("inputs.taken_over", extra={"count": taken})
         return taken
+
+    async def _give_up(self, row: Mapping[str, Any], error: Exception) -> None:
+        """Refuses an input of which no more can be read than whose it is."""
+        log.error("input.unreadable", extra={"device": row["device"], "input": row["id"], "what": str(error)[:512]})
+        self._metrics.error("stored_input")
+        detail = "what was stored of it cannot be read any more"
+        refusal = Refusal(id=row["id"], reason="stored_unreadable", detail=detail)
+        end = inputs.Settlement(
+            device=row["device"],
+            id=row["id"],
+            task=row["task"],
+            state="refused",
+            reply=encode(refusal),
+            settled_ms=now_ms(),
+        )
+        await self._store.write(partial(inputs.settle, end=end))
+        await self._deliveries.send(
+            row["device"],
+            refusal,
+            content_type=row["content_type"],
+            correlation=row["correlation"],
+            committed=True,
+        )
 
     def _resume(self, worker: Worker, job: Job, claims: int) -> None:
         """Queues an input that was claimed before this process began, if that can end well."""
@@ -180,13 +207,23 @@ class Intake:
     async def _fetch_once(self, worker: Worker, job: Job) -> None:
         """Pulls behind, unless it is known: a device that has its receipt may not have the payload any more."""
         worker.admit(job)
-        found = await self._find(job)
-        if found is None:
+        if not await self._known(worker, job):
             self._background.spawn(self._fetch(worker, job), "fetch")
-            return
+
+    async def _known(self, worker: Worker, job: Job) -> bool:
+        """Whether the store knows an admitted one already: then it gets its reply or receipt, and comes to nothing here."""
+        try:
+            found = await self._find(job)
+        except BaseException:
+            worker.drop(job)
+            self._count(job, "failed")  # no receipt, so the device offers it again
+            raise
+        if found is None:
+            return False
         worker.drop(job)
         self._count(job, "repeated")
         self._repeat(job, found.reply)
+        return True
 
     async def _fetch(self, worker: Worker, job: Job) -> None:
         """Pulls the parts that were offered by digest, then claims; nothing is acknowledged before."""
@@ -196,21 +233,24 @@ class Intake:
             offered = [part for part in job.escalation.parts if part.inline is None]
             fetched = {part.name: await self._pulls.fetch(job.device, part, keep=keep) for part in offered}
         except (OutriderError, OSError) as error:
-            worker.drop(job)
-            self._not_fetched(job, error)
+            await self._not_fetched(worker, job, error)
             return
         with_inline(job, {name: data for name, data in fetched.items() if data is not None})
         job.ms["pull"] = (loop.time() - started) * 1000
         await self._claim(worker, job)
 
-    def _not_fetched(self, job: Job, error: OutriderError | OSError) -> None:
-        """Without a receipt the device offers again; where that cannot help, it is told so."""
+    async def _not_fetched(self, worker: Worker, job: Job, error: OutriderError | OSError) -> None:
+        """Without a receipt the device offers again; where that cannot help, it ends here, unless another worker has it."""
         reason = error.reason if isinstance(error, OutriderError) else "disk"
-        self._count(job, "unfetched")
+        gone = isinstance(error, PeerError | BundleDamagedError)
         log.warning("payload.unfetched", extra={"device": job.device, "input": job.escalation.id, "reason": reason})
-        if isinstance(error, PeerError | BundleDamagedError):
-            refusal = Refusal(id=job.escalation.id, reason="payload_unavailable", detail=str(error)[:2048])
-            self._tell(job, refusal)
+        if gone and await self._known(worker, job):
+            return
+        self._count(job, "unfetched")
+        if gone:
+            worker.refuse(job, "payload_unavailable", str(error))
+        else:
+            worker.drop(job)
 
     async def _claim(self, worker: Worker, job: Job) -> None:
         if job.in_memory:

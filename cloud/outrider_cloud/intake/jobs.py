@@ -36,7 +36,7 @@ class Job:
     claimed: bool = False
     """Whether it stands in the store: only then may a receipt be sent."""
     in_memory: bool = False
-    """The task gave durability up: stored after it is answered."""
+    """The task gave durability up: stored after it is answered. Never an audit, which would count as an error if lost."""
     stored: asyncio.Future[Offered] | None = None
     """Of one that is asked about before it stands in the store: what came of its offer, once that is durable."""
     queued: float = 0.0
@@ -152,7 +152,7 @@ def new_job(
         arrived=now,
         answer_by=now + escalation.answer_within_ms / 1000,
         keep_until=now + escalation.keep_for_s,
-        in_memory=task.policy.durability == "memory" and escalation.offer == 1,
+        in_memory=task.policy.durability == "memory" and escalation.offer == 1 and escalation.audit <= 0,
     )
 
 

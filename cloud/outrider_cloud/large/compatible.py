@@ -21,7 +21,7 @@ from outrider_cloud.large.completions import (
     read_completion,
     read_models,
 )
-from outrider_cloud.large.patience import LONGEST_S, Breaker, backoff_s, retry_after_s
+from outrider_cloud.large.patience import LONGEST_S, PAUSE_S, Breaker, backoff_s, retry_after_s
 from outrider_cloud.large.prompts import check_modalities, choice_prompt, codes_of
 from outrider_wire.errors import (
     CallerInputError,
@@ -38,8 +38,10 @@ log = logging.getLogger(__name__)
 _LOOK_S = 300.0
 """How long the list of models is believed."""
 _DENIED_S = 60.0
-_DENIED = (401, 403, 404)
-"""The operator's to mend: the key, or the model's name."""
+_DENIED = (401, 402, 403, 404)
+"""The operator's to mend: the key, the bill, or the model's name."""
+_REFUSED = (400, 413, 422)
+"""What the server says of the request itself; every other status is the server's own trouble."""
 
 
 class _PutOffError(Exception):
@@ -135,7 +137,7 @@ class CompatibleServer:
             async with self._slots:
                 if (left_s := self._breaker.left_s(time.monotonic())) > 0:
                     raise _PutOffError("large_model_down", "the server fails and is left alone", left_s)
-                choice = read_completion(await self._completed(body), frozenset(codes.values()))
+                choice = self._read(await self._completed(body), frozenset(codes.values()))
         except _PutOffError as error:
             return error.refusal
         except (CallerInputError, PeerError) as error:
@@ -156,6 +158,21 @@ class CompatibleServer:
             return LargeRefusal(reason="mass_too_low", detail=detail, cost=cost)
         return LargeReply(probabilities=[mass / captured for mass in masses], captured=min(1.0, captured), cost=cost)
 
+    def _read(self, said: bytes, codes: frozenset[str]) -> Choice:
+        """What a reply says; one that says nothing is the server's fault, not the input's.
+
+        Raises:
+            _PutOffError: it is no completion, or comes without alternatives.
+        """
+        try:
+            choice = read_completion(said, codes)
+        except PeerMessageError as error:
+            self._breaker.failed(time.monotonic())
+            log.warning("large_model.unreadable", extra={"what": str(error)[:512], "reason": error.reason})
+            raise _PutOffError(error.reason, str(error)[:512], PAUSE_S) from error
+        self._breaker.succeeded()
+        return choice
+
     async def _completed(self, body: object) -> bytes:
         """The body of a completion, after as many attempts as it takes and is allowed.
 
@@ -171,8 +188,9 @@ class CompatibleServer:
                 trouble, self._looked = _said(error), None
             else:
                 if status == 200:
-                    self._breaker.succeeded()
                     return said
+                if status in _DENIED:
+                    self._breaker.failed(time.monotonic())
                 asked_s = retry_after_s(header)
                 trouble = _status(status, said)
             wait_s = backoff_s(attempt, self._chance.random(), asked_s)
@@ -208,9 +226,9 @@ def _status(status: int, body: bytes) -> str:
     what = f"the server answers {status}: {said}"
     if status in _DENIED:
         raise _PutOffError("large_model_denied", what, _DENIED_S)
-    if status == 429 or status >= 500:
-        return what
-    raise PeerMessageError(what, reason="server_refused", fix="see what the server logs")
+    if status in _REFUSED:
+        raise PeerMessageError(what, reason="server_refused", fix="see what the server logs")
+    return what
 
 
 def _said(error: Exception) -> str:

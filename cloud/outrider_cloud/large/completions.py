@@ -21,14 +21,15 @@ TOP = 20
 BODY_BYTES = 1024 * 1024
 """Largest reply that is read."""
 
-LogProbability = Annotated[float, Meta(le=0.01, ge=-1e6)]
-"""A bound refuses NaN and infinity; a little above zero is rounding."""
+LogProbability = Annotated[float, Meta(le=0.01, ge=-3.5e38)]
+"""A bound refuses NaN and infinity; llama.cpp writes the lowest float32 for no probability, and a little above zero is rounding."""
 Tokens = Annotated[int, Meta(ge=0, le=10_000_000)]
 
 
 class _Alternative(Struct):
     token: str
-    logprob: LogProbability
+    logprob: LogProbability | None
+    """None: no probability, as servers write it whose JSON knows no infinity."""
 
 
 class _Place(Struct):
@@ -111,7 +112,8 @@ def read_completion(body: bytes, codes: frozenset[str]) -> Choice:
     masses: dict[str, float] = {}
     for each in places[0].top_logprobs:
         if (code := each.token.strip(" \t\n▁Ġ")) in codes:
-            masses[code] = masses.get(code, 0.0) + min(1.0, math.exp(each.logprob))
+            mass = 0.0 if each.logprob is None else min(1.0, math.exp(each.logprob))
+            masses[code] = masses.get(code, 0.0) + mass
     usage = completion.usage or _Usage()
     return Choice(
         masses=masses,

@@ -70,7 +70,7 @@ def digest_of(folder: Path) -> str:
     """Twelve hexadecimal digits over the names and bytes of what was loaded."""
     whole = hashlib.sha256()
     for file in sorted(folder.iterdir()):
-        if file.suffix in (".json", ".safetensors", ".gguf", ".txt", ".model") and file.is_file():
+        if file.suffix in (".json", ".safetensors", ".gguf", ".txt", ".model", ".jinja") and file.is_file():
             whole.update(file.name.encode())
             with file.open("rb") as opened:
                 while block := opened.read(_READ_BYTES):

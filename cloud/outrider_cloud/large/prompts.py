@@ -43,7 +43,7 @@ def check_modalities(task: Task, readable: Sequence[str], kind: str) -> None:
 
 
 def check_codes(task: Task) -> None:
-    """Whether every label has a code when all are asked about.
+    """Whether every label has a code when all are asked about, as audits are whatever the strategy.
 
     Raises:
         OperatorConfigError: there are too many.
@@ -52,7 +52,7 @@ def check_codes(task: Task) -> None:
         raise OperatorConfigError(
             f"task {task.name!r} has {len(task.labels)} labels, and a server is asked for one of {len(CODES)} letters",
             reason="too_many_labels",
-            fix="use hard-prune, which asks about fewer, or a large model that scores labels",
+            fix='use a large model that scores labels: large = "transformers:DIR" or "onnx:DIR"',
         )
 
 
@@ -69,7 +69,7 @@ def codes_of(request: LargeRequest) -> dict[int, str]:
         raise CallerInputError(
             f"{len(asked)} labels are asked about, and there are {len(CODES)} codes",
             reason="too_many_labels",
-            fix="use hard-prune, which asks about fewer, or a large model that scores labels",
+            fix='use a large model that scores labels: large = "transformers:DIR" or "onnx:DIR"',
         )
     return dict(zip(asked, CODES, strict=False))
 

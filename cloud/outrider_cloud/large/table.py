@@ -86,8 +86,7 @@ def _openai(place: str, settings: TaskSettings, task: Task) -> LargeModel:
     url, _, model = place.rpartition("#")
     key = _key(settings.asking.api_key_env)
     server = CompatibleServer(url=url, model=model, key=key, task=task, asking=settings.asking)
-    if settings.strategy != "hard-prune":
-        check_codes(task)
+    check_codes(task)
     try:
         asyncio.run(_looked_at(server))
     except UnreachableError as error:

@@ -183,11 +183,20 @@ def take_over(
 
 
 def renew(connection: sa.Connection, *, worker: str, lease_until_ms: int) -> None:
-    """Prolongs the leases of everything that ``worker`` holds; a time in the past gives them up."""
+    """Prolongs the leases of everything that ``worker`` holds."""
     connection.execute(
         sa.update(inputs)
         .where(inputs.c.state == "claimed", inputs.c.worker == worker)
         .values(lease_until_ms=lease_until_ms)
+    )
+
+
+def give_up(connection: sa.Connection, *, worker: str) -> None:
+    """Ends the leases of everything that ``worker`` holds. A worker that ends in order was not taken down by any of it."""
+    connection.execute(
+        sa.update(inputs)
+        .where(inputs.c.state == "claimed", inputs.c.worker == worker)
+        .values(lease_until_ms=0, claims=sa.func.max(inputs.c.claims - 1, 0))
     )
 
 

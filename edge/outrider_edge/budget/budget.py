@@ -135,6 +135,11 @@ class TaskBudget:
         self._draw(now, cost)
         return True
 
+    def could_afford(self, *, size: int) -> bool:
+        """Whether an input of that size fits into the limits at all, however little was spent."""
+        cost = self.cost(size)
+        return all(getattr(cost, limit.what) <= limit.most for limit in self._limits)
+
     def count_audit(self, now: float, *, size: int) -> None:
         """An audit is sent, whatever the limits say."""
         now = self._later(now)

@@ -55,6 +55,11 @@ class Spending:
             self._save(task, budget)
         return allowed
 
+    def could_afford(self, task: str, *, size: int) -> bool:
+        """As `TaskBudget.could_afford`; True for a task without limits."""
+        budget = self._budgets.get(task)
+        return budget is None or budget.could_afford(size=size)
+
     def count_audit(self, task: str, *, size: int) -> None:
         """As `TaskBudget.count_audit`."""
         if (budget := self._budgets.get(task)) is not None:

@@ -102,8 +102,13 @@ class Decider:
             audit_hit=bool(hit and not code) and self._draws(input_id, task.memory.audit_rate, salt="memory"),
             held_back=held_back,
             note=note if held_back else "",
-            spare=bool(over) and decision.uncertified and task.budget.when_spent == "keep",
+            spare=bool(over) and decision.uncertified and self._keeps(asked),
         )
+
+    def _keeps(self, asked: Asked) -> bool:
+        """Whether an input that the budget does not send is kept to be learnt from: not if no budget will ever send it."""
+        task = asked.task
+        return task.budget.when_spent == "keep" and self._spending.could_afford(task.name, size=asked.wire_size())
 
     def _draws(self, input_id: str, rate: float, *, salt: str = "audit") -> bool:
         return rate > 0 and is_audited(input_id, key=self._audit_key, rate=rate, salt=salt)

@@ -9,6 +9,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -167,7 +168,7 @@ class Outbox:
         self._open += 1
         self._bytes += size
         written = asyncio.ensure_future(self._put(entry, envelope or envelope_of(entry), kept))
-        written.add_done_callback(lambda future: self._undo_if_failed(future, size))
+        written.add_done_callback(lambda future: self._undo_if_failed(future, entry.id, size))
         return asyncio.shield(written)
 
     def offered(self, id_: str) -> None:
@@ -236,6 +237,8 @@ class Outbox:
             if part.size > INLINE_BYTES
         }
         on_put = partial(self._on_put, row, kept)
+        if shelf is self._memory:
+            await self._write_notes()
         if not large:
             await shelf.writer.run(self._putting(row), done=on_put)
             return
@@ -245,6 +248,12 @@ class Outbox:
             await shelf.writer.run(self._putting(row), done=on_put)
         finally:  # what a failed put leaves in the folder is swept at the next start: another row may refer to it
             await loop.run_in_executor(self._disk_work, _release, shelf.payloads, large)
+
+    async def _write_notes(self) -> None:
+        """What is to be remembered outlives a restart, also where the input that goes with it does not."""
+        if notes := dict(self._notes):
+            with suppress(OperatorSetupError):  # logged where it happened; the next flush tries again
+                await self._disk.writer.run(lambda store: store.remember(notes))
 
     def _putting(self, row: NewRow) -> Callable[[OutboxStore], bool]:
         """The job of writing a row, and in the same transaction what is to be remembered."""
@@ -265,8 +274,9 @@ class Outbox:
         elif kept is not None:
             kept()
 
-    def _undo_if_failed(self, written: "asyncio.Future[None]", size: int) -> None:
+    def _undo_if_failed(self, written: "asyncio.Future[None]", id_: str, size: int) -> None:
         if written.cancelled() or written.exception() is not None:
+            self._in_memory.discard(id_)
             self._open -= 1
             self._bytes -= size
 
@@ -301,6 +311,9 @@ class Outbox:
             if ids:
                 run = shelf.writer.run(partial(_receive, ids=ids), done=partial(self._let_go_all, shelf))
                 run.add_done_callback(_look_at)
+        if self._memory is not None:
+            prune = partial(OutboxStore.prune, keep=self._keep_settled)
+            self._memory.writer.run(prune).add_done_callback(_look_at)
 
     def _flush_counts(self) -> None:
         counts = self._accounts.take_unwritten()

@@ -33,6 +33,8 @@ RETRY_S = 10.0
 """Until an expiry that could not be written is tried again."""
 SPARE_EVERY_S = 10.0
 """How often it is asked whether the budget has room for what is kept to be learnt from."""
+SPARE_LOOKS = 8
+"""How many it may have no room for, each time; every one of them is read from the disk."""
 _SPREAD = random.Random()  # noqa: S311 - spreads load, guards nothing
 
 
@@ -214,11 +216,18 @@ class Offering:
         self._wake.set()
 
     async def _offer_spare(self) -> None:
-        """Now and then, the oldest of what is kept to be learnt from, while the budget has room."""
+        """Now and then, the oldest of what is kept to be learnt from, while the budget has room.
+
+        What it has no room for goes to the end of the line, so that a large one does not hold up the small ones behind it.
+        """
         while True:
             await asyncio.sleep(self._spare_every_s)
-            while self._spare and self._ready and await self._offered_spare(self._spare[0]):
-                self._spare.popleft()
+            passed = 0
+            while self._ready and passed < min(SPARE_LOOKS, len(self._spare)):
+                question = self._spare.popleft()
+                if not await self._offered_spare(question):
+                    self._spare.append(question)
+                    passed += 1
 
     async def _offered_spare(self, question: Question) -> bool:
         """Whether it is done with here: offered, or open no more."""
@@ -235,7 +244,7 @@ class Offering:
         row, data = found
         if self._may_spare is not None and not self._may_spare(row.envelope):
             return False
-        question.spare, question.in_flight = False, True
+        question.spare, question.in_flight, question.due_at = False, True, self._clock.now()
         await self._offer(question, row.envelope, data, age_s=row.age_s)
         return True
 
