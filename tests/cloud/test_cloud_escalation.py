@@ -287,10 +287,13 @@ async def test_a_flood_is_refused_message_by_message_and_the_line_stays_up(broke
         await device.hears(Receipt, held)
         flood = [make_escalation(task, {"image": b"1", "question": "flood"}) for _ in range(1200)]
         await asyncio.gather(*(device.escalate(escalation) for escalation in flood))
-        await device.until(lambda: len(device.of(Refusal)) == len(flood), within_s=30)
+        sent = {escalation.id for escalation in flood}
+        await device.until(lambda: {refusal.id for refusal in device.of(Refusal)} == sent, within_s=30)
         model.open.set()
         await device.hears(Answer, held)
-        assert (await account(service))["offers"] == {"received": 1201, "claimed": 1, "busy": 1200}
+        offers = (await account(service))["offers"]  # a broker may deliver a message twice
+        assert offers["claimed"] == 1
+        assert offers["busy"] == offers["received"] - 1 >= len(sent)
 
 
 async def test_one_input_that_the_model_fails_on_does_not_fail_its_batch(broker: str, tmp_path: Path) -> None:
