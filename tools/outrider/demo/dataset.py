@@ -1,6 +1,6 @@
 """The `easy-vqa` pictures and questions, dealt out to a large model's owner and to a device's world. Trains nothing.
 
-`easy-vqa` (https://pypi.org/project/easy-vqa/, MIT): 5,000 pictures of 64 × 64, 48,248 questions, 13 answers. Three in four
+`easy-vqa` (on PyPI, MIT): 5,000 pictures of 64 × 64, 48,248 questions, 13 answers. Three in four
 questions are answered by yes or no, so that answering by the question alone already gets two in three right: every
 figure of the demo stands beside that baseline.
 """

@@ -1,6 +1,6 @@
 """Ten signal shapes through a sensor that the cloud's model never saw. The two models complement each other.
 
-`mnist1d` (https://pypi.org/project/mnist1d/, Apache-2.0) draws 40-sample signals of ten templates. The device's sensor is
+`mnist1d` (on PyPI, Apache-2.0) draws 40-sample signals of ten templates. The device's sensor is
 coupled to alternating current (slow parts are lost), runs a little fast, drifts and is noisy. The large model learnt from
 4,000 clean signals, the small one from 1,200 of the sensor's own.
 """
