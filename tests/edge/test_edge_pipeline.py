@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from factory import foreign, make_bundle, make_task, parts_of, sure, unsure
 from outrider_edge.journey.pipeline import LOOP_BYTES, LOOP_MS, TaskRuntime
 from outrider_engine.model import Model, load_model
 from outrider_wire.errors import BundleMismatchError, CallerInputError
+from outrider_wire.manifest import SystemClaim
 
 TASK = make_task()
 
@@ -118,6 +120,22 @@ def test_served_and_failed_are_of_the_model_in_use(model: Model) -> None:
     with pytest.raises(BundleMismatchError):
         runtime.answer(parts_of(sure(0)))
     assert (runtime.served, runtime.failed, runtime.swaps) == (0, 1, 1)
+
+
+def test_another_large_model_or_strategy_voids_what_was_certified_of_the_system(model: Model) -> None:
+    certificate = model.manifest.certificate
+    assert certificate is not None
+    system = SystemClaim(gap=0.02, found=0.0, large="expert@1", strategy="shunt")
+    model.manifest = replace(model.manifest, certificate=replace(certificate, system=system))
+    runtime = TaskRuntime(task=TASK, model=model)
+
+    assert runtime.system_fault == "", "nobody has answered yet"
+    assert runtime.heard("expert@1", "shunt") == ""
+    assert "expert@2 answers by shunt" in runtime.heard("expert@2", "shunt")
+    assert runtime.heard("expert@2", "shunt") == "", "said once"
+    assert "certified with expert@1 by shunt" in runtime.system_fault
+    assert runtime.heard("expert@1", "soft-prune") != ""
+    assert (runtime.heard("expert@1", "shunt"), runtime.system_fault) == ("", "")
 
 
 def test_a_model_of_another_task_or_other_labels_is_not_swapped_in(tmp_path: Path, model: Model) -> None:

@@ -139,6 +139,12 @@ class SystemClaim(Struct, kw_only=True, frozen=True):
     """Name and revision of the large model: another one voids this claim."""
     strategy: Name = "shunt"
 
+    def fault(self, large: str, strategy: str) -> str:
+        """Why it may not be claimed of a system in which that large model answers by that strategy; '' when it may."""
+        if (large, strategy) == (self.large, self.strategy):
+            return ""
+        return f"it was certified with {self.large} by {self.strategy}, and {large} answers by {strategy}"
+
 
 LabelSource = Literal["ground_truth", "large_model"]
 CLAIMED: Mapping[str, str] = {

@@ -202,6 +202,10 @@ class Agent:
         """The uplink's word that an escalated input has its terminal state."""
         if (memory := self._memories.get(report.task)) is not None:
             memory.ended(report)
+        if report.state == "cloud" and (runtime := self.runtimes.get(report.task)) is not None:
+            fault = runtime.heard(report.large_model, report.strategy)
+            if fault:
+                log.warning("system_claim.void", extra={"task": report.task, "what": fault})
         told = self._finals.tell(report)
         if report.state == "cloud" and (metrics := self._metrics.tasks.get(report.task)) is not None:
             metrics.cloud_ms.add(report.ms.get("total", 0.0))

@@ -62,6 +62,8 @@ class TaskRuntime:
         self.failed = 0
         """Inputs on which the model itself failed since the last swap."""
         self.swaps = 0
+        self.behind: tuple[str, str] | None = None
+        """The large model that last answered what this device sent, and its strategy; None: none has yet."""
         self._cost_ms: float | None = None
         self._hopped = 0
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"model-{task.name}")
@@ -83,6 +85,19 @@ class TaskRuntime:
         self.served = self.failed = 0
         self.swaps += 1
         self._cost_ms = None
+
+    def heard(self, large: str, strategy: str) -> str:
+        """Notes who answers in the cloud. Why the system's claim falls with that, if it does so just now; else ''."""
+        known, self.behind = self.behind, (large, strategy)
+        return self.system_fault if known != self.behind else ""
+
+    @property
+    def system_fault(self) -> str:
+        """Why the certificate's claim about the whole system may not be made; '' where it may, or where there is none."""
+        certificate = self.model.manifest.certificate
+        if certificate is None or certificate.system is None or self.behind is None:
+            return ""
+        return certificate.system.fault(*self.behind)
 
     def answers_in_loop(self, size: int) -> bool:
         """Whether an input of that many bytes is answered on the event loop: the model serves one thread at a time."""

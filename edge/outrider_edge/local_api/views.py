@@ -44,6 +44,10 @@ class TaskView(Struct, kw_only=True, frozen=True):
     strata: dict[str, float | None]
     """Stratum → its own threshold, where the task has any; ``threshold`` is then of what none matches."""
     target_risk: float
+    target_gap: float | None
+    """How much more often than the large model alone the system may be wrong, as certified; None: not certified, or not any more."""
+    gap_fault: str
+    """Why it is not any more; '' else."""
     watch: WatchView
     """Whether audits still bear the certificate out."""
     shadow: ShadowCounts | None
@@ -87,6 +91,13 @@ class ErrorReply(Struct, kw_only=True, frozen=True):
     error: ErrorView
 
 
+def _gap(runtime: TaskRuntime) -> float | None:
+    certificate = runtime.model.manifest.certificate
+    if certificate is None or certificate.system is None or runtime.system_fault:
+        return None
+    return certificate.system.gap
+
+
 def task_view(runtime: TaskRuntime, promise: Promise) -> TaskView:
     """One task as it is served now."""
     task, model = runtime.task, runtime.model
@@ -106,6 +117,8 @@ def task_view(runtime: TaskRuntime, promise: Promise) -> TaskView:
         threshold=promise.threshold,
         strata={} if fault or alarmed else {each.name: each.threshold for each in manifest.acceptance.strata},
         target_risk=task.policy.target_risk,
+        target_gap=_gap(runtime) if not fault and not alarmed else None,
+        gap_fault=runtime.system_fault,
         watch=promise.watch,
         shadow=promise.shadow,
     )

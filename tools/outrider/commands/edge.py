@@ -145,6 +145,10 @@ def _model_row(task: dict[str, Any], slot: dict[str, Any]) -> tuple[object, ...]
 def _promise_lines(task: dict[str, Any]) -> list[str]:
     """How the watch over the certificate stands, and what shadow mode would have done."""
     lines, shadow = [task["watch"]["what"]], task["shadow"]
+    if task["target_gap"] is not None:
+        lines.append(f"with the large model wrong at most {task['target_gap']:.1%} more often than it alone")
+    elif task["gap_fault"]:
+        lines.append(f"nothing is promised of the system any more: {task['gap_fault']}")
     if shadow is not None and not shadow["seen"]:
         lines.append("shadow mode has seen no input yet")
     elif shadow is not None:
