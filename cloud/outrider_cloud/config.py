@@ -26,6 +26,8 @@ DEFAULT_PORT = 8780
 _LARGE = re.compile(r"onnx:.+|transformers:.+|openai:https?://[^\s#]+#\S+|zero:(uniform|echo)")
 _FOLDERS = ("onnx", "transformers")
 """Kinds of large model that are named by a folder."""
+_PROMPTLESS = ("onnx:", "zero:")
+"""Kinds of large model that cannot be told anything beside the input."""
 
 
 class CloudBrokerSettings(BrokerSettings, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -168,8 +170,8 @@ def check(config: CloudConfig, source: str = "cloud.toml") -> None:
     """What the types cannot say.
 
     Raises:
-        OperatorConfigError: an open host without a token, an unknown kind of large model or one whose address holds a
-            secret, a store that is not SQLite.
+        OperatorConfigError: an open host without a token, a large model that is none or does not go with its strategy, a
+            store that is not SQLite.
     """
     if not is_loopback(config.api.host) and not config.api.token_file:
         raise OperatorConfigError(
@@ -185,24 +187,40 @@ def check(config: CloudConfig, source: str = "cloud.toml") -> None:
         )
     config.broker.check(source)
     for entry in config.tasks:
-        if not _LARGE.fullmatch(entry.large):
-            raise OperatorConfigError(
-                f"{source}: large = {entry.large!r} names no large model",
-                reason="unknown_large_model",
-                fix='write large = "onnx:DIR" with the folder of an expert bundle, "transformers:DIR" or "openai:URL#MODEL"',
-            )
-        _check_address(entry.large, source)
-        if entry.strategy == "hard-prune" and entry.keep is None:
-            raise OperatorConfigError(
-                f"{source}: strategy hard-prune needs keep, and there is none",
-                reason="keep_not_fitted",
-                fix='set strategy = "shunt" and fuse_with, run `outrider cloud check-model --samples DIR`, and write the keep it fits',
-            )
+        _check_task(entry, source)
     if config.store.url and not config.store.url.startswith("sqlite:///"):
         raise OperatorConfigError(
             f"{source}: store.url {config.store.url!r} is not an SQLite address",
             reason="unknown_store",
             fix='write "sqlite:///PATH", or leave it out',
+        )
+
+
+def _check_task(entry: TaskSettings, source: str) -> None:
+    """What one task's large model and strategy ask of each other.
+
+    Raises:
+        OperatorConfigError: an unknown kind of large model or one whose address holds a secret, a strategy that it cannot
+            follow or that was not fitted.
+    """
+    if not _LARGE.fullmatch(entry.large):
+        raise OperatorConfigError(
+            f"{source}: large = {entry.large!r} names no large model",
+            reason="unknown_large_model",
+            fix='write large = "onnx:DIR" with the folder of an expert bundle, "transformers:DIR" or "openai:URL#MODEL"',
+        )
+    _check_address(entry.large, source)
+    if entry.prune_in == "prompt" and entry.large.startswith(_PROMPTLESS):
+        raise OperatorConfigError(
+            f'{source}: prune_in = "prompt" and {entry.large!r} reads no prompt',
+            reason="no_prompt",
+            fix="leave prune_in out, so that the distributions are multiplied, or name a language model as large",
+        )
+    if entry.strategy == "hard-prune" and entry.keep is None:
+        raise OperatorConfigError(
+            f"{source}: strategy hard-prune needs keep, and there is none",
+            reason="keep_not_fitted",
+            fix='set strategy = "shunt" and fuse_with, run `outrider cloud check-model --samples DIR`, and write the keep it fits',
         )
 
 

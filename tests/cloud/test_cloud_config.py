@@ -34,6 +34,7 @@ def refused(path: Path) -> OperatorConfigError:
         ("zero:echo", "openai:https://host/v1?key=s3cret#m", "secret_in_address", "asking.api_key_env"),
         ('"shunt"', '"hard-prune"', "keep_not_fitted", "check-model"),
         ('"shunt"', '"transfer"', "no_subtasks", "[[subtasks]]"),
+        ('"shunt"', '"soft-prune"\nprune_in = "prompt"', "no_prompt", "leave prune_in out"),
         ('"shunt"', '"shunt"\nalpha = 1.0', "invalid_value", "alpha"),
         ('"shunt"', '"shunt"\nkeep = 0.0', "invalid_value", "keep"),
         ('"shunt"', '"shunt"\n[[tasks.grades]]\ntemprature = 2.0', "unknown_key", "temperature"),
