@@ -125,3 +125,12 @@ async def request(
         client.request(method, service.url + path, json=body, data=data) as response,
     ):
         return response.status, await response.json() if method != "HEAD" else None
+
+
+async def account(service: object) -> dict[str, int]:
+    """The cloud's account, which must add up."""
+    status, said = await get(service, "/v1/account")
+    assert status == 200 and said["adds_up"]
+    offers = said["offers"]
+    assert offers["received"] == sum(n for name, n in offers.items() if name != "received")
+    return said

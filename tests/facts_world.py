@@ -42,13 +42,13 @@ class FactsNet(ImageTextNet):
     def __init__(self, shape: Shape, labels: int) -> None:
         super().__init__(replace(shape, words=shape.words + FACTS), labels)
 
-    def forward(self, image: Tensor, text: Tensor, facts: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, image: Tensor, text: Tensor, facts: Tensor) -> Tensor:  # type: ignore[override]  # one input more: the facts
         return self.fuse(self.encode(image), text, facts)
 
-    def fuse(self, features: Tensor, text: Tensor, facts: Tensor) -> Tensor:  # type: ignore[override]
+    def fuse(self, features: Tensor, text: Tensor, facts: Tensor) -> Tensor:  # type: ignore[override]  # one input more: the facts
         return super().fuse(features, torch.cat([text, facts], 1))
 
-    def pooled(self, image: Tensor, text: Tensor, facts: Tensor) -> Tensor:  # type: ignore[override]
+    def pooled(self, image: Tensor, text: Tensor, facts: Tensor) -> Tensor:  # type: ignore[override]  # one input more: the facts
         return super().pooled(image, text)
 
 
@@ -152,7 +152,7 @@ def _large(draft: FactsWorld) -> Asker:
     facts = dict(zip(seen, draft.facts(list(seen.values())), strict=True))
     clean = world.table(questions, clean=True)
     told = [facts[q.picture] if rng.random() < 0.5 else [] for q in questions]
-    images = [{q.picture: bytes(clean.parts(row)["image"])} for row, q in enumerate(questions)]  # type: ignore[arg-type]
+    images = [{q.picture: bytes(clean.parts(row)["image"])} for row, q in enumerate(questions)]  # type: ignore[arg-type]  # a picture is bytes
     table = _rows(draft.task, world, questions, images, told)
     module = new_module(LARGE, draft.task, seed=world.seed)
     train(

@@ -31,7 +31,7 @@ class System:
         try:
             self.start_broker()
             self.start_cloud()
-        except BaseException:
+        except BaseException:  # interrupted too: __exit__ is not called for what never entered
             self.processes.__exit__()
             raise
         return self

@@ -72,7 +72,7 @@ class CloudService:
         """
         try:
             await self._start()
-        except BaseException:
+        except BaseException:  # cancelled too: __aexit__ is not called for what never entered
             await self._stack.aclose()
             raise
         return self

@@ -116,7 +116,7 @@ def around(
                 accuracy=accuracy,
                 rows_of_a_group=rows_of_a_group,
                 seed=seed,
-                told=lambda share, done=done: told((done + share) / len(sizes)),  # type: ignore[misc]
+                told=lambda share, done=done: told((done + share) / len(sizes)),  # type: ignore[misc]  # a lambda's default has no type
             )
         )
     return found

@@ -133,7 +133,7 @@ def sent(picture: bytes, question: str, facts: list[Fact]) -> Escalation:
         probabilities=[1 / 13] * 13,
         answer_within_ms=5000,
         keep_for_s=3600,
-        **({"facts": facts} if facts else {}),  # type: ignore[arg-type]
+        **({"facts": facts} if facts else {}),  # type: ignore[arg-type]  # facts only where there are some
     )
 
 

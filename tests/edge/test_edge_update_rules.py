@@ -123,7 +123,7 @@ def test_a_crash_loop_in_a_probation_rolls_back() -> None:
 
 @pytest.mark.parametrize(("reached", "state", "slot"), [(2, "testing", "a"), (4, "probation", "b")])
 def test_orderly_restarts_are_no_crash_loop(reached: int, state: str, slot: str) -> None:
-    record, _ = after(*WHOLE_WAY[:reached], *[Stopped(), Booted(slot)] * (MAX_BOOTS + 2))  # type: ignore[arg-type]
+    record, _ = after(*WHOLE_WAY[:reached], *[Stopped(), Booted(slot)] * (MAX_BOOTS + 2))  # type: ignore[arg-type]  # "a" or "b"
     assert record.state == state
 
 

@@ -69,30 +69,22 @@ def test_rows_that_certified_the_bundle_are_recognised(
     assert not reused(built.manifest, fresh[1])
 
 
-def test_copies_of_a_picture_under_another_group_are_refused(
-    built: BuildReport, task: Task, squares: Callable[[int, int], Table]
+@pytest.mark.parametrize(
+    ("copy", "original", "reason"),
+    [(200, 0, "roles_overlap"), (250, 200, "copies_counted")],
+    ids=["in two roles", "counted as independent"],
+)
+def test_copies_of_a_picture_under_another_group_are_refused(  # noqa: PLR0917 -- pytest passes fixtures by name
+    built: BuildReport, task: Task, squares: Callable[[int, int], Table], copy: int, original: int, reason: str
 ) -> None:
     table = squares(300, 12)
-    places = {part: np.where(np.arange(300) == 200, index[0], index) for part, index in table.index.items()}
+    places = {part: np.where(np.arange(300) == copy, index[original], index) for part, index in table.index.items()}
     copied = Table(values=table.values, index=places, labels=table.labels, groups=table.groups)
     tuning, certification = parted(copied, 100)
     model = load_model(built.bundle, bounds=task.inputs)
     with pytest.raises(RuleRefusalError) as raised:
         recertify(model=model, task=task, tuning=tuning, certification=certification, promise=PROMISE, key="k")
-    assert raised.value.reason == "roles_overlap"
-
-
-def test_copies_of_a_picture_that_would_count_as_independent_are_refused(
-    built: BuildReport, task: Task, squares: Callable[[int, int], Table]
-) -> None:
-    table = squares(300, 12)
-    places = {part: np.where(np.arange(300) == 250, index[200], index) for part, index in table.index.items()}
-    copied = Table(values=table.values, index=places, labels=table.labels, groups=table.groups)
-    tuning, certification = parted(copied, 100)
-    model = load_model(built.bundle, bounds=task.inputs)
-    with pytest.raises(RuleRefusalError) as raised:
-        recertify(model=model, task=task, tuning=tuning, certification=certification, promise=PROMISE, key="k")
-    assert raised.value.reason == "copies_counted"
+    assert raised.value.reason == reason
 
 
 def test_labels_in_another_order_are_refused_and_labels_that_are_all_wrong_too(

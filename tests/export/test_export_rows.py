@@ -23,7 +23,7 @@ FACTOR, POWER = 0.3, 3.0
 def drawn(n: int, seed: int, **columns: object) -> ScoredRows:
     rng = np.random.default_rng(seed)
     ranks = rng.random(n)
-    return ScoredRows(scores=1 - ranks, right=rng.random(n) >= FACTOR * ranks**POWER, **columns)  # type: ignore[arg-type]
+    return ScoredRows(scores=1 - ranks, right=rng.random(n) >= FACTOR * ranks**POWER, **columns)  # type: ignore[arg-type]  # any column
 
 
 def true_risk(threshold: float) -> float:
@@ -80,7 +80,7 @@ def test_certifying_on_the_same_rows_until_it_works_breaks_it_and_paying_for_reu
 
 def refusal(rows: ScoredRows, **settings: float) -> RuleRefusalError:
     with pytest.raises(RuleRefusalError) as raised:
-        certify_rows(rows, PROMISE, **settings)  # type: ignore[arg-type]
+        certify_rows(rows, PROMISE, **settings)  # type: ignore[arg-type]  # any setting
     assert raised.value.fix
     return raised.value
 

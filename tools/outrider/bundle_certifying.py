@@ -88,7 +88,7 @@ class BundleCertification:
             self.task = task_of(self._bundle, self._task_file, self._work)
             self.model = load_model(self._bundle, bounds=self.task.inputs)
             self._seed = seed_of(manifest) if self._asked_seed is None else self._asked_seed
-        except BaseException:
+        except BaseException:  # interrupted too: __exit__ is not called for what never entered
             self._stack.close()
             raise
         return self

@@ -121,7 +121,7 @@ class Fitting:
             rows = (from_folder if self._data.is_dir() else from_jsonl)(self._data, self.task)
             self._tables = split(rows, key=self._work.key, shares=self._work.shares)
             check_copies(self._tables["tuning"], self._tables["certification"])
-        except BaseException:
+        except BaseException:  # interrupted too: __exit__ is not called for what never entered
             self._stack.close()
             raise
         return self

@@ -20,7 +20,7 @@ def write_durably(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException:  # interrupted too: no half of a file stays behind
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise

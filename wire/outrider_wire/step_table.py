@@ -57,7 +57,7 @@ class StepOp(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
         Raises:
             ValueError: the parameters do not fit what comes before.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # each step has its own
 
 
 class DecodeImage(StepOp, kw_only=True, frozen=True):

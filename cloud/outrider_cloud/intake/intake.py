@@ -214,7 +214,7 @@ class Intake:
         """Whether the store knows an admitted one already: then it gets its reply or receipt, and comes to nothing here."""
         try:
             found = await self._find(job)
-        except BaseException:
+        except BaseException:  # cancelled too: the room taken for it must be given back
             worker.drop(job)
             self._count(job, "failed")  # no receipt, so the device offers it again
             raise

@@ -39,7 +39,7 @@ class InProcess:
 
     def replies(self, batch: Sequence[LargeRequest]) -> list[LargeReply | LargeRefusal]:
         """One reply a request, in order."""
-        raise NotImplementedError
+        raise NotImplementedError  # each kind of model has its own
 
 
 def loaded(kind: Any, folder: Path, *, weights: bool = True, gguf: str = "", **options: Any) -> Any:
@@ -49,7 +49,7 @@ def loaded(kind: Any, folder: Path, *, weights: bool = True, gguf: str = "", **o
         OperatorConfigError: transformers cannot load it.
     """
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers ships it without types
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # as above
     if gguf:
         options["gguf_file"] = gguf
     elif weights:

@@ -66,7 +66,7 @@ def run_round(work: OpenTask, plan: RoundPlan, progress: Progress) -> RoundRepor
     number = work.library.store.submit(begun).result()
     try:
         report = _Round(work=work, plan=plan, base=base, number=number, progress=progress).run()
-    except BaseException as error:
+    except BaseException as error:  # interrupted too: the store must not say that it still runs
         refused = isinstance(error, RuleRefusalError)
         _end(work, number, "refused" if refused else "failed", None, {"verdict": str(error)})
         raise

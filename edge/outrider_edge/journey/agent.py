@@ -241,7 +241,7 @@ class Agent:
         try:
             asked.check()
             return await runtime.ask(asked.parts)
-        except BaseException as error:
+        except BaseException as error:  # cancelled too: every input is counted once
             self._count_refused(asked.task.name, _reason_of(error))
             raise
 

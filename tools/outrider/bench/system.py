@@ -44,7 +44,7 @@ class System:
         self._processes.__enter__()
         try:
             self._start()
-        except BaseException:
+        except BaseException:  # interrupted too: __exit__ is not called for what never entered
             self._processes.__exit__()
             raise
         return self

@@ -85,7 +85,7 @@ def _task(study: Study) -> TaskFigures:
 
 def _contender(study: Study, name: str) -> ContenderFigures:
     return ContenderFigures(
-        **{metric: _round(study.mean(name, metric)) for metric in (*METRICS, *MORE_METRICS)},  # type: ignore[arg-type]
+        **{metric: _round(study.mean(name, metric)) for metric in (*METRICS, *MORE_METRICS)},  # type: ignore[arg-type]  # the names are the struct's fields
         ci95={metric: _pair(study.interval(name, metric)) for metric in METRICS},
     )
 

@@ -79,7 +79,7 @@ def save(measured: Measured, file: Path) -> None:
         arrays |= _flat(f"foreign/{kind}/", said)
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(file.stem + ".part.npz")
-    np.savez_compressed(draft, **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(draft, **arrays)  # type: ignore[arg-type]  # numpy types its keywords as one flag
     draft.replace(file)
 
 

