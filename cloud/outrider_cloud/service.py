@@ -16,7 +16,6 @@ from outrider_cloud.answering.deliveries import Deliveries
 from outrider_cloud.answering.first import load_first
 from outrider_cloud.answering.settler import Settler
 from outrider_cloud.answering.worker import Worker
-from outrider_cloud.api import Api
 from outrider_cloud.background import Background
 from outrider_cloud.config import CloudBrokerSettings, CloudConfig, TaskSettings, check, read_task
 from outrider_cloud.fleet import Fleet
@@ -33,6 +32,9 @@ from outrider_cloud.roles_key import roles_key
 from outrider_cloud.store import inputs
 from outrider_cloud.store.blobstore import BlobStore
 from outrider_cloud.store.store import Store
+from outrider_cloud.web.api import Api
+from outrider_cloud.web.releasing import Releasing
+from outrider_cloud.web.watching import Watching
 from outrider_cloud.worker_name import default_name, held
 from outrider_link.envelope import Outgoing
 from outrider_link.session import MqttSession
@@ -190,13 +192,10 @@ class CloudService:
         self, store: Store, blobs: BlobStore, releases: Releases, fleet: Fleet, tasks: list[str]
     ) -> None:
         settings = self._config.api
+        watching = Watching(health=self, store=store, fleet=fleet, tasks=tasks, metrics=self._metrics)
+        releasing = Releasing(blobs=blobs, releases=releases)
         api = Api(
-            health=self,
-            store=store,
-            blobs=blobs,
-            releases=releases,
-            fleet=fleet,
-            tasks=tasks,
+            routes=[*watching.routes(), *releasing.routes()],
             metrics=self._metrics,
             token=read_secret(Path(settings.token_file), "bearer token") if settings.token_file else "",
         )

@@ -1,0 +1,65 @@
+"""The application over the table of routes: the token first, then every error of ours as JSON. Knows no store."""
+
+import hmac
+import logging
+from collections.abc import Sequence
+
+from aiohttp import web
+
+from outrider_cloud.metrics import Metrics
+from outrider_cloud.web.openapi import document
+from outrider_cloud.web.route import Handler, Route, error_reply, json_reply
+from outrider_wire.errors import CallerInputError, OutriderError
+
+log = logging.getLogger(__name__)
+
+_HTTP_REASON = {404: "no_such_route", 405: "no_such_route", 413: "too_large"}
+
+
+class Api:
+    """The routes of every group, behind one guard."""
+
+    def __init__(self, *, routes: Sequence[Route], metrics: Metrics, token: str = "") -> None:
+        self.routes = [
+            *routes,
+            Route(method="GET", path="/openapi.json", handler=self._openapi, what="This document"),
+        ]
+        self._metrics = metrics
+        self._token = token
+        self._open = {route.path for route in self.routes if route.open}
+
+    def application(self) -> web.Application:
+        """The aiohttp application."""
+        application = web.Application(middlewares=[self._guard])
+        for route in self.routes:
+            application.router.add_route(route.method, route.path, route.handler)
+        return application
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            if self._token and request.path not in self._open:
+                self._check_token(request)
+            return await handler(request)
+        except OutriderError as error:
+            return error_reply(error)
+        except web.HTTPException as error:
+            what = f"{request.method} {request.path}: {error.reason}"
+            reason = _HTTP_REASON.get(error.status, "bad_request")
+            return error_reply(CallerInputError(what, reason=reason, fix="see /openapi.json"), error.status)
+        except Exception:  # supervised: a fault of ours must answer as one, and not as a broken connection
+            log.exception("api.failed", extra={"path": request.path})
+            self._metrics.error("api")
+            return error_reply(
+                OutriderError("the cloud failed on this request", reason="internal", fix="see its log"), 500
+            )
+
+    def _check_token(self, request: web.Request) -> None:
+        sent = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if not hmac.compare_digest(sent.encode(), self._token.encode()):
+            raise CallerInputError(
+                "the bearer token is missing or wrong", reason="unauthorised", fix="send Authorization: Bearer TOKEN"
+            )
+
+    async def _openapi(self, _: web.Request) -> web.Response:
+        return json_reply(document(self.routes))
