@@ -1,4 +1,4 @@
-"""The application over the table of routes: the token first, then every error of ours as JSON. Knows no store."""
+"""The application over the table of routes: who asks comes first, then every error of ours is JSON. Knows no store."""
 
 import hmac
 import logging
@@ -26,7 +26,7 @@ class Api:
         ]
         self._metrics = metrics
         self._token = token
-        self._open = {route.path for route in self.routes if route.open}
+        self._who = {route.path: route.who for route in self.routes}
 
     def application(self) -> web.Application:
         """The aiohttp application."""
@@ -38,8 +38,7 @@ class Api:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            if self._token and request.path not in self._open:
-                self._check_token(request)
+            self._check_who(request)
             return await handler(request)
         except OutriderError as error:
             return error_reply(error)
@@ -54,12 +53,32 @@ class Api:
                 OutriderError("the cloud failed on this request", reason="internal", fix="see its log"), 500
             )
 
-    def _check_token(self, request: web.Request) -> None:
+    def _check_who(self, request: web.Request) -> None:
+        """Without a token set, whoever reaches the API is its operator: the configuration keeps that to the loopback.
+
+        Raises:
+            CallerInputError: it is nobody that the route serves.
+        """
+        resource = request.match_info.route.resource
+        who = self._who.get(resource.canonical, "operator") if resource else "operator"
+        if who == "anyone" or self._is_operator(request):
+            return
+        if who == "device" and (name := peer_name(request)) and name == request.match_info["device"]:
+            return
+        raise CallerInputError(
+            "the bearer token is missing or wrong", reason="unauthorised", fix="send Authorization: Bearer TOKEN"
+        )
+
+    def _is_operator(self, request: web.Request) -> bool:
         sent = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if not hmac.compare_digest(sent.encode(), self._token.encode()):
-            raise CallerInputError(
-                "the bearer token is missing or wrong", reason="unauthorised", fix="send Authorization: Bearer TOKEN"
-            )
+        return not self._token or hmac.compare_digest(sent.encode(), self._token.encode())
 
     async def _openapi(self, _: web.Request) -> web.Response:
         return json_reply(document(self.routes))
+
+
+def peer_name(request: web.Request) -> str:
+    """The common name in the client certificate of a connection; '' without one."""
+    certificate = request.get_extra_info("peercert") or {}
+    names = dict(pair for relative in certificate.get("subject", ()) for pair in relative)
+    return str(names.get("commonName", ""))

@@ -15,6 +15,13 @@ _ERROR = {
     },
 }
 
+_SCHEMES = {"token": {"type": "http", "scheme": "bearer"}, "certificate": {"type": "mutualTLS"}}
+_SECURITY: dict[str, list[dict[str, list[str]]]] = {
+    "anyone": [],
+    "operator": [{"token": []}],
+    "device": [{"token": []}, {"certificate": []}],
+}
+
 
 class Described(Protocol):
     """What a route says of itself."""
@@ -30,7 +37,7 @@ class Described(Protocol):
     @property
     def body(self) -> str: ...
     @property
-    def open(self) -> bool: ...
+    def who(self) -> str: ...
 
 
 def document(routes: Sequence[Described]) -> dict[str, Any]:
@@ -41,7 +48,7 @@ def document(routes: Sequence[Described]) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "Outrider cloud", "version": "1"},
-        "components": {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
+        "components": {"securitySchemes": _SCHEMES},
         "paths": paths,
     }
 
@@ -52,7 +59,7 @@ def _operation(route: Described) -> dict[str, Any]:
         "summary": route.what,
         "operationId": f"{route.method.lower()}{re.sub('[^a-z0-9]+', '_', route.path)}",
         "responses": {str(route.answers): {"description": route.what}, "default": error},
-        "security": [] if route.open else [{"token": []}],
+        "security": _SECURITY[route.who],
     }
     if names := re.findall(r"{(\w+)}", route.path):
         operation["parameters"] = [

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -19,6 +19,9 @@ from outrider_wire.errors import (
 
 T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Who = Literal["anyone", "operator", "device"]
+"""Whom a route serves: anyone; whoever holds the operator's token; or also the one device that ``{device}`` in its path names,
+known by its client certificate."""
 JSON_TYPE = "application/json"
 BYTES_TYPE = "application/octet-stream"
 
@@ -43,8 +46,7 @@ class Route:
     answers: int = 200
     body: str = ""
     """Media type of the request's body; '' without one."""
-    open: bool = False
-    """Whether it needs no token."""
+    who: Who = "operator"
 
 
 def json_reply(value: Any, status: int = 200) -> web.Response:

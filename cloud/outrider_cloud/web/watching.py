@@ -40,8 +40,8 @@ class Watching:
     def routes(self) -> list[Route]:
         """This group's rows."""
         return [
-            Route(method="GET", path="/health/live", handler=self._live, what="The process runs", open=True),
-            Route(method="GET", path="/health/ready", handler=self._ready, what="Escalations are taken", open=True),
+            Route(method="GET", path="/health/live", handler=self._live, what="The process runs", who="anyone"),
+            Route(method="GET", path="/health/ready", handler=self._ready, what="Escalations are taken", who="anyone"),
             Route(method="GET", path="/metrics", handler=self._prometheus, what="Prometheus metrics"),
             Route(method="GET", path="/v1/account", handler=self._account, what="Where every escalation ended"),
             Route(method="GET", path="/v1/devices", handler=self._devices, what="The fleet"),
