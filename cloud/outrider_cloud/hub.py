@@ -1,14 +1,24 @@
 """What arrives on the broker, by the kind of its topic, to whom it concerns. Decides nothing itself."""
 
+import logging
+
+from sqlalchemy.exc import SQLAlchemyError
+
 from outrider_cloud.fleet import Fleet
 from outrider_cloud.intake.intake import Intake
+from outrider_cloud.intake.parking import Parking
 from outrider_cloud.intake.pulls import Pulls
+from outrider_cloud.metrics import Metrics
 from outrider_cloud.releases import Releases
+from outrider_cloud.seldom import Seldom
 from outrider_link.envelope import Incoming
 from outrider_wire.codec import decode
 from outrider_wire.errors import PeerError, PeerMessageError
 from outrider_wire.messages import BlobBlock, BlobGone, BlobWant, Message, Presence, Reported, Telemetry
 from outrider_wire.topics import RELEASES, Address, Topics, row
+
+log = logging.getLogger(__name__)
+log.addFilter(Seldom())
 
 
 class Hub:
@@ -18,7 +28,16 @@ class Hub:
     """
 
     def __init__(
-        self, *, name: str, topics: Topics, intake: Intake, fleet: Fleet, releases: Releases, pulls: Pulls
+        self,
+        *,
+        name: str,
+        topics: Topics,
+        intake: Intake,
+        parking: Parking,
+        fleet: Fleet,
+        releases: Releases,
+        pulls: Pulls,
+        metrics: Metrics,
     ) -> None:
         self._name = name
         self._topics = topics
@@ -26,6 +45,8 @@ class Hub:
         self._fleet = fleet
         self._releases = releases
         self._pulls = pulls
+        self._parking = parking
+        self._metrics = metrics
 
     def subscriptions(self, group: str) -> list[str]:
         """Escalations and release wants are shared between workers; presence and reports every worker hears."""
@@ -40,16 +61,45 @@ class Hub:
         ]
 
     async def on_message(self, incoming: Incoming) -> None:
-        """Takes one message; what cannot be taken is parked."""
-        address: Address | None = None
+        """Takes one message; what cannot be taken is parked, and what cannot be stored is only counted: its sender says it again."""
         try:
-            address = self._topics.parse(incoming.topic)
-            if address.kind == "escalate":
-                await self._intake.on_escalation(address, incoming)
-            elif incoming.payload:  # an empty one only clears what the broker retained
-                await self._dispatch(address, _expected(address, incoming))
-        except PeerError as error:
-            await self._intake.park(address, incoming, error)
+            try:
+                await self.take(incoming)
+            except PeerError as error:
+                await self._parking.park(self._address(incoming), incoming, error)
+        except SQLAlchemyError:
+            self._metrics.error("store")
+            log.exception("store.failed", extra={"topic": incoming.topic[:256]})
+
+    async def take(self, incoming: Incoming) -> None:
+        """The same, without a net.
+
+        Raises:
+            PeerError: it cannot be taken.
+            SQLAlchemyError: it cannot be stored.
+        """
+        address = self._topics.parse(incoming.topic)
+        if address.kind == "escalate":
+            await self._intake.on_escalation(address, incoming)
+        elif incoming.payload:  # an empty one only clears what the broker retained
+            await self._dispatch(address, self.expected(address, incoming))
+
+    def expected(self, address: Address, incoming: Incoming) -> Message:
+        """The message, if it is one that the topic carries.
+
+        Raises:
+            PeerMessageError: it is not.
+        """
+        message = decode(incoming.payload, incoming.content_type)
+        if not isinstance(message, row(address.kind).messages):
+            raise PeerMessageError(f"a {type(message).__name__} has no business on this topic", reason="wrong_message")
+        return message
+
+    def _address(self, incoming: Incoming) -> Address | None:
+        try:
+            return self._topics.parse(incoming.topic)
+        except PeerError:
+            return None
 
     async def _dispatch(self, address: Address, message: Message) -> None:
         match message:
@@ -69,11 +119,3 @@ class Hub:
                 raise PeerMessageError(
                     f"a {type(message).__name__} has no business on this topic", reason="wrong_message"
                 )
-
-
-def _expected(address: Address, incoming: Incoming) -> Message:
-    """The message, if it is one that the topic carries."""
-    message = decode(incoming.payload, incoming.content_type)
-    if not isinstance(message, row(address.kind).messages):
-        raise PeerMessageError(f"a {type(message).__name__} has no business on this topic", reason="wrong_message")
-    return message

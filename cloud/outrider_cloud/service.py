@@ -19,11 +19,15 @@ from outrider_cloud.answering.worker import Worker
 from outrider_cloud.background import Background
 from outrider_cloud.config import CloudBrokerSettings, CloudConfig, TaskSettings, check, read_task
 from outrider_cloud.fleet import Fleet
+from outrider_cloud.forgetting import Forgetting
 from outrider_cloud.housekeeping import Housekeeping
 from outrider_cloud.hub import Hub
+from outrider_cloud.intake.admission import Admission
 from outrider_cloud.intake.intake import Intake
+from outrider_cloud.intake.parking import Parking
 from outrider_cloud.intake.pulls import Pulls
 from outrider_cloud.intake.replies import Replies
+from outrider_cloud.intake.requeue import Requeue
 from outrider_cloud.large.base import LargeModel
 from outrider_cloud.large.table import load_large
 from outrider_cloud.metrics import Metrics
@@ -31,8 +35,10 @@ from outrider_cloud.releases import Releases
 from outrider_cloud.roles_key import roles_key
 from outrider_cloud.store import inputs
 from outrider_cloud.store.blobstore import BlobStore
+from outrider_cloud.store.retention import Keeper
 from outrider_cloud.store.store import Store
 from outrider_cloud.web.api import Api
+from outrider_cloud.web.parked import Parked
 from outrider_cloud.web.releasing import Releasing
 from outrider_cloud.web.watching import Watching
 from outrider_cloud.worker_name import default_name, held
@@ -65,6 +71,9 @@ class CloudService:
         self._background = Background(on_error=self._metrics.error)
         self._session: MqttSession | None = None
         self._intake: Intake | None = None
+        self._store: Store | None = None
+        self._requeue: Requeue | None = None
+        self._forgetting: Forgetting | None = None
 
     async def __aenter__(self) -> Self:
         """Starts; returns when the models are loaded, whether or not the broker answers yet.
@@ -86,6 +95,8 @@ class CloudService:
     def waiting_for(self) -> list[str]:
         """What must still come before escalations are taken; empty when ready."""
         waiting = [] if self._intake else ["large model"]
+        if self._store is not None and self._store.trouble:
+            waiting.append(f"store ({self._store.trouble})")
         if self._session is None or not self._session.connected:
             refused = self._session.refused if self._session else ""
             waiting.append(f"broker (it refuses {refused})" if refused else "broker")
@@ -114,7 +125,7 @@ class CloudService:
             topics=self._topics,
             background=self._background,
         )
-        fleet = Fleet(store=store)
+        fleet = Fleet(store=store, tasks=served, devices_max=config.limits.devices_max, metrics=self._metrics)
         await self._serve_api(store, blobs, releases, fleet, list(served))
         deliveries = Deliveries(
             name=self.name,
@@ -130,20 +141,53 @@ class CloudService:
             folder=_made(folder / "incoming" / self.name),
             packet_limit=lambda: self._session.packet_limit if self._session else 0,
         )
-        intake = await self._make_intake(tasks, store=store, blobs=blobs, deliveries=deliveries, pulls=pulls)
-        hub = Hub(name=self.name, topics=self._topics, intake=intake, fleet=fleet, releases=releases, pulls=pulls)
+        settler = Settler(
+            name=self.name, store=store, deliveries=deliveries, lease_s=config.lease_s, metrics=self._metrics
+        )
+        intake = await self._make_intake(
+            tasks, store=store, blobs=blobs, settler=settler, deliveries=deliveries, pulls=pulls
+        )
+        parking = Parking(
+            store=store,
+            deliveries=deliveries,
+            background=self._background,
+            limits=config.limits,
+            metrics=self._metrics,
+        )
+        hub = Hub(
+            name=self.name,
+            topics=self._topics,
+            intake=intake,
+            parking=parking,
+            fleet=fleet,
+            releases=releases,
+            pulls=pulls,
+            metrics=self._metrics,
+        )
+        self._requeue = Requeue(store=store, topics=self._topics, hub=hub, intake=intake)
+        self._forgetting = Forgetting(
+            store=store,
+            blobs=blobs,
+            workers=intake.workers,
+            settler=settler,
+            deliveries=deliveries,
+            pulls=pulls,
+            publish=self._publish,
+            topics=self._topics,
+        )
         await intake.take_over(own=True)
         await self._connect(hub, intake, store, deliveries)
         housekeeping = Housekeeping(
-            name=self.name,
             store=store,
             intake=intake,
+            settler=settler,
             deliveries=deliveries,
-            pulls=pulls,
+            keeper=Keeper(store=store, blobs=blobs, tidy=pulls.tidy, retention=config.retention, metrics=self._metrics),
             lease_s=config.lease_s,
             metrics=self._metrics,
         )
-        self._stack.callback(asyncio.create_task(housekeeping.run()).cancel)
+        for chore in (housekeeping.run(), housekeeping.watch_loop()):
+            self._stack.callback(asyncio.create_task(chore).cancel)
 
     async def _make_intake(
         self,
@@ -151,14 +195,22 @@ class CloudService:
         *,
         store: Store,
         blobs: BlobStore,
+        settler: Settler,
         deliveries: Deliveries,
         pulls: Pulls,
     ) -> Intake:
         config = self._config
-        settler = Settler(
-            name=self.name, store=store, deliveries=deliveries, lease_s=config.lease_s, metrics=self._metrics
+        admission = Admission(
+            limits=config.limits,
+            tasks=frozenset(tasks),
+            queue_max=config.batch.queue_max,
+            queue_max_bytes=config.batch.queue_max_bytes,
+            retry_after_s=config.batch.retry_after_s,
         )
-        workers = await self._load_workers(tasks, blobs=blobs, settler=settler, roles_key=roles_key(config))
+        self._metrics.watch_queue(admission, list(tasks))
+        workers = await self._load_workers(
+            tasks, blobs=blobs, settler=settler, admission=admission, roles_key=roles_key(config)
+        )
         return Intake(
             name=self.name,
             workers=workers,
@@ -166,8 +218,8 @@ class CloudService:
             pulls=pulls,
             settler=settler,
             deliveries=deliveries,
+            admission=admission,
             lease_s=config.lease_s,
-            retry_after_s=config.batch.retry_after_s,
             background=self._background,
             metrics=self._metrics,
         )
@@ -186,6 +238,8 @@ class CloudService:
         store = Store(url=self._config.store.url or f"sqlite:///{folder / 'cloud.db'}")
         self._stack.callback(store.close)
         await asyncio.to_thread(store.open)
+        self._store = store
+        self._metrics.store_works.set_function(lambda: not store.trouble)
         return store
 
     async def _serve_api(
@@ -194,8 +248,9 @@ class CloudService:
         settings = self._config.api
         watching = Watching(health=self, store=store, fleet=fleet, tasks=tasks, metrics=self._metrics)
         releasing = Releasing(blobs=blobs, releases=releases)
+        parked = Parked(store=store, requeue=lambda: self._requeue, forgetting=lambda: self._forgetting)
         api = Api(
-            routes=[*watching.routes(), *releasing.routes()],
+            routes=[*watching.routes(), *releasing.routes(), *parked.routes()],
             metrics=self._metrics,
             token=read_secret(Path(settings.token_file), "bearer token") if settings.token_file else "",
         )
@@ -219,6 +274,7 @@ class CloudService:
         *,
         blobs: BlobStore,
         settler: Settler,
+        admission: Admission,
         roles_key: str,
     ) -> dict[str, Worker]:
         workers: dict[str, Worker] = {}
@@ -236,6 +292,7 @@ class CloudService:
                 first=first,
                 parts=blobs,
                 settler=settler,
+                admission=admission,
                 roles_key=roles_key,
                 shares=self._config.roles.shares,
                 background=self._background,

@@ -77,6 +77,9 @@ async def test_the_document_lists_every_route_of_the_contract(tmp_path: Path) ->
         ("post", "/v1/releases/{digest}/assign"),
         ("get", "/v1/tasks/{task}/examples/stats"),
         ("get", "/v1/dead-letters"),
+        ("get", "/v1/dead-letters/{letter}"),
+        ("post", "/v1/dead-letters/{letter}/requeue"),
+        ("post", "/v1/forget"),
     }
 
 

@@ -15,6 +15,7 @@ from cloud_service import HeldModel, account, eventually, make_service, ready, t
 
 from outrider_cloud.clock import now_ms
 from outrider_cloud.intake.jobs import new_job
+from outrider_cloud.lease_clock import lease
 from outrider_cloud.store import inputs
 from outrider_cloud.store.store import Store
 from outrider_link.broker import EmbeddedBroker
@@ -48,7 +49,8 @@ async def test_a_full_queue_refuses_as_busy_and_still_repeats_answers(broker: st
             await device.hears(Receipt, sent.id)
         late = await device.escalate(make_escalation(task, {"image": b"1", "question": "late"}))
         refusal = await device.hears(Refusal, late)
-        assert (refusal.reason, refusal.retry_after_s) == ("busy", 3.0)
+        assert (refusal.reason, refusal.detail) == ("busy", "queue_full")
+        assert refusal.retry_after_s is not None and refusal.retry_after_s >= 0.75 * 3.0
         await device.escalate(msgspec.structs.replace(early, offer=2))
         await device.hears(Answer, early.id, count=2)
         model.open.set()
@@ -173,7 +175,7 @@ async def test_rows_that_cannot_be_read_do_not_keep_the_cloud_from_starting(brok
                 correlation=None,
                 now=0.0,
                 received_ms=stamp,
-            ).claim(worker="one", lease_s=0)
+            ).claim(worker="one", lease=lease(0))
             for question in ("damaged", "sound")
         ]
         store = Store(url=f"sqlite:///{tmp_path / 'data/cloud.db'}")

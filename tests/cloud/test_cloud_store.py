@@ -12,6 +12,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from msgspec.structs import replace
 
+from outrider_cloud.lease_clock import Lease
 from outrider_cloud.store import dead_letters, examples, inputs
 from outrider_cloud.store.dead_letters import DeadLetter
 from outrider_cloud.store.inputs import Claim, Settlement
@@ -23,7 +24,7 @@ CLAIM = Claim(
     id="1",
     task="t",
     worker="one",
-    lease_until_ms=2000,
+    lease=Lease("boot", 1000, 2000),
     received_ms=1000,
     answer_by_ms=1500,
     keep_until_ms=9000,
@@ -121,7 +122,7 @@ def test_a_claim_is_held_until_its_lease_runs_out_and_settled_for_good(store: St
 
     assert start().outcome == "claimed"
     assert start(worker="two").outcome == "held"
-    assert start(worker="two", received_ms=2001, lease_until_ms=5000).outcome == "claimed"
+    assert start(worker="two", lease=Lease("boot", 2001, 5000)).outcome == "claimed"
     assert do(store, inputs.settle, end=ANSWER) == b"first"
     assert do(store, inputs.settle, end=replace(ANSWER, reply=b"second", state="refused")) == b"first"
     assert start(received_ms=99_000) == ("settled", b"first")
@@ -136,14 +137,16 @@ def test_a_worker_takes_over_its_own_at_once_and_others_when_their_lease_is_over
     do(store, inputs.start, wanted=replace(CLAIM, id="3", task="unserved"))
 
     def take(now_ms: int, *, own: bool) -> list[str]:
-        rows = do(store, inputs.take_over, worker="one", tasks=["t"], now_ms=now_ms, lease_until_ms=3000, own=own)
+        rows = do(
+            store, inputs.take_over, worker="one", tasks=["t"], lease=Lease("boot", now_ms, 3000), most=9, own=own
+        )
         assert all(row["request"] == b"request" for row in rows)
         return sorted(row["id"] for row in rows)
 
     assert take(1500, own=True) == ["1"]
     assert take(1500, own=False) == []
     assert take(2500, own=False) == ["2"]
-    rows = do(store, inputs.take_over, worker="x", tasks=["t"], now_ms=3100, lease_until_ms=9, own=True)
+    rows = do(store, inputs.take_over, worker="x", tasks=["t"], lease=Lease("boot", 3100, 9), most=9, own=True)
     assert {row["id"]: row["claims"] for row in rows} == {"1": 3, "2": 3}
 
 
@@ -151,9 +154,11 @@ def test_workers_that_end_in_order_wear_no_input_out(store: Store) -> None:
     do(store, inputs.start, wanted=CLAIM)
     for _ in range(2 * inputs.MAX_CLAIMS):
         do(store, inputs.give_up, worker="one")
-        [row] = do(store, inputs.take_over, worker="one", tasks=["t"], now_ms=1500, lease_until_ms=3000, own=False)
+        [row] = do(
+            store, inputs.take_over, worker="one", tasks=["t"], lease=Lease("boot", 1500, 3000), most=9, own=False
+        )
         assert row["claims"] == 1
-    [row] = do(store, inputs.take_over, worker="one", tasks=["t"], now_ms=1500, lease_until_ms=3000, own=True)
+    [row] = do(store, inputs.take_over, worker="one", tasks=["t"], lease=Lease("boot", 1500, 3000), most=9, own=True)
     assert row["claims"] == 2  # this one did not
 
 
@@ -201,9 +206,9 @@ def test_an_example_is_kept_once_with_its_payload(store: Store) -> None:
 
 def test_dead_letters_are_bounded(store: Store) -> None:
     letter = DeadLetter(
-        received_ms=1, topic="t", device="", input="", reason="unparsable", detail="", size=9, head=b"\xc1"
+        received_ms=1, topic="t", device="", input="", reason="unparsable", detail="", size=1, payload=b"\xc1"
     )
     for k in range(12):
-        do(store, dead_letters.park, letter=replace(letter, size=k), kept=5)
-    assert [row["size"] for row in store.run(partial(dead_letters.latest, limit=100))] == [11, 10, 9, 8, 7]
+        do(store, dead_letters.park, letter=replace(letter, received_ms=k), kept=5)
+    assert [row["received_ms"] for row in store.run(partial(dead_letters.latest, limit=100))] == [11, 10, 9, 8, 7]
     assert store.run(partial(dead_letters.latest, limit=1))[0]["head"] == "c1"

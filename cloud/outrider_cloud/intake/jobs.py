@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from outrider_cloud.intake.admission import Key
+from outrider_cloud.lease_clock import Lease
 from outrider_cloud.store.examples import NewExample
 from outrider_cloud.store.inputs import Claim
 from outrider_wire.codec import MSGPACK, decode, encode
@@ -39,6 +41,8 @@ class Job:
     """The task gave durability up: stored after it is answered. Never an audit, which would count as an error if lost."""
     stored: asyncio.Future[Offered] | None = None
     """Of one that is asked about before it stands in the store: what came of its offer, once that is durable."""
+    forgotten: bool = False
+    """Somebody asked that nothing of it be left: whatever comes of it is not written down, and not told."""
     queued: float = 0.0
     failures: int = 0
     ms: dict[str, float] = field(default_factory=dict)
@@ -47,6 +51,11 @@ class Job:
     def key(self) -> tuple[str, str]:
         """What identifies it: ids are the device's own."""
         return self.device, self.escalation.id
+
+    @property
+    def place(self) -> Key:
+        """What it is entered as among the open questions."""
+        return Key(self.task.name, *self.key)
 
     def came_to(self, offered: Offered) -> None:
         """Its offer has come to that; the first word counts."""
@@ -65,14 +74,14 @@ class Job:
         that the device's distribution must not colour it."""
         return self.escalation.audit > 0
 
-    def claim(self, *, worker: str, lease_s: float) -> Claim:
+    def claim(self, *, worker: str, lease: Lease) -> Claim:
         """Its row."""
         return Claim(
             device=self.device,
             id=self.escalation.id,
             task=self.task.name,
             worker=worker,
-            lease_until_ms=self.received_ms + round(lease_s * 1000),
+            lease=lease,
             received_ms=self.received_ms,
             answer_by_ms=self.received_ms + self.escalation.answer_within_ms,
             keep_until_ms=self.received_ms + self.escalation.keep_for_s * 1000,

@@ -4,8 +4,9 @@ A part of a task that keeps examples becomes a file of the blob store; of any ot
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from outrider_cloud.intake.replies import Publish
 from outrider_cloud.store.blobstore import BlobStore
@@ -18,6 +19,8 @@ from outrider_wire.topics import Topics
 
 AT_ONCE = 16
 """Parts under way at the same time; the rest wait their turn."""
+AT_ONCE_A_DEVICE = 4
+"""Of them, from one device: one that serves nothing keeps no other waiting."""
 _TIMEOUT_S = 3.0
 _RETRIES = 5
 
@@ -42,7 +45,9 @@ class Pulls:
         self._packet_limit = packet_limit
         self._puller = BlobPuller(publish=publish, timeout_s=_TIMEOUT_S, retries=_RETRIES)
         self._slots = asyncio.Semaphore(AT_ONCE)
+        self._of_device: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._asked: dict[str, str] = {}
+        self._fetching: dict[asyncio.Task[object], tuple[str, str]] = {}
 
     async def fetch(self, device: str, part: Part, *, keep: bool) -> bytes | None:
         """Pulls a part: into the blob store (``keep``: returns None), or into memory.
@@ -53,29 +58,56 @@ class Pulls:
             BundleDamagedError: what it sent has another digest.
             OSError: the file cannot be written.
         """
-        async with self._slots:
+        task = asyncio.current_task()
+        if task is not None:
+            self._fetching[task] = (device, part.sha256)
+            task.add_done_callback(lambda done: self._fetching.pop(done, None))
+        mine = self._of_device.setdefault(device, asyncio.Semaphore(AT_ONCE_A_DEVICE))
+        async with mine, self._slots:
             if not keep:
                 return await self._pull(device, part, None)
             found = self._blobs.find(part.sha256)
             if found is None:
-                arrived = self._folder / part.sha256
+                arrived = self._of(device) / part.sha256
                 await self._pull(device, part, arrived)
                 if arrived.exists():  # two inputs may bring the same bytes; the first moves them
                     await asyncio.to_thread(move_durably, arrived, self._blobs.path(part.sha256))
             elif found.stat().st_size != part.size:
                 raise PeerMessageError(f"part {part.name!r} is not of the size it says", reason="part_damaged")
+            else:
+                found.touch()  # one that nothing refers to any more, and is old, is deleted
             return None
 
-    def tidy(self, before_s: float) -> None:
-        """Deletes what was begun and not touched since ``before_s`` (Unix time): its device is gone."""
-        for file in self._folder.iterdir():
-            if file.stat().st_mtime < before_s:
-                file.unlink(missing_ok=True)
+    def tidy(self, before_s: float) -> int:
+        """Deletes what was begun and not touched since ``before_s`` (Unix time): its device is gone; how many files."""
+        old = [file for file in self._folder.rglob("*") if file.is_file() and file.stat().st_mtime < before_s]
+        for file in old:
+            file.unlink(missing_ok=True)
+        return len(old)
+
+    def begun(self, device: str) -> list[Path]:
+        """What any worker has begun to pull from a device, and not finished."""
+        return [file for folder in self._folder.parent.glob(f"*/{device}") for file in folder.iterdir()]
 
     def on_message(self, device: str, message: BlobBlock | BlobGone) -> None:
         """Takes what a device sent; from another than was asked, nothing."""
         if self._asked.get(message.transfer) == device:
             self._puller.on_message(message)
+
+    async def abandon(self, device: str, digests: Collection[str] | None) -> None:
+        """Ends what is being pulled from a device ('': from any): those parts, or all (None)."""
+        todo = [
+            task
+            for task, (of, sha256) in self._fetching.items()
+            if device in ("", of) and (digests is None or sha256 in digests)
+        ]
+        for task in todo:
+            task.cancel()
+        await asyncio.gather(*todo, return_exceptions=True)
+
+    def _of(self, device: str) -> Path:
+        """A folder a device: what one began, none can go on with, and it can be forgotten with its device."""
+        return self._folder / device
 
     async def _pull(self, device: str, part: Part, to: Path | None) -> bytes | None:
         transfers: set[str] = set()
