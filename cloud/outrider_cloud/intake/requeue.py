@@ -60,7 +60,10 @@ class Requeue:
         if dry_run:
             return outcome
         _check(outcome)
-        await self._take(letter)
+        try:
+            await self._take(letter)
+        except PeerError as error:  # what only the one whom it concerns could see
+            raise _refused(letter_id, error.reason, str(error)) from error
         await self._store.write(partial(dead_letters.remove, letter_id=letter_id))
         return outcome
 
@@ -107,12 +110,13 @@ def _check(outcome: Outcome) -> None:
         UnreachableError: there is no room now.
     """
     if outcome.outcome == "refused":
-        raise RuleRefusalError(
-            f"dead letter {outcome.id} would be refused again: {outcome.detail}",
-            reason=outcome.reason,
-            fix="mend what it fails on first",
-        )
+        raise _refused(outcome.id, outcome.reason, outcome.detail)
     if outcome.outcome == "busy":
         raise UnreachableError(
             f"there is no room for dead letter {outcome.id} now", reason="busy", fix="try again in a while"
         )
+
+
+def _refused(letter_id: int, reason: str, detail: str) -> RuleRefusalError:
+    what = f"dead letter {letter_id} would be refused again: {detail}"
+    return RuleRefusalError(what, reason=reason, fix="mend what it fails on first")
