@@ -94,10 +94,11 @@ class Forgetting:
         await self._pulls.abandon(whom.device, parts if whom.input else None)
 
     async def _delete_files(self, whom: Whom, erased: Erased) -> None:
-        begun = self._pulls.begun(whom.device) if whom.device and not whom.input else []
-        whole = [path for digest in erased.digests if (path := self._blobs.find(digest))]
-        for path in [*whole, *begun]:
-            await asyncio.to_thread(path.unlink, missing_ok=True)
+        for digest in erased.digests:
+            if path := self._blobs.find(digest):
+                await asyncio.to_thread(path.unlink, missing_ok=True)
+        if not whom.input:
+            await asyncio.to_thread(self._pulls.forget, whom.device)
 
     def _retained(self, whom: Whom) -> list[str]:
         if whom.input:

@@ -20,7 +20,7 @@ from outrider_cloud.background import Background
 from outrider_cloud.config import CloudBrokerSettings, CloudConfig, TaskSettings, check, read_task
 from outrider_cloud.fleet import Fleet
 from outrider_cloud.forgetting import Forgetting
-from outrider_cloud.housekeeping import Housekeeping
+from outrider_cloud.housekeeping import Chore, Housekeeping
 from outrider_cloud.hub import Hub
 from outrider_cloud.intake.admission import Admission
 from outrider_cloud.intake.intake import Intake
@@ -74,6 +74,8 @@ class CloudService:
         self._store: Store | None = None
         self._requeue: Requeue | None = None
         self._forgetting: Forgetting | None = None
+        self.chores: tuple[Chore, ...] = ()
+        """What is done now and again, once it runs."""
 
     async def __aenter__(self) -> Self:
         """Starts; returns when the models are loaded, whether or not the broker answers yet.
@@ -186,8 +188,9 @@ class CloudService:
             lease_s=config.lease_s,
             metrics=self._metrics,
         )
-        for chore in (housekeeping.run(), housekeeping.watch_loop()):
-            self._stack.callback(asyncio.create_task(chore).cancel)
+        self.chores = housekeeping.chores
+        for loop in (housekeeping.run(), housekeeping.watch_loop()):
+            self._stack.callback(asyncio.create_task(loop).cancel)
 
     async def _make_intake(
         self,

@@ -4,6 +4,7 @@ A part of a task that keeps examples becomes a file of the blob store; of any ot
 """
 
 import asyncio
+import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -88,6 +89,11 @@ class Pulls:
     def begun(self, device: str) -> list[Path]:
         """What any worker has begun to pull from a device, and not finished."""
         return [file for folder in self._folder.parent.glob(f"*/{device}") for file in folder.iterdir()]
+
+    def forget(self, device: str) -> None:
+        """Deletes it, with the folders that bear the device's name."""
+        for folder in self._folder.parent.glob(f"*/{device}"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def on_message(self, device: str, message: BlobBlock | BlobGone) -> None:
         """Takes what a device sent; from another than was asked, nothing."""
