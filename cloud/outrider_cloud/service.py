@@ -4,6 +4,7 @@ What a stop leaves unanswered stands claimed in the store with its lease given u
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from aiohttp import web
+from sqlalchemy.exc import SQLAlchemyError
 
 from outrider_cloud.answering.deliveries import Deliveries
 from outrider_cloud.answering.first import load_first
@@ -49,7 +51,11 @@ from outrider_wire.errors import OperatorConfigError, OperatorSetupError, Unreac
 from outrider_wire.task import Task
 from outrider_wire.topics import Topics
 
+log = logging.getLogger(__name__)
+
 _DRAIN_S = 10.0
+_DRAIN_IN_TROUBLE_S = 1.0
+"""What cannot be written now will not be soon; it stands claimed, or is offered again."""
 
 
 LoadLarge = Callable[[TaskSettings, Task], LargeModel]
@@ -315,9 +321,12 @@ class CloudService:
         intake.drain()
         for worker in intake.workers:
             worker.stop()
-        await self._background.drain(_DRAIN_S)
-        await deliveries.flush()
-        await store.write(partial(inputs.give_up, worker=self.name))
+        await self._background.drain(_DRAIN_S if not store.trouble else _DRAIN_IN_TROUBLE_S)
+        try:
+            await deliveries.flush()
+            await store.write(partial(inputs.give_up, worker=self.name))
+        except SQLAlchemyError:  # then leases run out by themselves, and some replies are sent twice
+            log.exception("store.failed")
 
 
 def read_tasks(config: CloudConfig) -> dict[str, tuple[TaskSettings, Task]]:

@@ -310,7 +310,10 @@ class Intake:
         """
         job.stored = asyncio.get_running_loop().create_future()
         worker.enqueue(job)
-        self._count(job, await job.stored)
+        outcome = await job.stored
+        self._count(job, outcome)
+        if outcome == "failed" and not job.forgotten:  # it is answered all the same, once that can be written
+            self._come_again(job, Shed("store"))
 
     async def _put_off(self, job: Job, shed: Shed) -> None:
         """Too much to do: a known one still gets its answer or receipt, any other is asked to come again."""

@@ -197,7 +197,10 @@ def _commit(connection: sa.Connection, group: Sequence[_Waiting], note: Callable
 
 def _engine(url: str) -> sa.Engine:
     engine = sa.create_engine(
-        url, json_serializer=lambda value: msgspec.json.encode(value).decode(), json_deserializer=msgspec.json.decode
+        url,
+        hide_parameters=True,  # what a device sent has no place in a log
+        json_serializer=lambda value: msgspec.json.encode(value).decode(),
+        json_deserializer=msgspec.json.decode,
     )
 
     def configure(connection: Any, _record: Any) -> None:
