@@ -1,13 +1,14 @@
 """What a language model is told of a request: one rendering for every backend that reads text. Pure.
 
-The small model's distribution and the facts are worded as in Data Shunt+ (arXiv 2406.15471). What the parts say is the
-application's; a model answers with one of the codes or labels whatever stands in them.
+The small model's distribution and the facts are worded as in Data Shunt+ (arXiv 2406.15471). What the parts say is data: it
+stands in a line of its own that it cannot end, and a model answers with one of the codes or labels whatever it says.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from outrider_cloud.large.base import LargeRequest
+from outrider_cloud.large.quoting import TEXT_CHARACTERS, quoted
 from outrider_wire.errors import CallerInputError, OperatorConfigError
 from outrider_wire.task import Task
 
@@ -109,7 +110,7 @@ def _prompt(task: Task, request: LargeRequest, asking: str) -> Prompt:
         if data is not None and part.modality == "image":
             images.append((_image_type(data), data))
         elif data is not None:
-            blocks.append(f"{part.name}: {_text(part.name, data)}")
+            blocks.append(f"{part.name}: {quoted(_text(part.name, data))}")
     if request.facts:
         known = [f"- {fact.name}: {fact.label} (confidence {fact.confidence:.2f})" for fact in request.facts]
         blocks.append("\n".join(["Already known:", *known]))
@@ -125,11 +126,19 @@ def _prompt(task: Task, request: LargeRequest, asking: str) -> Prompt:
 
 def _text(name: str, data: bytes) -> str:
     try:
-        return data.decode("utf-8")
+        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise CallerInputError(
             f"part {name!r} is not UTF-8 text", reason="not_utf8", fix="send text encoded as UTF-8", part=name
         ) from error
+    if len(text) > TEXT_CHARACTERS:
+        raise CallerInputError(
+            f"part {name!r} has {len(text)} characters, more than the {TEXT_CHARACTERS} that a model is asked about",
+            reason="text_too_long",
+            fix="lower max_bytes of the part, so that devices do not send it",
+            part=name,
+        )
+    return text
 
 
 def _image_type(data: bytes) -> str:
