@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from link_peers import ScriptedBroker, connack, maximum_packet_size, publish_packet, until
 
-from outrider_link.session import Incoming, MqttSession, Outgoing, Tls, backoff_s
+from outrider_link.session import WAITING_MESSAGES, Incoming, MqttSession, Outgoing, Tls, backoff_s
 from outrider_wire.errors import OperatorConfigError, OperatorSetupError, PeerError, UnreachableError
 
 
@@ -285,3 +285,27 @@ async def test_tls_files_that_cannot_be_used_are_named_before_connecting(tmp_pat
     with pytest.raises(OperatorConfigError) as caught:
         await session.__aenter__()
     assert caught.value.reason == "tls_files"
+
+
+async def test_what_is_not_handled_yet_is_bounded_whatever_the_broker_sends() -> None:
+    """A broker that keeps to no Receive Maximum, and a handler that takes its time."""
+    flood = b"".join(publish_packet("t", b"x" * 2000, mid) for mid in range(1, 3001))
+    gate, most = asyncio.Event(), 0
+    handled: list[int] = []
+
+    async def on_message(_: Incoming) -> None:
+        nonlocal most
+        most = max(most, session.waiting)
+        await gate.wait()
+        handled.append(1)
+
+    async with ScriptedBroker(greeting=flood) as broker:
+        session = MqttSession(url=broker.url, client_id="c", subscriptions=["t"], on_message=on_message)
+        async with session:
+            await until(lambda: session.waiting >= WAITING_MESSAGES)
+            await asyncio.sleep(0.3)
+            assert session.waiting == WAITING_MESSAGES
+            gate.set()
+            await until(lambda: len(handled) == 3000)
+            await until(lambda: len(broker.received(4)) == 3000)  # each is acknowledged
+            assert session.waiting == 0 and most <= WAITING_MESSAGES

@@ -250,6 +250,14 @@ class Connection:
             self._finished.discard(mid)
             self._client.ack(mid, 1)
 
+    def pause(self) -> None:
+        """Takes nothing more from the broker until `resume`."""
+        self._pump.pause()
+
+    def resume(self) -> None:
+        """Takes messages again."""
+        self._pump.resume()
+
     # --- the end
 
     def _on_disconnect(self, _client: Client, _data: Any, _flags: Any, code: ReasonCode, _properties: Any) -> None:

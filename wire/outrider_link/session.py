@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S = 10.0
 STABLE_S = 10.0
 """A connection that lived this long was a good one: the next attempt comes soon again."""
+WAITING_MESSAGES = 256
+WAITING_BYTES = 32 * 1024 * 1024
+"""When so much has arrived and is not handled, nothing more is read until half of it is: no broker keeps to a Receive Maximum."""
 _RANDOM = secrets.SystemRandom()
 
 
@@ -85,6 +88,10 @@ class MqttSession:
         self._failure: OutriderError | None = None
         self._changed = asyncio.Event()
         self._slots = asyncio.Semaphore(receive_maximum)
+        self.waiting = 0
+        """Messages that have arrived and are not handled."""
+        self._waiting_bytes = 0
+        self._paused: Connection | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._keeper: asyncio.Task[None] | None = None
 
@@ -222,7 +229,24 @@ class MqttSession:
     # --- what arrives
 
     def _take(self, connection: Connection, message: MQTTMessage) -> None:
+        self.waiting += 1
+        self._waiting_bytes += len(message.payload)
+        if self.waiting >= WAITING_MESSAGES or self._waiting_bytes >= WAITING_BYTES:
+            connection.pause()
+            self._paused = connection
         self._spawn(self._handle(connection, message))
+
+    def _done(self, message: MQTTMessage) -> None:
+        """One less; reading goes on where it was stopped, once half of the bound is free."""
+        self.waiting -= 1
+        self._waiting_bytes -= len(message.payload)
+        if (
+            self._paused is not None
+            and self.waiting <= WAITING_MESSAGES // 2
+            and self._waiting_bytes <= WAITING_BYTES // 2
+        ):
+            paused, self._paused = self._paused, None
+            paused.resume()
 
     def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -231,12 +255,15 @@ class MqttSession:
         return task
 
     async def _handle(self, connection: Connection, message: MQTTMessage) -> None:
-        async with self._slots:
-            try:
-                await self._on_message(incoming(message))
-            except Exception:  # supervised: logged, counted, and acknowledged below, for it would only fail again
-                self.handler_failures += 1
-                log.exception("session.handler_failed", extra={"client": self._client_id})
+        try:
+            async with self._slots:
+                try:
+                    await self._on_message(incoming(message))
+                except Exception:  # supervised: logged, counted, and acknowledged below, for it would only fail again
+                    self.handler_failures += 1
+                    log.exception("session.handler_failed", extra={"client": self._client_id})
+        finally:
+            self._done(message)
         connection.finished(message)
 
     def _unreachable(self, what: str) -> UnreachableError:
