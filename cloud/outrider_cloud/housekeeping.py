@@ -55,6 +55,7 @@ class Housekeeping:
             Chore("renew", lease_s / 3, settler.renew),
             Chore("take_over", lease_s / 3, self._take_over),
             Chore("take_more", _EVERY_S, self._take_more),
+            Chore("expire", _EVERY_S, intake.expire),
             Chore("flush", _EVERY_S, deliveries.flush),
             Chore("probe", _EVERY_S, self._probe),
             Chore("keep", _KEEP_EVERY_S, keeper.keep),

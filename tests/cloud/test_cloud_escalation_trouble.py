@@ -119,6 +119,31 @@ async def test_what_nobody_wants_any_more_expires(broker: str, tmp_path: Path) -
         assert "late" not in model.questions
 
 
+async def test_a_model_that_hangs_keeps_no_device_waiting_beyond_its_time(broker: str, tmp_path: Path) -> None:
+    model = HeldModel()
+    async with make_service(write_config(tmp_path, broker), model) as service, Device(broker, "cam-hang") as device:
+        await ready(service)
+        task = the_task(tmp_path)
+        model.open.clear()
+        sent = [
+            make_escalation(task, {"image": b"0", "question": place}, keep_for_s=2, answer_within_ms=1000)
+            for place in ("in hand", "behind it")
+        ]
+        for each in sent:
+            await device.escalate(each)
+            await device.hears(Receipt, each.id)
+        for each in sent:
+            assert (await device.hears(Refusal, each.id)).reason == "expired"
+        said = await account(service)
+        assert (said["received"], said["expired"], said["pending"]) == (2, 2, 0)
+        model.open.set()  # it answers after all: what stands, stands
+        after = await device.escalate(make_escalation(task, {"image": b"1", "question": "after"}))
+        await device.hears(Answer, after)
+        assert not device.of(Answer, sent[0].id) and "behind it" not in model.questions
+        said = await account(service)
+        assert (said["received"], said["expired"], said["cloud"]) == (3, 2, 1)
+
+
 async def test_a_device_that_does_not_have_the_part_is_told_so(broker: str, tmp_path: Path) -> None:
     async with (
         make_service(write_config(tmp_path, broker), HeldModel()) as service,

@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 MAX_FAILURES = 3
 """How often the large model is asked about one input that it fails on, alone."""
 _RETRY_S = 1.0
+_LONGEST_RETRY_S = 300.0
+"""However long a server asks to be left alone: a Retry-After of a day may be a mistake, and is mended sooner."""
 _RECEIPT_S = 0.025
 """An answer that comes within this replaces the receipt."""
 _QUICK_S = 0.01
@@ -131,6 +133,17 @@ class Worker:
         trace = job.unanswered(key=self._roles_key, shares=self._shares)
         self._background.spawn(self._finish(job, state, refusal, trace), "settle")
 
+    def expire(self) -> None:
+        """Ends whatever nobody wants any more, wherever it stands: a large model that hangs, or is waited for, keeps no device waiting."""
+        now = asyncio.get_running_loop().time()
+        for job in [job for job in self._jobs.values() if job.keep_until <= now]:
+            self._expire(job)
+
+    def _expire(self, job: Job) -> None:
+        if not job.expired:
+            job.expired = True
+            self.refuse(job, "expired", "its time ran out before the large model had answered")
+
     async def run(self) -> None:
         """Asks batch after batch until `stop`; the batch in hand is finished."""
         loop = asyncio.get_running_loop()
@@ -141,7 +154,7 @@ class Worker:
                 await self._gather()
                 batch = self._queue.take(self._batch.max_size, loop.time())
                 for job in batch.expired:
-                    self.refuse(job, "expired", "its time ran out before the large model was asked")
+                    self._expire(job)
                 if jobs := await self._still_ours(batch.items):
                     self._last_size = len(jobs)
                     await self._ask(jobs)
@@ -156,7 +169,7 @@ class Worker:
 
     async def _still_ours(self, jobs: Sequence[Job]) -> list[Job]:
         """Without what was let go of meanwhile, and what another worker took over while this process stood still."""
-        wanted = [job for job in jobs if not job.forgotten]
+        wanted = [job for job in jobs if not job.forgotten and not job.expired]
         ours = await self._settler.ours(wanted)
         for job in wanted:
             if job not in ours:
@@ -214,7 +227,8 @@ class Worker:
                 self.refuse(job, reply.reason, reply.detail)
                 return
             self._metrics.put_off.labels(self.task.name, reply.reason).inc()
-            asyncio.get_running_loop().call_later(max(_RETRY_S, reply.retry_after_s), self._push, job)
+            wait_s = min(max(_RETRY_S, reply.retry_after_s), _LONGEST_RETRY_S)
+            asyncio.get_running_loop().call_later(wait_s, self._push, job)
         elif problem := mass_problem(reply, STRATEGIES[self._strategy_of(job)], self._settings.terms):
             self.refuse(job, "mass_too_low", problem)
         else:

@@ -81,6 +81,11 @@ class Intake:
         """One for each task."""
         return list(self._workers.values())
 
+    async def expire(self) -> None:
+        """Ends what nobody wants any more."""
+        for worker in self._workers.values():
+            worker.expire()
+
     def drain(self) -> None:
         """From now on every offer is put off: the process is about to end."""
         self._draining = True

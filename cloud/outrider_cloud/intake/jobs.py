@@ -43,6 +43,8 @@ class Job:
     """Of one that is asked about before it stands in the store: what came of its offer, once that is durable."""
     forgotten: bool = False
     """Somebody asked that nothing of it be left: whatever comes of it is not written down, and not told."""
+    expired: bool = False
+    """Its device has been, or is being, told that its time ran out."""
     queued: float = 0.0
     failures: int = 0
     ms: dict[str, float] = field(default_factory=dict)
