@@ -106,11 +106,6 @@ class Fleet:
         """Escalations without an answer."""
         return sum(len(member.open) for member in self.members)
 
-    @property
-    def connected(self) -> int:
-        """Devices that are."""
-        return sum(member.session.connected for member in self.members)
-
     async def until(self, unanswered: int, within_s: float) -> float:
         """Waits until no more than that are unanswered; how many seconds it took."""
         began = time.monotonic()

@@ -115,7 +115,6 @@ async def comes_back(broker: EmbeddedBroker, folder: Path, *, devices: int, each
         for member in fleet.members:
             for told in member.answers.values():
                 assert told and len({(answer.label, answer.model) for answer in told}) == 1
-        assert fleet.connected == devices
     said = stored(folder)
     assert (said.received, said.cloud, said.pending) == (total, total, 0) and said.adds_up
     assert asked <= total - answered_before, "an input that stands answered is asked about no more"
