@@ -38,6 +38,7 @@ class Member:
         )
 
     async def _offer_on(self) -> None:
+        self._received.clear()  # an answer may have been said while nobody listened
         while self.open:
             for escalation in list(self.open.values()):
                 if escalation.id not in self._received:

@@ -9,7 +9,7 @@ from outrider.output import Screen
 from outrider.releases import DEFAULT_CLOUD
 from outrider_wire.errors import CallerInputError
 
-app = group("Look at messages that the cloud could not take, and take them in again.")
+app = group("Look at what the cloud could not take, and take it in again.")
 
 Number = Annotated[int, typer.Argument(metavar="ID", min=1, help="Its number, as ls shows it.")]
 
@@ -70,7 +70,7 @@ def requeue(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Take one in again, or all, as if they came on their topics now.
+    """Take one in again, or all, as if they came now.
 
     A device that was told of a refusal keeps it; the answer is learnt from all the same. Exit code 3: some would be refused again."""
     from outrider.operating import OperatorApi, Outcome

@@ -21,9 +21,10 @@ def forget(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Forget a device, or an input: rows, files, what the broker keeps, and the bytes of the store.
+    """Forget a device, or one input: nothing of it is left behind.
 
-    The store is written anew, and takes nothing in meanwhile. A device that is still connected comes back: revoke it first.
+    Rows, files, what the broker keeps, and the bytes of the store go. The store is written anew, and takes nothing in meanwhile. A
+    device that is still connected comes back: revoke it first.
     Models keep what they have learnt; what they saw of it is listed."""
     from outrider.operating import OperatorApi, lines
 
