@@ -17,7 +17,7 @@ from outrider_cloud.answering.settler import Settler
 from outrider_cloud.answering.worker import Worker
 from outrider_cloud.intake.pulls import Pulls
 from outrider_cloud.intake.replies import Publish
-from outrider_cloud.store import forget
+from outrider_cloud.store import forget, references
 from outrider_cloud.store.blobstore import BlobStore
 from outrider_cloud.store.forget import Erased, Found, Whom
 from outrider_cloud.store.store import Store
@@ -78,20 +78,22 @@ class Forgetting:
     async def forget(self, whom: Whom) -> Forgotten:
         """Forgets it, and says what there was."""
         seen = await self.look(whom)
-        await self._let_go(whom)
+        held = await self._let_go(whom)
         erased = await self._store.write(partial(forget.erase, whom=whom))
+        erased.digests.update(await self._store.read(partial(references.unnamed, digests=held)))
         await self._delete_files(whom, erased)
         not_cleared = await self._clear(seen.found.retained)
         await self._tell(erased)
         log.info("forgotten", extra={"rows": seen.found.inputs + seen.found.examples})  # and not of whom
         return msgspec.structs.replace(seen, dry_run=False, not_cleared=not_cleared, compacted=await self._compact())
 
-    async def _let_go(self, whom: Whom) -> None:
-        """Out of memory first, so that nothing writes it down again."""
+    async def _let_go(self, whom: Whom) -> set[str]:
+        """Out of memory first, so that nothing writes it down again; SHA-256 of the parts of what was there."""
         jobs = [job for worker in self._workers for job in worker.forget(whom.device, whom.input)]
         self._settler.forget(whom.device, whom.input)
         parts = {part.sha256 for job in jobs for part in job.escalation.parts}
         await self._pulls.abandon(whom.device, parts if whom.input else None)
+        return parts
 
     async def _delete_files(self, whom: Whom, erased: Erased) -> None:
         for digest in erased.digests:

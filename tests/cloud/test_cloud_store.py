@@ -258,6 +258,14 @@ def test_no_more_is_taken_over_than_there_is_room_for_and_the_oldest_first(store
     assert take(9, own=False) == []
 
 
+def test_a_start_task_by_task_keeps_what_it_has_just_taken(store: Store) -> None:
+    for task in ("t", "u"):
+        do(store, inputs.start, wanted=replace(CLAIM, id=task, task=task))
+    for task in ("t", "u"):
+        do(store, inputs.take_over, worker="one", tasks=[task], lease=Lease("b", 1, 9), most=9, own=True)
+    assert store.run(partial(inputs.held_by, worker="one")) == {("cam", "t"), ("cam", "u")}
+
+
 def test_what_is_unsent_is_read_page_by_page(store: Store) -> None:
     for k in range(7):
         do(store, inputs.start, wanted=replace(CLAIM, id=str(k), device=f"cam-{k % 2}"))

@@ -62,7 +62,7 @@ class Deliveries:
             keys = list(self._taken)
             await self._store.write(partial(inputs.mark_sent, keys=keys))
             for key in keys:
-                del self._taken[key]
+                self._taken.pop(key, None)
 
     async def resend(self) -> None:
         """Sends every reply again that is not known to have been taken: after a start, and after each reconnection."""

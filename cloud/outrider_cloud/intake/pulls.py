@@ -60,10 +60,16 @@ class Pulls:
             OSError: the file cannot be written.
         """
         task = asyncio.current_task()
-        if task is not None:
-            self._fetching[task] = (device, part.sha256)
-            task.add_done_callback(lambda done: self._fetching.pop(done, None))
         mine = self._of_device.setdefault(device, asyncio.Semaphore(AT_ONCE_A_DEVICE))
+        try:
+            if task is not None:
+                self._fetching[task] = (device, part.sha256)
+            return await self._fetch(device, part, mine, keep=keep)
+        finally:
+            if task is not None:
+                self._fetching.pop(task, None)
+
+    async def _fetch(self, device: str, part: Part, mine: asyncio.Semaphore, *, keep: bool) -> bytes | None:
         async with mine, self._slots:
             if not keep:
                 return await self._pull(device, part, None)

@@ -187,7 +187,7 @@ def take_over(
     ``own``: what was its own too, for it has just begun.
     """
     if own:
-        of_mine = (inputs.c.state == "claimed", inputs.c.worker == worker)
+        of_mine = (inputs.c.state == "claimed", inputs.c.task.in_(tasks), inputs.c.worker == worker)
         connection.execute(sa.update(inputs).where(*of_mine).values(boot="", lease_until_ms=0, worker=""))
     free = (
         sa.select(inputs.c.device, inputs.c.id)
