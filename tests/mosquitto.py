@@ -21,6 +21,7 @@ from outrider_link.broker import EmbeddedBroker
 
 UNPACKED = Path(sys.prefix) / "mosquitto"
 """Where the test set-up unpacks one when the system has none."""
+ROOT = Path("/")
 _WITHIN_S = 15.0
 
 CONFIG = """\
@@ -49,10 +50,9 @@ def require() -> Path:
 
 def library(name: str) -> Path:
     """A file that comes with it, such as the plugin ``mosquitto_dynamic_security.so``; skips where there is none."""
-    root = require().parents[1]
-    for place in (root / "lib", Path("/usr/lib")):
-        if found := sorted(place.rglob(name)):
-            return found[0]
+    lib = require().parents[1] / "lib"
+    for found in [*lib.glob(name), *lib.glob(f"*/{name}")]:
+        return found
     skip_without(name, "apt-get install mosquitto")
 
 
@@ -121,11 +121,7 @@ class Mosquitto:
         if os.geteuid() == 0:
             text += "user root\n"  # else it becomes one who may not write into the folder
         file.write_text(text)
-        command = [str(found), "-c", str(file)]
-        if found.is_relative_to(UNPACKED):
-            folders = sorted({str(so.parent) for so in (UNPACKED / "usr").rglob("*.so*")})
-            command = ["env", f"LD_LIBRARY_PATH={os.pathsep.join(folders)}", *command]
-        return command
+        return [*_with_libraries(found), str(found), "-c", str(file)]
 
     def start(self) -> Self:
         """Starts it, and returns once it accepts connections."""
@@ -183,6 +179,14 @@ class Mosquitto:
 
 AnyBroker = EmbeddedBroker | Mosquitto
 """What a test may start and stop, and connect to at ``url``."""
+
+
+def _with_libraries(found: Path) -> list[str]:
+    """What a command begins with so that a binary that was unpacked, not installed, finds what came with it."""
+    folders = (
+        {str(so.parent) for so in (found.parents[2] / "usr/lib").glob("*/*.so*")} if found.parents[2] != ROOT else ()
+    )
+    return ["env", f"LD_LIBRARY_PATH={os.pathsep.join(sorted(folders))}"] if folders else []
 
 
 def _free_port() -> int:
