@@ -15,18 +15,11 @@ from cloud_service import eventually, the_task, write_config
 
 from outrider_cloud.store import inputs
 from outrider_cloud.store.store import Store
-from outrider_link.broker import EmbeddedBroker
 from outrider_wire.messages import Answer, Escalation, Receipt
 from outrider_wire.report import Account
 
 pytestmark = pytest.mark.broker
 TESTS = Path(__file__).parent.parent
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[str]:
-    with EmbeddedBroker(port=0) as running:
-        yield running.url
 
 
 @contextmanager

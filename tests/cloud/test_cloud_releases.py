@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +11,11 @@ from cloud_service import HeldModel, eventually, get, make_service, ready, reque
 
 from factory import make_bundle
 from outrider_cloud.service import CloudService
-from outrider_link.broker import EmbeddedBroker
 from outrider_wire.errors import PeerError
 from outrider_wire.manifest import MANIFEST_FILE, decode_manifest
 from outrider_wire.messages import Answer, Desired
 
 pytestmark = pytest.mark.broker
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[str]:
-    with EmbeddedBroker(port=0) as running:
-        yield running.url
 
 
 async def put_all(service: CloudService, bundle: Path, leave_out: str = "") -> str:

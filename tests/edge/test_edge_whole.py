@@ -5,37 +5,31 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 from aiohttp import ClientSession
 from edge_agents import SERVE, serve_environment, write_config
 from edge_cloud import FakeCloud
+from mosquitto import AnyBroker
 
 from factory import make_bundle, make_task, parts_of, sure, unsure
 from outrider_edge.app import serving
 from outrider_edge.config import load_edge_config
-from outrider_link.broker import EmbeddedBroker
 
 pytestmark = pytest.mark.broker
 
 
 @pytest.fixture
-def broker() -> Iterator[EmbeddedBroker]:
-    with EmbeddedBroker(port=0) as broker:
-        yield broker
-
-
-@pytest.fixture
-async def cloud(broker: EmbeddedBroker) -> AsyncIterator[FakeCloud]:
-    async with FakeCloud(broker.url) as cloud:
+async def cloud(own_broker: AnyBroker) -> AsyncIterator[FakeCloud]:
+    async with FakeCloud(own_broker.url) as cloud:
         yield cloud
 
 
 @pytest.fixture
-def config(broker: EmbeddedBroker, tmp_path: Path) -> Path:
-    return write_config(tmp_path, extra=f'[broker]\nurl = "{broker.url}"\n', answer_within_ms=10_000)
+def config(own_broker: AnyBroker, tmp_path: Path) -> Path:
+    return write_config(tmp_path, extra=f'[broker]\nurl = "{own_broker.url}"\n', answer_within_ms=10_000)
 
 
 async def until(fact: Callable[[], object], timeout_s: float = 20.0) -> None:
