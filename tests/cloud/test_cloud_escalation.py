@@ -13,7 +13,7 @@ from outrider_link.session import Outgoing
 from outrider_wire.codec import JSON, encode
 from outrider_wire.messages import Answer, BlobGone, Presence, Receipt, Refusal
 
-pytestmark = pytest.mark.broker
+pytestmark = [pytest.mark.broker, pytest.mark.both_brokers]
 
 
 async def test_an_inline_escalation_is_answered_with_its_correlation(broker: str, tmp_path: Path) -> None:

@@ -83,6 +83,7 @@ async def device(broker: AnyBroker, cloud: FakeCloud, tmp_path: Path) -> AsyncIt
         yield device
 
 
+@pytest.mark.both_brokers
 async def test_every_escalation_comes_back_answered_once(device: Device, cloud: FakeCloud) -> None:
     ids = await device.ask(count=100)
     await until(lambda: len(device.finals) == 100)
@@ -116,6 +117,7 @@ async def test_a_lost_answer_is_asked_after_and_comes_again(device: Device, clou
     assert cloud.offers[id_] == 2
 
 
+@pytest.mark.both_brokers
 async def test_a_busy_cloud_is_offered_it_again(device: Device, cloud: FakeCloud) -> None:
     cloud.reply = cloud.busy
     [id_] = await device.ask()
@@ -146,6 +148,7 @@ async def test_forged_answers_and_bad_messages_are_counted_and_harm_nothing(devi
     await until(lambda: device.finals)
 
 
+@pytest.mark.both_brokers
 async def test_the_device_says_that_it_is_here_how_it_fares_and_that_it_goes(
     broker: AnyBroker, cloud: FakeCloud, tmp_path: Path
 ) -> None:
@@ -157,6 +160,7 @@ async def test_the_device_says_that_it_is_here_how_it_fares_and_that_it_goes(
     assert cloud.telemetry[-1].account["received"] == 0
 
 
+@pytest.mark.both_brokers
 async def test_what_was_asked_while_alone_is_answered_when_the_broker_comes(
     own_broker: AnyBroker, tmp_path: Path
 ) -> None:
@@ -170,6 +174,7 @@ async def test_what_was_asked_while_alone_is_answered_when_the_broker_comes(
     assert set(device.finals) == set(ids)
 
 
+@pytest.mark.both_brokers
 async def test_a_broker_that_restarts_in_the_middle_loses_nothing(own_broker: AnyBroker, tmp_path: Path) -> None:
     async with FakeCloud(own_broker.url), Device(folder=tmp_path / "outbox", url=own_broker.url) as device:
         await device.uplink.wait_connected(10)

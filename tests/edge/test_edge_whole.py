@@ -39,6 +39,7 @@ async def until(fact: Callable[[], object], timeout_s: float = 20.0) -> None:
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.both_brokers
 async def test_a_refused_input_comes_back_from_the_cloud(config: Path, cloud: FakeCloud) -> None:
     async with serving(load_edge_config(config)) as served:
         report = await served.agent.submit("colours", parts_of(unsure(), "is it blue?"))
