@@ -49,8 +49,9 @@ $(STAMP):
 	@$(BIN)/pip install -q --disable-pip-version-check -e '.[all,dev]'
 	@rm -f $(VENV)/.ready-* && touch $@
 
-$(BEYOND): tools/get_mosquitto.sh | $(STAMP)
+$(BEYOND): tools/get_mosquitto.sh tools/get_node_packages.sh tests/other_language/package-lock.json | $(STAMP)
 	@tools/get_mosquitto.sh $(VENV)/mosquitto
+	@tools/get_node_packages.sh $(VENV)/node
 	@touch $@
 
 clean:

@@ -117,6 +117,15 @@ class Uplink:
         return True
 
     @property
+    def subscriptions(self) -> list[str]:
+        """What the device hears."""
+        return [
+            self._topics.of("answer", self._device),
+            self._topics.of("blob-down", self._device, transfer="+"),
+            self._topics.of("desired", self._device),
+        ]
+
+    @property
     def connected(self) -> bool:
         """Whether the broker can be reached now."""
         return self._session.connected
@@ -210,11 +219,7 @@ class Uplink:
         return MqttSession(
             url=access.url,
             client_id=self._device,
-            subscriptions=[
-                self._topics.of("answer", self._device),
-                self._topics.of("blob-down", self._device, transfer="+"),
-                self._topics.of("desired", self._device),
-            ],
+            subscriptions=self.subscriptions,
             on_message=self._on_message,
             on_connected=self._on_connected,
             will=Outgoing(self._topics.of("presence", self._device), encode(will), retain=True),
