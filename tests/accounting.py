@@ -65,8 +65,8 @@ def check_final(client: Client, reports: dict[int, AnswerReport]) -> None:
             assert report.label == sample(number)[1], f"input {number} ({report.state}, {report.why})"
 
 
-def settled(client: Client) -> Account:
-    wait_for("nothing pending", lambda: client.account().pending == 0)
+def settled(client: Client, within_s: float = 60.0) -> Account:
+    wait_for("nothing pending", lambda: client.account().pending == 0, within_s)
     return client.account()
 
 

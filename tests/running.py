@@ -19,6 +19,7 @@ class System:
     Args:
         broker_kind: ``embedded`` or ``mosquitto``.
         persistence: whether a mosquitto that is stopped remembers.
+        broker_extra: lines for a mosquitto's configuration.
     """
 
     def __init__(
@@ -29,10 +30,11 @@ class System:
         first_port: int = 21000,
         broker_kind: str = "embedded",
         persistence: bool = False,
+        broker_extra: str = "",
     ) -> None:
         self.folder = folder
         self._broker_kind = broker_kind
-        self._persistence = persistence
+        self._mosquitto = Mosquitto(folder / "broker", persistence=persistence, extra=broker_extra)
         self.task: Task = make_task(policy=policy or Policy(answer_within_ms=10_000, keep_for_s=600, audit_rate=0.05))
         self.processes = Processes(logs=folder / "logs")
         self.broker_port = free_port(first_port)
@@ -66,8 +68,8 @@ class System:
         if self._broker_kind == "embedded":
             self.processes.start("broker", ["broker", "run", "--port", str(self.broker_port)])
         else:
-            broker = Mosquitto(self.folder / "broker", port=self.broker_port, persistence=self._persistence)
-            self.processes.run("broker", broker.command())
+            self._mosquitto.port = self.broker_port
+            self.processes.run("broker", self._mosquitto.command())
         self.processes.wait_port("broker", self.broker_port)
 
     def start_cloud(self) -> None:

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
-from accounting import check_final, cloud_account, in_the_middle, settled
+from accounting import check_final, cloud_account, in_the_middle, play, settled
 from running import System
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
@@ -36,6 +36,29 @@ def test_a_broker_that_restarts_in_the_middle_loses_no_input(
         check_final(client, reports)
         assert account.adds_up and account.received == INPUTS
         assert account.cloud > 0 and account.edge > 0 and account.expired == account.refused == 0
+        cloud = cloud_account(system)
+        assert cloud.adds_up and cloud.pending == 0
+        assert cloud.cloud == account.cloud + account.audited, "each of them once"
+
+
+@pytest.mark.timeout(240)
+def test_a_broker_that_drops_what_it_has_acknowledged_loses_no_input(tmp_path: Path) -> None:
+    """mosquitto queues 1,000 messages for a client that is behind, and drops the next ones after a PUBACK that says success.
+
+    An escalation that is dropped has no receipt, and is offered again; an answer that is dropped is asked after in a minute.
+    """
+    narrow = "max_inflight_messages 5\nmax_queued_messages 10"
+    with System(tmp_path, broker_kind="mosquitto", broker_extra=narrow) as system:
+        client = system.start_agent("cam-1")
+        system.processes.stop("broker")
+        reports = play(client, range(INPUTS), lambda _: None)
+        system.start_broker()
+        account = settled(client, within_s=150)
+
+        assert "Outgoing messages are being dropped for client" in system.log("broker")
+        assert len(reports) == INPUTS
+        check_final(client, reports)
+        assert account.adds_up and account.expired == account.refused == 0
         cloud = cloud_account(system)
         assert cloud.adds_up and cloud.pending == 0
         assert cloud.cloud == account.cloud + account.audited, "each of them once"
