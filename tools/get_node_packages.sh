@@ -17,7 +17,7 @@ command -v node >/dev/null && command -v npm >/dev/null || without "Node.js or n
 cmp -s "$from/package-lock.json" "$folder/package-lock.json" && [ -d "$folder/node_modules" ] && exit 0
 mkdir -p "$folder" && cp "$from/package.json" "$from/package-lock.json" "$folder/" || without "$folder cannot be written"
 echo "setting up $folder: npm packages for the tests (once)"
-if ! (cd "$folder" && timeout 180 npm ci --no-audit --no-fund --ignore-scripts --loglevel=error >/dev/null 2>&1); then
+if ! (cd "$folder" && timeout 180 npm ci --no-audit --no-fund --ignore-scripts --loglevel=error --fetch-retries=1 --fetch-timeout=20000 >/dev/null 2>&1); then
     rm -rf "$folder"
     without "npm cannot install them"
 fi
