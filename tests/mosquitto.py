@@ -38,7 +38,7 @@ def binary() -> Path | None:
     named = os.environ.get("OUTRIDER_MOSQUITTO")
     places = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin", str(UNPACKED / "usr/sbin")])
     found = named or shutil.which("mosquitto", path=places)
-    return Path(found) if found else None
+    return Path(found).resolve() if found else None
 
 
 def require() -> Path:

@@ -43,9 +43,10 @@ class Fleet:
         _check_speaker(device, said.device)
         values: dict[str, Any] = {"online": said.online, "boot_id": said.boot_id}
         if said.online:  # a last will knows nothing but that
-            values |= {"agent": said.agent, "wire": said.wire, "capabilities": said.capabilities}
-            if common_version(said.wire) is None:
-                log.warning("device.unserved_version", extra={"device": device, "wire": said.wire})
+            wire = said.wire or [said.v]
+            values |= {"agent": said.agent, "wire": wire, "capabilities": said.capabilities}
+            if common_version(wire) is None:
+                log.warning("device.unserved_version", extra={"device": device, "wire": wire})
         await self._store.write(partial(note, device=device, values=values, seen_ms=now_ms()))
 
     async def on_reported(self, device: str, said: Reported) -> None:

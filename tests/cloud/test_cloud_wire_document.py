@@ -30,12 +30,17 @@ def test_the_cloud_subscribes_to_what_the_document_says() -> None:
 async def test_a_device_of_a_foreign_version_is_seen_told_and_not_answered(broker: str, tmp_path: Path) -> None:
     async with make_service(write_config(tmp_path, broker), HeldModel()) as service, Device(broker, "cam-v9") as device:
         await ready(service)
-        hello = Presence(device="cam-v9", online=True, boot_id="b", wire=[8, 9], v=9)
-        await device.session.publish(Outgoing(TOPICS.of("presence", "cam-v9"), encode(hello), retain=True))
+        for hello in (
+            Presence(device="cam-v9", online=True, boot_id="b", wire=[8, 9], v=9),
+            Presence(device="cam-v12", online=True, boot_id="b", wire=[1, 2], v=2),
+            Presence(device="cam-short-spoken", online=True, boot_id="b"),
+        ):
+            await device.session.publish(Outgoing(TOPICS.of("presence", hello.device), encode(hello)))
 
         async def seen() -> bool:
             rows = (await get(service, "/v1/devices"))[1]["devices"]
-            return [(row["device"], row["wire"], row["speaks"]) for row in rows] == [("cam-v9", [8, 9], None)]
+            speaks = {row["device"]: (row["wire"], row["speaks"]) for row in rows}
+            return speaks == {"cam-v9": ([8, 9], None), "cam-v12": ([1, 2], 1), "cam-short-spoken": ([1], 1)}
 
         await eventually(seen)
         offered = make_escalation(the_task(tmp_path), {"image": b"1", "question": "what?"})

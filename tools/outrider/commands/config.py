@@ -51,7 +51,10 @@ class Described(StrEnum):
 def schema(
     kind: Annotated[Described, typer.Argument(metavar="edge|cloud|task|asyncapi", help="Kind of file, or the wire.")],
 ) -> None:
-    """Print the JSON Schema of a kind of file, for editors; or the AsyncAPI document of the wire, for devices of your own."""
+    """Print a file's JSON Schema, or the AsyncAPI document of the wire.
+
+    Editors read the one; whoever writes a device in another language reads the other, which is published as docs/asyncapi.json.
+    """
     import msgspec
 
     if kind is Described.ASYNCAPI:
