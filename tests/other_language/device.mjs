@@ -182,37 +182,38 @@ const handlers = {
     again(owed, retry_after_s * (1 + Math.random() / 4));
     say("busy", { id, reason, retry_after_s });
   },
-  want(want) {
+  want(want, _owed, _correlation, coding) {
     const blob = /^[0-9a-f]{64}$/.test(want.sha256) ? held(want.sha256) : null;
     const back = topic("blob-up", { worker: want.worker, transfer: want.transfer });
     const { transfer, sha256 } = want;
-    if (!blob) return publish(back, { type: "gone", transfer, sha256, reason: "gone", v: version });
+    if (!blob) return publish(back, { type: "gone", transfer, sha256, reason: "gone", v: version }, { coding });
     const end = Math.min(blob.length, want.offset + want.count * want.block);
     for (let offset = want.offset; offset < end; offset += want.block) {
       const data = blob.subarray(offset, Math.min(offset + want.block, end));
-      publish(back, { type: "block", transfer, offset, data, v: version });
+      publish(back, { type: "block", transfer, offset, data, v: version }, { coding });
     }
-    say("served", { sha256, from: want.offset, to: end });
+    say("served", { sha256, from: want.offset, to: end, block: want.block });
   },
   desired() {}, // it has no models to update
 };
 
 function hear(at, payload, packet) {
   const properties = packet.properties ?? {};
+  const coding = properties.contentType || MSGPACK;
   let message;
   try {
-    message = unpack(payload, properties.contentType || MSGPACK);
+    message = unpack(payload, coding);
     if (message.type !== "refusal" && (message.v ?? version) !== version) throw new Error(`wire version ${message.v}`);
   } catch (error) {
     return say("bad", { topic: at, what: String(error) });
   }
-  handlers[message.type]?.(message, open.get(message.id), properties.correlationData?.toString());
+  handlers[message.type]?.(message, open.get(message.id), properties.correlationData?.toString(), coding);
 }
 
 // --- the connection
 
-function publish(at, message, { retain = false, properties = {} } = {}) {
-  client.publish(at, pack(message, args.coding), { qos: 1, retain, properties: { contentType: args.coding, ...properties } });
+function publish(at, message, { coding = args.coding, retain = false, properties = {} } = {}) {
+  client.publish(at, pack(message, coding), { qos: 1, retain, properties: { contentType: coding, ...properties } });
 }
 
 const presence = (online) => ({ type: "presence", device: args.device, online, boot_id: boot, agent: "node", wire: [version], v: version });

@@ -4,10 +4,11 @@ import hashlib
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cloud_service import HeldModel, account, eventually, get, make_service, ready, write_config
-from mosquitto import AnyBroker
+from mosquitto import AnyBroker, Mosquitto
 from node_device import DOCS, NodeDevice, installed
 from other_packages import node
 
@@ -88,25 +89,35 @@ async def test_told_to_come_again_it_does_and_a_refused_one_ends(broker: AnyBrok
         assert said["offers"]["busy"] >= 2 and said["offers"]["dead_letter"] == 1
 
 
-@pytest.mark.parametrize("coding", [MSGPACK, pytest.param(JSON, marks=pytest.mark.slow)])
-async def test_a_worker_pulls_what_is_too_large_to_travel_inline(
-    broker: AnyBroker, tmp_path: Path, coding: str
-) -> None:
-    image = bytes(range(256)) * 1000
-    assert len(image) > 3 * INLINE_BYTES
+async def check_pulled(url: str, folder: Path, size: int) -> list[dict[str, Any]]:
+    """A device that escalates in JSON has an image pulled from it; what it served, want by want."""
+    image = bytes(range(256)) * (size // 256)
     digest = hashlib.sha256(image).hexdigest()
-    (tmp_path / "image").write_bytes(image)
+    (folder / "image").write_bytes(image)
     async with (
-        make_service(write_config(tmp_path, broker.url), HeldModel()) as service,
-        NodeDevice(tmp_path / "node", broker.url, name=f"node-blob-{coding[-4:]}", coding=coding) as device,
+        make_service(write_config(folder, url), HeldModel()) as service,
+        NodeDevice(folder / "node", url, name="node-blob") as device,
     ):
         await ready(service)
-        id_ = await device.ask(asked("what?", tmp_path / "image"))
+        id_ = await device.ask(asked("what?", folder / "image"))
         assert (await device.tells("answer", id_))["label"] == "green"
-        assert max(served["to"] for served in device.of("served")) == len(image)
-        (kept,) = (path for path in (tmp_path / "data/blobs").rglob("*") if path.name.endswith(digest[2:]))
+        (kept,) = (path for path in (folder / "data/blobs").rglob("*") if path.name.endswith(digest[2:]))
         assert kept.read_bytes() == image
         assert (await account(service))["cloud"] == 1
+        assert len(device.of("connected")) == 1
+        return device.of("served")
+
+
+async def test_a_worker_pulls_what_is_too_large_to_travel_inline(broker: AnyBroker, tmp_path: Path) -> None:
+    size = 4 * INLINE_BYTES
+    assert max(served["to"] for served in await check_pulled(broker.url, tmp_path, size)) == size
+
+
+async def test_a_broker_of_small_packets_carries_it_in_small_blocks(tmp_path: Path) -> None:
+    with Mosquitto(tmp_path / "broker", extra="max_packet_size 20000") as broker:
+        served = await check_pulled(broker.url, tmp_path, INLINE_BYTES // 2)
+    assert served, "it would travel inline on a broker of larger packets"
+    assert {told["block"] for told in served} <= set(range(10_000, 20_000))
 
 
 async def test_what_nobody_heard_is_offered_again_after_a_kill_too_and_answered_once(

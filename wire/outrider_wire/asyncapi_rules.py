@@ -30,9 +30,9 @@ on, and ignores a Response Topic.
 The Content Type property is `application/msgpack` (a map of the field names; also where there is none) or
 `application/json`. Fields of bytes are MessagePack `bin`, and standard base64 with padding in JSON. `type` names the
 message. Unknown fields are ignored, so that a newer peer may add one; integers stay below 2^53; a message has at most
-{MESSAGE_BYTES} bytes. A reply comes in the coding of its request, with its Correlation Data; what the cloud says
-unasked (`want`, `block`, `gone`, `desired`) is MessagePack. No user property is needed and unknown ones are ignored;
-`traceparent` is kept for a W3C trace context.
+{MESSAGE_BYTES} bytes. Whatever replies comes in the coding of what it replies to, with its Correlation Data; what the
+cloud says unasked (`want`, `desired`) is MessagePack, and so is the `block` or `gone` that replies to it. No user
+property is needed and unknown ones are ignored; `traceparent` is kept for a W3C trace context.
 
 ### Versions
 `v` is the wire version of a message; this document is of version {WIRE_VERSION}. A cloud serves its own version and
