@@ -62,6 +62,7 @@ async def test_without_persistence_a_restart_forgets_what_it_had_acknowledged(tm
     assert await left_after(broker, broker.stop) == (set(), set())
 
 
+@pytest.mark.slow
 async def test_a_killed_broker_forgets_what_came_since_it_last_saved(tmp_path: Path) -> None:
     broker = Mosquitto(tmp_path, persistence=True)
     assert await left_after(broker, broker.kill) == (set(), set())

@@ -15,7 +15,7 @@ from other_packages import node
 from outrider_cloud.service import CloudService
 from outrider_wire.limits import INLINE_BYTES
 
-pytestmark = [pytest.mark.broker, pytest.mark.both_brokers]
+pytestmark = pytest.mark.broker
 JSON, MSGPACK = "application/json", "application/msgpack"
 
 
@@ -43,6 +43,7 @@ def test_another_language_reads_every_golden_vector(tmp_path: Path) -> None:
     assert said == [{"event": "vector", "name": name, "same": True, "again": True} for name in names]
 
 
+@pytest.mark.both_brokers
 @pytest.mark.parametrize("coding", [JSON, MSGPACK])
 async def test_it_escalates_and_gets_receipt_and_answer(broker: AnyBroker, tmp_path: Path, coding: str) -> None:
     model, name = HeldModel(), f"node-{coding[-4:]}"
@@ -108,6 +109,7 @@ async def check_pulled(url: str, folder: Path, size: int) -> list[dict[str, Any]
         return device.of("served")
 
 
+@pytest.mark.both_brokers
 async def test_a_worker_pulls_what_is_too_large_to_travel_inline(broker: AnyBroker, tmp_path: Path) -> None:
     size = 4 * INLINE_BYTES
     assert max(served["to"] for served in await check_pulled(broker.url, tmp_path, size)) == size
@@ -120,6 +122,7 @@ async def test_a_broker_of_small_packets_carries_it_in_small_blocks(tmp_path: Pa
     assert {told["block"] for told in served} <= set(range(10_000, 20_000))
 
 
+@pytest.mark.both_brokers
 async def test_what_nobody_heard_is_offered_again_after_a_kill_too_and_answered_once(
     own_broker: AnyBroker, broker_kind: str, tmp_path: Path
 ) -> None:
