@@ -129,6 +129,7 @@ class CloudService:
             blobs=blobs,
             folder=_made(folder / "incoming" / self.name),
             packet_limit=lambda: self._session.packet_limit if self._session else 0,
+            bytes_per_s=config.broker.blob_cap,
         )
         intake = await self._make_intake(tasks, store=store, blobs=blobs, deliveries=deliveries, pulls=pulls)
         hub = Hub(name=self.name, topics=self._topics, intake=intake, fleet=fleet, releases=releases, pulls=pulls)

@@ -199,6 +199,7 @@ def _uplink(config: EdgeConfig, outbox: Outbox, metrics: Metrics) -> Uplink | Al
         username=broker.username or None,
         password=broker.password,
         tls=broker.tls if broker.url.startswith("mqtts://") else None,
+        blob_cap=broker.blob_cap,
     )
     return Uplink(
         device=config.device,

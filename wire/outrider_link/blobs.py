@@ -285,7 +285,7 @@ class BlobHolder:
 
     def reconnected(self) -> None:
         """There is a new connection, perhaps over another link."""
-        self._lanes.forget()
+        self._lanes.forget("")
 
     async def on_want(self, want: BlobWant, reply_topic: str) -> None:
         """Publishes the blocks that are wanted, or `BlobGone`; returns at the last PUBACK.

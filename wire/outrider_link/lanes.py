@@ -75,10 +75,9 @@ class Lanes:
             self._lanes.pop(idle or "", None)
         return lane
 
-    def forget(self) -> None:
-        """There is a new connection, perhaps over another link: what was learnt of the old one is let go."""
-        for name in [name for name, lane in self._lanes.items() if not lane.transfers]:
-            del self._lanes[name]
+    def forget(self, peer: str) -> None:
+        """It has a new connection, perhaps over another link: what was learnt of the old one is let go."""
+        self._lanes.pop(peer, None)
 
 
 def _now() -> float:

@@ -34,13 +34,16 @@ class Pulls:
         blobs: BlobStore,
         folder: Path,
         packet_limit: Callable[[], int],
+        bytes_per_s: float | None = None,
     ) -> None:
         self._topics = topics
         self._worker = worker
         self._blobs = blobs
         self._folder = folder
         self._packet_limit = packet_limit
-        self._puller = BlobPuller(publish=publish, timeout_s=_TIMEOUT_S, retries=_RETRIES)
+        self._puller = BlobPuller(
+            publish=publish, timeout_s=_TIMEOUT_S, retries=_RETRIES, bytes_per_s=bytes_per_s
+        )
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._asked: dict[str, str] = {}
 
@@ -72,6 +75,10 @@ class Pulls:
             if file.stat().st_mtime < before_s:
                 file.unlink(missing_ok=True)
 
+    def connected(self, device: str) -> None:
+        """It has a new connection, perhaps over another link."""
+        self._puller.lanes.forget(device)
+
     def on_message(self, device: str, message: BlobBlock | BlobGone) -> None:
         """Takes what a device sent; from another than was asked, nothing."""
         if self._asked.get(message.transfer) == device:
@@ -89,9 +96,11 @@ class Pulls:
         try:
             if to is None:
                 return await self._puller.pull(
-                    sha256=part.sha256, size=part.size, want_topic=topic, worker=self._worker
+                    sha256=part.sha256, size=part.size, want_topic=topic, worker=self._worker, lane=device
                 )
-            await self._puller.pull(sha256=part.sha256, size=part.size, want_topic=topic, worker=self._worker, to=to)
+            await self._puller.pull(
+                sha256=part.sha256, size=part.size, want_topic=topic, worker=self._worker, lane=device, to=to
+            )
             return None
         finally:
             for transfer in transfers:

@@ -64,6 +64,8 @@ class BrokerAccess:
     username: str | None = None
     password: str | None = None
     tls: Tls | None = None
+    blob_cap: float | None = None
+    """Bytes a second that blobs may take in each direction."""
 
 
 class Uplink:
@@ -106,8 +108,10 @@ class Uplink:
         self.offering = Offering(
             outbox=outbox, line=self, clock=self._clock, receipt_timer_s=receipt_timer_s, ask_again_s=ask_again_s
         )
-        self._holder = BlobHolder(publish=self._session.publish, open_blob=self.offering.open_blob)
-        self._puller = BlobPuller(publish=self._session.publish)
+        self._holder = BlobHolder(
+            publish=self._session.publish, open_blob=self.offering.open_blob, bytes_per_s=access.blob_cap
+        )
+        self._puller = BlobPuller(publish=self._session.publish, bytes_per_s=access.blob_cap)
         self.counts: Counter[str] = Counter()
         """``bad_messages``, and by reason what could not be handled."""
 
@@ -225,6 +229,8 @@ class Uplink:
 
     async def _on_connected(self) -> None:
         self._puller.block = block_size(self._session.packet_limit)
+        self._puller.lanes.forget("")
+        self._holder.reconnected()
         self.offering.connected()
         await self._report()
 
