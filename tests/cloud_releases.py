@@ -18,7 +18,7 @@ async def offered(service: CloudService, device: Device, folder: Path, data: byt
     manifest = decode_manifest((bundle / MANIFEST_FILE).read_bytes())
     files = [*manifest.files, file_entry("extra.bin", data, "other")]
     write_bundle(bundle, msgspec.structs.replace(manifest, files=files), {"extra.bin": data})
-    for file in bundle.iterdir():  # noqa: ASYNC240 (a few small files of a test)
+    for file in bundle.iterdir():
         content = file.read_bytes()
         digest = hashlib.sha256(content).hexdigest()
         assert (await request(service, "PUT", f"/v1/blobs/{digest}", data=content))[0] == 201

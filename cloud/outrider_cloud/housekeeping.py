@@ -67,4 +67,4 @@ class Housekeeping:
     async def _forget(self) -> None:
         before_ms = now_ms() - _FORGET_AFTER_MS
         await self._store.write(partial(inputs.forget, before_ms=before_ms))
-        await asyncio.to_thread(self._pulls.tidy, before_ms / 1000)
+        await asyncio.to_thread(self._pulls.tidy, now_ms() / 1000)

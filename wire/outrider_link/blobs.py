@@ -32,7 +32,6 @@ Way = Callable[[str, int, Sink], Awaitable[None]]
 Raises `UnreachableError` or `PeerError` where it cannot; what it has appended stays.
 """
 MOST_WANTS = 16
-"""Wants a holder serves at the same time; of more it takes no notice, and whoever sent them asks again."""
 
 
 class BlobPuller:
@@ -116,15 +115,18 @@ class BlobPuller:
             flow.take(message)
 
     async def _fill(self, ask: "_Ask", sink: Sink) -> None:
-        """Pulls into a sink until it has the right digest; a wrong prefix from an earlier pull is tried once, then dropped."""
+        """Pulls into a sink until it has the right digest.
+
+        What an earlier pull, or another way, has a share in is dropped once and pulled again, over the broker alone.
+        """
         with sink:
-            resumed = sink.length > 0
-            await self._any_way(ask, sink)
+            mixed = sink.length > 0
+            mixed |= await self._any_way(ask, sink)
             if await sink.finish(ask.sha256):
                 return
-            if resumed:
+            if mixed:
                 log.warning("blob.restarted", extra={"sha256": ask.sha256})
-                await self._any_way(ask, sink)
+                await self._transfer(ask, sink)
                 if await sink.finish(ask.sha256):
                     return
         raise BundleDamagedError(
@@ -133,20 +135,29 @@ class BlobPuller:
             fix="have its sender offer it again",
         )
 
-    async def _any_way(self, ask: "_Ask", sink: Sink) -> None:
-        """The faster way where there is one; what it does not bring comes over the broker, and the other way round."""
+    async def _any_way(self, ask: "_Ask", sink: Sink) -> bool:
+        """The faster way where there is one; what it does not bring comes over the broker, and the other way round.
+
+        Returns:
+            Whether the faster way brought any of it.
+        """
         if self._beside is None:
             await self._transfer(ask, sink)
-            return
+            return False
+        before = sink.length
         if await self._came_beside(self._beside, ask, sink):
-            return
+            return True
+        mixed = sink.length > before
         try:
             await self._transfer(ask, sink)
-        except UnreachableError:
+        except (UnreachableError, PeerError):
             if not await self._came_beside(self._beside, ask, sink):
                 raise
+            return True
+        return mixed
 
     async def _came_beside(self, way: Way, ask: "_Ask", sink: Sink) -> bool:
+        """Whether that way has brought the rest."""
         try:
             await way(ask.sha256, ask.size, sink)
         except (UnreachableError, PeerError) as error:
@@ -269,6 +280,7 @@ class BlobHolder:
         publish: sends the blocks.
         open_blob: the bytes of a digest, or the file that holds them; None when it is not here.
         bytes_per_s: the most that is sent in a second; None: no bound but the link's own.
+        most_wants: how many wants are served at the same time; more are dropped, and whoever sent them asks again.
     """
 
     def __init__(
@@ -277,7 +289,9 @@ class BlobHolder:
         publish: Publish,
         open_blob: Callable[[str], bytes | Path | None],
         bytes_per_s: float | None = None,
+        most_wants: int = MOST_WANTS,
     ) -> None:
+        self._most_wants = most_wants
         self._publish = publish
         self._open_blob = open_blob
         self._lanes = Lanes(bytes_per_s=bytes_per_s)
@@ -292,7 +306,7 @@ class BlobHolder:
 
         A lost connection ends it quietly: whoever pulls asks again.
         """
-        if self._wants >= MOST_WANTS:
+        if self._wants >= self._most_wants:
             return
         self._wants += 1
         try:

@@ -4,7 +4,7 @@ import asyncio
 from collections import OrderedDict
 
 from outrider_wire.blobs import block_size
-from outrider_wire.pace import FIRST_BLOCK, Pace
+from outrider_wire.pace import FIRST_BLOCK, Allowance, Pace
 
 TRANSFERS_AT_ONCE = 2
 """Pulls that share one link; the rest wait their turn."""
@@ -78,6 +78,25 @@ class Lanes:
     def forget(self, peer: str) -> None:
         """It has a new connection, perhaps over another link: what was learnt of the old one is let go."""
         self._lanes.pop(peer, None)
+
+
+class Shares:
+    """What each peer may have in a second, whatever it asks for; the least recent are forgotten."""
+
+    def __init__(self, *, bytes_per_s: float) -> None:
+        self._bytes_per_s = bytes_per_s
+        self._allowances: OrderedDict[str, Allowance] = OrderedDict()
+
+    async def wait(self, peer: str, size: int) -> None:
+        """Waits until the peer may have ``size`` bytes more; a burst of four seconds' worth may be had at once."""
+        allowance = self._allowances.setdefault(
+            peer, Allowance(bytes_per_s=self._bytes_per_s, burst=4 * self._bytes_per_s)
+        )
+        self._allowances.move_to_end(peer)
+        if len(self._allowances) > _KEPT:
+            self._allowances.popitem(last=False)
+        if (wait_s := allowance.take(size, _now())) > 0:
+            await asyncio.sleep(wait_s)
 
 
 def _now() -> float:
