@@ -20,8 +20,6 @@ from outrider_wire.errors import PeerError, UnreachableError
 from outrider_wire.pace import Allowance
 
 CONNECT_S = 5.0
-SILENCE_S = 15.0
-"""Without a byte for so long, it is given up."""
 SLOWEST_BYTES_PER_S = 10_000
 """Slower than this it is no faster way."""
 REST_S = 30.0
@@ -40,9 +38,19 @@ class CloudHttp:
         device: the device's name.
         tls: files for ``https``.
         bytes_per_s: the most that it carries in a second, in each direction; None: no bound.
+        silence_s: without a byte for so long, it is given up.
     """
 
-    def __init__(self, *, url: str, device: str, tls: Tls | None = None, bytes_per_s: float | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        url: str,
+        device: str,
+        tls: Tls | None = None,
+        bytes_per_s: float | None = None,
+        silence_s: float = 15.0,
+    ) -> None:
+        self._silence_s = silence_s
         self._slowest = min(SLOWEST_BYTES_PER_S, bytes_per_s or SLOWEST_BYTES_PER_S)
         self._base = f"{url.rstrip('/')}/v1/devices/{device}/blobs/"
         self._tls = tls
@@ -111,7 +119,7 @@ class CloudHttp:
                 f"the cloud's HTTP API did not answer; it is left alone for {left_s:.0f} s", reason="http_resting"
             )
         timeout = aiohttp.ClientTimeout(
-            total=CONNECT_S + SILENCE_S + 2 * size / self._slowest, sock_connect=CONNECT_S, sock_read=SILENCE_S
+            total=CONNECT_S + self._silence_s + 2 * size / self._slowest, sock_connect=CONNECT_S, sock_read=self._silence_s
         )
         try:
             async with self._opened().request(
