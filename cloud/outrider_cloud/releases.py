@@ -135,7 +135,7 @@ class Releases:
 
     async def on_want(self, device: str, want: BlobWant) -> None:
         """Serves blocks of a file that is assigned to the device; of nothing else, whoever knows its digest."""
-        self._background.spawn(self._serve(device, want), "serve")
+        self._background.spawn(self._serve(device, want), "serve", waited_for=False)
 
     async def file_for(self, device: str, sha256: str) -> Path | None:
         """A file of a release that is assigned to the device; None: it is none, or not here."""

@@ -14,7 +14,7 @@ from cloud_service import HeldModel, make_service, ready, the_task, write_config
 from link_peers import Relay
 
 from outrider_link.broker import EmbeddedBroker
-from outrider_wire.messages import Answer
+from outrider_wire.messages import Answer, Refusal
 
 pytestmark = pytest.mark.broker
 
@@ -53,6 +53,8 @@ async def test_a_round_trip_stays_short_while_two_megabytes_go_each_way(broker: 
         seconds = time.monotonic() - began
         rates = [(now - before) / seconds for now, before in zip(link.carried, carried, strict=True)]
         pulling.cancel()
+        device.blobs.clear()
+        assert (await device.hears(Refusal)).reason == "payload_unavailable"
         print(f"round trips {[round(each, 2) for each in took]} s, carried {[round(rate) for rate in rates]} bytes/s")
         assert sorted(took)[-2] < BOUND_S
         assert min(rates) > 0.5 * RATE  # and the link is not left idle for it

@@ -280,12 +280,13 @@ async def test_a_file_is_served_as_bytes_are(tmp_path: Path) -> None:
 async def test_no_more_is_ever_wanted_than_the_window_holds() -> None:
     data = noise(1_000_000)
     wire = Wire(open_blob=holding(data), block=10_000)
-    under_way = most = 0
+    under_way = most = widest = 0
 
     def watch(message: Message) -> bool:
-        nonlocal under_way, most
+        nonlocal under_way, most, widest
+        widest = max(widest, wire.puller.lanes.of("").pace.window)
         under_way += message.count * message.block if isinstance(message, BlobWant) else -len(message.data)  # type: ignore[union-attr]  # nothing is gone here
-        most = max(most, under_way - wire.puller.lanes.of("").pace.window)
+        most = max(most, under_way - widest)
         return False
 
     wire.lose = watch
@@ -312,20 +313,20 @@ async def test_transfers_over_one_lane_take_turns_and_share_its_window() -> None
 
 
 async def test_the_holder_keeps_its_pace_over_all_wants() -> None:
-    blobs = [noise(50_000), noise(50_001)]
-    wire = Wire(open_blob=holding(*blobs), block=10_000, bytes_per_s=200_000, retries=50)
+    blobs = [noise(25_000), noise(25_001)]
+    wire = Wire(open_blob=holding(*blobs), block=5_000, bytes_per_s=200_000, retries=50)
     began = asyncio.get_running_loop().time()
     await asyncio.gather(*(wire.pull(blob) for blob in blobs))
-    assert asyncio.get_running_loop().time() - began > 0.4
+    assert asyncio.get_running_loop().time() - began > 0.19
 
 
 async def test_the_puller_asks_for_no_more_than_its_cap_over_all_pulls() -> None:
-    blobs = [noise(50_000), noise(50_001)]
+    blobs = [noise(25_000), noise(25_001)]
     wire = Wire(open_blob=holding(*blobs), retries=50)
     wire.puller.lanes = Lanes(bytes_per_s=200_000)
     began = asyncio.get_running_loop().time()
     await asyncio.gather(*(wire.pull(blob) for blob in blobs))
-    assert asyncio.get_running_loop().time() - began > 0.4
+    assert asyncio.get_running_loop().time() - began > 0.19
 
 
 async def test_a_holder_serves_so_many_wants_and_no_more_and_none_for_ever() -> None:

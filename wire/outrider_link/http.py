@@ -119,7 +119,9 @@ class CloudHttp:
                 f"the cloud's HTTP API did not answer; it is left alone for {left_s:.0f} s", reason="http_resting"
             )
         timeout = aiohttp.ClientTimeout(
-            total=CONNECT_S + self._silence_s + 2 * size / self._slowest, sock_connect=CONNECT_S, sock_read=self._silence_s
+            total=CONNECT_S + self._silence_s + 2 * size / self._slowest,
+            sock_connect=CONNECT_S,
+            sock_read=self._silence_s,
         )
         try:
             async with self._opened().request(
