@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import os
 import random
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from outrider_link.blobs import MOST_WANTS, BlobHolder, BlobPuller
 from outrider_link.envelope import Outgoing
 from outrider_link.lanes import TRANSFERS_AT_ONCE, Lanes
+from outrider_link.sinks import sweep_parts
 from outrider_wire.codec import decode
 from outrider_wire.errors import BundleDamagedError, PeerError, UnreachableError
 from outrider_wire.messages import BlobBlock, BlobGone, BlobWant, Message
@@ -376,6 +378,17 @@ async def test_a_cancelled_pull_lets_go_of_its_file(tmp_path: Path) -> None:
     assert 70_000 < (tmp_path / "blob.part").stat().st_size < 140_000
     wire.lose = lambda _: False
     assert await wire.pull(data, to=tmp_path / "blob") == data
+
+
+def test_what_was_begun_is_swept_by_age_and_by_number(tmp_path: Path) -> None:
+    for number in range(10):
+        part = tmp_path / f"{number}.part"
+        part.write_bytes(b"x")
+        os.utime(part, (1000 + number, 1000 + number))
+    sweep_parts(tmp_path, before_s=1003, most=4)
+    assert sorted(names(tmp_path)) == ["6.part", "7.part", "8.part", "9.part"]
+    sweep_parts(tmp_path, before_s=1008, most=4)
+    assert sorted(names(tmp_path)) == ["8.part", "9.part"]
 
 
 def test_what_belongs_to_no_pull_is_ignored() -> None:

@@ -3,14 +3,16 @@
 import asyncio
 import hashlib
 import random
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 
 from outrider_link.blobs import BlobHolder, BlobPuller
-from outrider_link.envelope import Outgoing
+from outrider_link.envelope import Outgoing, Tls
 from outrider_link.http import CloudHttp
 from outrider_link.sinks import MemorySink
 from outrider_wire.codec import decode
@@ -239,3 +241,48 @@ async def test_the_cap_holds_over_http_too(cloud: Cloud) -> None:
     await http.put("0" * 64, DATA)
     await http.close()
     assert asyncio.get_running_loop().time() - began > 0.4
+
+
+@asynccontextmanager
+async def over_tls(certificate: tuple[Path, Path]) -> AsyncIterator[tuple[Cloud, list[str]]]:
+    """A cloud that asks for a client certificate; and the names in those that it was shown."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    context.load_verify_locations(certificate[0])
+    context.verify_mode = ssl.CERT_OPTIONAL
+    served, names = Cloud(), []
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        shown = request.get_extra_info("peercert") or {}
+        names.append(dict(pair for one in shown.get("subject", ()) for pair in one).get("commonName", ""))
+        return await served.handle(request)
+
+    runner = web.ServerRunner(web.Server(handle), shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+    served.url = f"https://127.0.0.1:{runner.addresses[0][1]}"
+    yield served, names
+    await runner.cleanup()
+
+
+async def test_over_tls_the_device_shows_its_certificate(certificate: tuple[Path, Path]) -> None:
+    cert, key = certificate
+    async with over_tls(certificate) as (cloud, names):
+        http = CloudHttp(url=cloud.url, device="test", tls=Tls(ca_file=cert, cert_file=cert, key_file=key))
+        sink = MemorySink()
+        await http.fetch(DIGEST, len(DATA), sink)
+        await http.close()
+    assert (sink.content(), names) == (DATA, ["test"])
+
+
+async def test_a_cloud_that_nobody_vouches_for_gets_nothing_and_the_broker_does_it(
+    certificate: tuple[Path, Path],
+) -> None:
+    async with over_tls(certificate) as (cloud, names):
+        http = CloudHttp(url=cloud.url, device="test", tls=Tls())
+        broker = Broker(http)
+        assert await broker.pull() == DATA
+        with pytest.raises(UnreachableError):
+            await http.put(DIGEST, DATA)
+        await http.close()
+    assert (names, cloud.puts) == ([], [])

@@ -2,10 +2,8 @@
 
 import asyncio
 import logging
-import shutil
 import socket
 import ssl
-import subprocess
 import time
 from pathlib import Path
 
@@ -292,21 +290,6 @@ def test_what_is_not_a_brokers_address_is_refused_without_repeating_a_password(u
 def test_ports_have_their_defaults() -> None:
     assert [session_to(url).url.port for url in ("mqtt://h", "mqtts://h", "mqtt://[::1]:7/")] == [1883, 8883, 7]
     assert str(session_to("mqtt://[::1]:7/").url) == "mqtt://[::1]:7"
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A self-signed certificate for 127.0.0.1, and its key."""
-    if shutil.which("openssl") is None:
-        pytest.skip("making a certificate needs the openssl command")
-    folder = tmp_path_factory.mktemp("tls")
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-         "-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    return cert, key
 
 
 def server_context(certificate: tuple[Path, Path]) -> ssl.SSLContext:
