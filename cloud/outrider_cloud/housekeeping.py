@@ -15,7 +15,7 @@ from outrider_cloud.store.store import Store
 log = logging.getLogger(__name__)
 
 _EVERY_S = 1.0
-_FORGET_EVERY_S = 3600.0
+_FORGET_EVERY_S = 600.0
 _FORGET_AFTER_MS = 86_400_000
 
 

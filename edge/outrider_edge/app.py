@@ -219,6 +219,8 @@ def _cloud_http(config: EdgeConfig) -> CloudHttp | None:
     if not cloud.url:
         return None
     tls = cloud.tls(broker) if cloud.url.startswith("https://") else None
+    if tls is not None:
+        tls.context()  # what is wrong with its files is said now
     return CloudHttp(url=cloud.url, device=config.device, tls=tls, bytes_per_s=broker.blob_cap)
 
 

@@ -1,6 +1,7 @@
 """The whole agent on a real broker: escalation over HTTP, an update in the middle of traffic, and a goodbye."""
 
 import asyncio
+import hashlib
 import shutil
 import signal
 import subprocess
@@ -9,11 +10,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from aiohttp import ClientSession
+from aiohttp import ClientSession, web
 from edge_agents import SERVE, serve_environment, write_config
 from edge_cloud import FakeCloud
 
-from factory import make_bundle, make_task, parts_of, sure, unsure
+from factory import make_bundle, make_task, parts_of, png, sure, unsure
 from outrider_edge.app import serving
 from outrider_edge.config import load_edge_config
 from outrider_link.broker import EmbeddedBroker
@@ -51,6 +52,27 @@ async def test_a_refused_input_comes_back_from_the_cloud(config: Path, cloud: Fa
         assert (report.state, report.label, report.answered_by) == ("cloud", "blue", "cloud")
         assert cloud.payloads[report.id] == [unsure(), b"is it blue?"]
         assert served.agent.account().cloud == 1
+
+
+async def test_a_large_part_is_put_over_http_where_the_configuration_names_it(config: Path, cloud: FakeCloud) -> None:
+    put: dict[str, bytes] = {}
+
+    async def take(request: web.BaseRequest) -> web.Response:
+        put[request.path] = await request.read()
+        return web.Response(status=201)
+
+    runner = web.ServerRunner(web.Server(take))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    image = png("red", size=8) + bytes(100_000)  # a decoder ignores what follows the end of a PNG
+    async with serving(load_edge_config(config, {"cloud": {"url": url}})) as served:
+        report = await served.agent.submit("colours", parts_of(image), insist=True)
+        assert report.answered_by == "cloud"
+        assert served.agent.account().cloud == 1
+    await runner.cleanup()
+    assert put == {f"/v1/devices/cam-7/blobs/{hashlib.sha256(image).hexdigest()}": image}
+    assert cloud.payloads[report.id][0] == image  # this cloud knows nothing of HTTP, and pulls
 
 
 async def test_a_memory_and_a_budget_are_taught_audited_and_shown_over_a_real_broker(

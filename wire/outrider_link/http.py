@@ -51,6 +51,8 @@ class CloudHttp:
         silence_s: float = 15.0,
     ) -> None:
         self._silence_s = silence_s
+        self.bytes_put = 0
+        """Payload bytes that the cloud has taken."""
         self._slowest = min(SLOWEST_BYTES_PER_S, bytes_per_s or SLOWEST_BYTES_PER_S)
         self._base = f"{url.rstrip('/')}/v1/devices/{device}/blobs/"
         self._tls = tls
@@ -104,6 +106,7 @@ class CloudHttp:
         headers = {"Content-Length": str(size), "Content-Type": "application/octet-stream"}
         async with self._asked("PUT", sha256, size, headers=headers, data=self._pieces(data)) as reply:
             _check(reply, {200, 201})
+        self.bytes_put += size
         self._put[sha256] = now
         self._put.move_to_end(sha256)
         if len(self._put) > _MOST_KEPT:

@@ -6,7 +6,8 @@ Whoever takes an input takes its parts out of here; what nothing refers to is sw
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from outrider_cloud.store.blobstore import BlobStore
@@ -14,6 +15,8 @@ from outrider_wire.errors import CallerInputError, RuleRefusalError
 
 KEPT_S = 3600.0
 MOST_FILES = 256
+AT_ONCE = 8
+"""Of one device, and so the files that it can hold open."""
 
 
 class Uploads:
@@ -29,6 +32,7 @@ class Uploads:
         self._quota_bytes = quota_bytes
         self._most_bytes = most_bytes
         self._coming: Counter[str] = Counter()
+        self._open: Counter[str] = Counter()
 
     async def receive(self, device: str, sha256: str, size: int, chunks: AsyncIterator[bytes]) -> bool:
         """Stores what a device puts, if it is the blob of that digest and size; False when it lies here already.
@@ -44,19 +48,33 @@ class Uploads:
         store = self._store(device)
         if store.find(sha256) is not None:
             return False
-        held, files = await asyncio.to_thread(_held, self._folder / device)
+        with self._admitted(device, size, await asyncio.to_thread(_held, self._folder / device)):
+            await store.receive(sha256, chunks, limit=size)
+        return True
+
+    @contextmanager
+    def _admitted(self, device: str, size: int, lying: tuple[int, int]) -> Iterator[None]:
+        """Room for ``size`` bytes more, beside the bytes and files that lie here."""
+        held, files = lying
         if held + self._coming[device] + size > self._quota_bytes or files >= MOST_FILES:
             raise RuleRefusalError(
                 f"device {device!r} has put {held} bytes that no input refers to",
                 reason="quota_exceeded",
                 fix="offer the inputs that they belong to, or wait until they are swept",
             )
+        if self._open[device] >= AT_ONCE:
+            raise RuleRefusalError(
+                f"device {device!r} puts {AT_ONCE} parts already", reason="busy", fix="put fewer at once"
+            )
         self._coming[device] += size
+        self._open[device] += 1
         try:
-            await store.receive(sha256, chunks, limit=size)
+            yield
         finally:
             self._coming[device] -= size
-        return True
+            self._open[device] -= 1
+            if not self._open[device]:
+                del self._open[device], self._coming[device]
 
     def find(self, device: str, sha256: str) -> Path | None:
         """What that device has put; None when it is not here."""

@@ -6,6 +6,7 @@ A device that offers one input both ways is answered both ways, once. What is re
 import asyncio
 import math
 from collections import Counter
+from contextlib import ExitStack
 from typing import Protocol
 
 from aiohttp import web
@@ -22,8 +23,11 @@ from outrider_wire.topics import Address
 
 WAIT_MS = 10_000
 MOST_WAIT_MS = 60_000
-AT_ONCE = 512
+AT_ONCE = 1024
+"""Requests that wait for their answer."""
 AT_ONCE_A_DEVICE = 32
+TAKEN_AT_ONCE = 64
+"""Requests whose bodies are in memory beside what the intake has admitted; of the others nothing is read yet."""
 _LOOK_S = 1.0
 _RETRY_S = 1.0
 _STATUSES = {
@@ -67,6 +71,7 @@ class Escalating:
         self._deliveries = deliveries
         self._intake: Offers | None = None
         self._waiting: Counter[str] = Counter()
+        self._slots = asyncio.Semaphore(TAKEN_AT_ONCE)
 
     def open(self, intake: Offers) -> None:
         """From here on escalations are taken."""
@@ -114,17 +119,23 @@ class Escalating:
 
     async def _offer(self, intake: Offers, request: web.Request, device: str, wait_s: float) -> web.Response:
         task = converted(request.match_info["task"], Name, "task", fix="1 to 64 of a-z 0-9 -")
-        coding = request.content_type
-        message = Incoming(topic=f"{request.method} {request.path}", payload=await request.read(), content_type=coding)
-        input_id = read_id(message)
-        with self._deliveries.heard(device, input_id) as heard:
-            error = await intake.on_escalation(Address("escalate", device, task=task), message, pull=False)
+        with ExitStack() as listening:
+            async with self._slots:
+                message = Incoming(
+                    topic=f"{request.method} {request.path}",
+                    payload=await request.read(),
+                    content_type=request.content_type,
+                )
+                input_id = read_id(message)
+                heard = listening.enter_context(self._deliveries.heard(device, input_id))
+                error = await intake.on_escalation(Address("escalate", device, task=task), message, pull=False)
+            del message  # what was admitted is the intake's to bound
             if error is not None:
                 return error_reply(error, _REASON_STATUS.get(error.reason, 400))
             reply = await _reply_within(intake, device, input_id, heard, wait_s)
         if reply is None:
             return _refused(Refusal(id=input_id, reason="busy", detail="not stored yet", retry_after_s=_RETRY_S))
-        return _said(reply, coding)
+        return _said(reply, request.content_type)
 
     async def _get(self, request: web.Request) -> web.Response:
         device = _device(request)

@@ -138,8 +138,8 @@ class Uplink:
 
     @property
     def bytes_up(self) -> int:
-        """Payload bytes that the broker has taken since the start: escalations, blobs, presence and telemetry."""
-        return self._session.bytes_published
+        """Payload bytes that broker and cloud have taken since the start: escalations, blobs, presence and telemetry."""
+        return self._session.bytes_published + (self._http.bytes_put if self._http else 0)
 
     def listen(self, on_final: OnFinal) -> None:
         """As `outrider_edge.ports.UplinkPort.listen`."""
