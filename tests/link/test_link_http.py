@@ -13,7 +13,7 @@ from aiohttp import web
 
 from outrider_link.blobs import BlobHolder, BlobPuller
 from outrider_link.envelope import Outgoing, Tls
-from outrider_link.http import CloudHttp
+from outrider_link.http import AT_ONCE, CloudHttp
 from outrider_link.sinks import MemorySink
 from outrider_wire.codec import decode
 from outrider_wire.errors import BundleDamagedError, PeerError, UnreachableError
@@ -202,6 +202,15 @@ async def test_after_a_failure_it_rests_and_then_tries_again(cloud: Cloud, http:
     served = broker.served
     assert await broker.pull() == DATA
     assert broker.served == served
+
+
+async def test_of_many_that_wait_only_a_few_find_out(cloud: Cloud, http: CloudHttp) -> None:
+    cloud.act = silent
+    outcomes = await asyncio.gather(
+        *(http.fetch(DIGEST, len(DATA), MemorySink()) for _ in range(20)), return_exceptions=True
+    )
+    assert {getattr(outcome, "reason", "") for outcome in outcomes} == {"http_unreachable", "http_resting"}
+    assert len(cloud.asked) == AT_ONCE
 
 
 async def test_nobody_there_is_unreachable_and_the_whole_is_not_asked_for() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from outrider_wire.blobs import block_size
-from outrider_wire.pace import LEAST_WINDOW, LONGEST_S, MOST_WINDOW, QUEUE_S, Allowance, LinkRate, Pace
+from outrider_wire.pace import LEAST_WINDOW, LONGEST_S, MOST_WINDOW, QUEUE_S, ROUTE_S, Allowance, LinkRate, Pace
 
 
 def play(pace: Pace, *, rate: float, delay_s: float, seconds: float, begin: float = 0.0) -> tuple[float, float]:
@@ -58,6 +58,16 @@ def test_a_link_that_becomes_slow_is_followed() -> None:
     _, queue_s = play(pace, rate=20e3, delay_s=0.02, seconds=60, begin=100)
     assert pace.bytes_per_s == pytest.approx(20e3, rel=0.3)
     assert queue_s < QUEUE_S + 0.5
+
+
+def test_a_route_that_becomes_longer_is_learnt_in_time() -> None:
+    pace = Pace()
+    play(pace, rate=200e3, delay_s=0.01, seconds=10)
+    came, _ = play(pace, rate=200e3, delay_s=1.0, seconds=60, begin=100)
+    assert came < 0.2 * 200e3  # all of the delay is taken for a queue of our own
+    play(pace, rate=200e3, delay_s=1.0, seconds=2 * ROUTE_S, begin=200)
+    came, _ = play(pace, rate=200e3, delay_s=1.0, seconds=60, begin=300 + 2 * ROUTE_S)
+    assert came > 0.5 * 200e3
 
 
 def test_a_pause_teaches_nothing() -> None:

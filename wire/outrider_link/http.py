@@ -20,6 +20,8 @@ from outrider_wire.errors import PeerError, UnreachableError
 from outrider_wire.pace import Allowance
 
 CONNECT_S = 5.0
+AT_ONCE = 4
+"""Requests under way."""
 SLOWEST_BYTES_PER_S = 10_000
 """Slower than this it is no faster way."""
 REST_S = 30.0
@@ -58,6 +60,7 @@ class CloudHttp:
         self._tls = tls
         self._session: aiohttp.ClientSession | None = None
         self._rest_until = 0.0
+        self._slots = asyncio.Semaphore(AT_ONCE)
         self._put: OrderedDict[str, float] = OrderedDict()
         self._down, self._up = (
             Allowance(bytes_per_s=bytes_per_s, burst=bytes_per_s) if bytes_per_s else None for _ in range(2)
@@ -117,19 +120,18 @@ class CloudHttp:
         self, method: str, sha256: str, size: int, *, headers: dict[str, str], data: AsyncIterator[bytes] | None = None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The reply, whatever its status. What the network does becomes an error of ours, and a rest."""
-        if (left_s := self._rest_until - _now()) > 0:
-            raise UnreachableError(
-                f"the cloud's HTTP API did not answer; it is left alone for {left_s:.0f} s", reason="http_resting"
-            )
         timeout = aiohttp.ClientTimeout(
             total=CONNECT_S + self._silence_s + 2 * size / self._slowest,
             sock_connect=CONNECT_S,
             sock_read=self._silence_s,
         )
         try:
-            async with self._opened().request(
-                method, self._base + sha256, headers=headers, data=data, timeout=timeout, allow_redirects=False
-            ) as reply:
+            async with (
+                self._awake(),
+                self._opened().request(
+                    method, self._base + sha256, headers=headers, data=data, timeout=timeout, allow_redirects=False
+                ) as reply,
+            ):
                 if reply.status >= 500:
                     self._rest_until = _now() + REST_S
                 yield reply
@@ -140,6 +142,16 @@ class CloudHttp:
                 f"the cloud's HTTP API cannot be reached: {what}", reason="http_unreachable", fix="check [cloud] url"
             ) from error
 
+    @asynccontextmanager
+    async def _awake(self) -> AsyncIterator[None]:
+        """One of few requests at a time: when the first of many fails, the others need not find out for themselves."""
+        async with self._slots:
+            if (left_s := self._rest_until - _now()) > 0:
+                raise UnreachableError(
+                    f"the cloud's HTTP API did not answer; it is left alone for {left_s:.0f} s", reason="http_resting"
+                )
+            yield
+
     def _opened(self) -> aiohttp.ClientSession:
         """Made when it is first needed.
 
@@ -149,7 +161,7 @@ class CloudHttp:
         if self._session is None:
             context: ssl.SSLContext | bool = self._tls.context() if self._tls is not None else True
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=4, ssl=context),
+                connector=aiohttp.TCPConnector(limit=AT_ONCE, ssl=context),
                 headers={"Accept-Encoding": "identity"},
                 auto_decompress=False,
             )

@@ -72,7 +72,8 @@ class Lanes:
         self._lanes.move_to_end(peer)
         if len(self._lanes) > _KEPT:
             idle = next((name for name, one in self._lanes.items() if not one.transfers and one is not lane), None)
-            self._lanes.pop(idle or "", None)
+            if idle is not None:
+                del self._lanes[idle]
         return lane
 
     def forget(self, peer: str) -> None:

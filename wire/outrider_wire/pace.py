@@ -13,6 +13,8 @@ QUEUE_S = 0.4
 """The queue that blobs may make on a link, in seconds."""
 LONGEST_S = 2.0
 """Never more under way than the link carries in that time."""
+ROUTE_S = 600.0
+"""A least delay older than this, or than twice this, may have been of another route."""
 FIRST_BLOCK = 2 * 1024
 """Bytes of a block while nothing is known of a link: 0.1 s at 20 kB/s."""
 LEAST_WINDOW = 8 * 1024
@@ -65,7 +67,8 @@ class Pace:
         self._cap = bytes_per_s
         self._rate = LinkRate()
         self._sent: deque[tuple[int, float]] = deque()
-        self._least_delay_s = math.inf
+        self._least_s = [math.inf, math.inf]
+        self._least_since = -math.inf
         self._free_at = -math.inf
 
     @property
@@ -96,11 +99,9 @@ class Pace:
         if (sent_at := self._settle(size)) is None:
             return
         self._rate.arrived(size, now, last=not self.under_way)
-        delay_s = now - sent_at
-        self._least_delay_s = min(self._least_delay_s, delay_s)
-        queue_s = delay_s - self._least_delay_s
+        queue_s = self._queue_s(now - sent_at, now)
         grown = self.window + round(size * max(-1.0, (QUEUE_S - queue_s) / QUEUE_S))
-        rate = self._rate.bytes_per_s
+        rate = self.bytes_per_s
         most = min(MOST_WINDOW, round(LONGEST_S * rate)) if rate is not None else MOST_WINDOW
         self.window = max(LEAST_WINDOW, min(grown, most))
 
@@ -108,6 +109,13 @@ class Pace:
         """``size`` bytes under way will not come: that may be the link's fault, so that less is tried."""
         if self._settle(size) is not None:
             self.window = max(LEAST_WINDOW, self.window // 2)
+
+    def _queue_s(self, delay_s: float, now: float) -> float:
+        """What a delay is above the least of the last while."""
+        if now - self._least_since > ROUTE_S:
+            self._least_s, self._least_since = [self._least_s[1], math.inf], now
+        self._least_s[1] = min(self._least_s[1], delay_s)
+        return delay_s - min(self._least_s)
 
     def _settle(self, size: int) -> float | None:
         """When the oldest of these bytes was sent; None where nothing is under way."""
