@@ -135,6 +135,21 @@ async def test_a_part_that_was_put_is_not_pulled_and_is_taken_once(broker: str, 
         assert device.wants_served == 0
 
 
+async def test_whoever_knows_a_digest_cannot_have_anothers_part_answered_about(broker: str, tmp_path: Path) -> None:
+    image = os.urandom(100_000)
+    async with make_service(write_config(tmp_path, broker), HeldModel()) as service:
+        await ready(service)
+        assert (await put(service, image))[0] == 201
+        own = make_escalation(the_task(tmp_path), {"image": image, "question": "mine"})
+        assert (await post(service, own))[0] == 200
+        digest = hashlib.sha256(image).hexdigest()
+        assert (tmp_path / "data/blobs" / digest[:2] / digest).read_bytes() == image
+        other = make_escalation(the_task(tmp_path), {"image": image, "question": "whose?"})
+        assert (await post(service, other, device="web-2"))[0] == 409
+        assert (await put(service, image, device="web-2"))[0] == 201
+        assert (await post(service, other, device="web-2"))[0] == 200
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [

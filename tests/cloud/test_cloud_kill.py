@@ -103,6 +103,7 @@ async def test_killed_between_receipt_and_answer_the_next_process_answers_withou
             assert [m.id for m in told] == [again.id]  # what was told once is not told again by a later start
 
 
+@pytest.mark.slow
 async def test_killed_in_the_middle_of_a_pull_the_next_process_goes_on_where_it_stopped(
     broker: str, tmp_path: Path
 ) -> None:

@@ -58,3 +58,15 @@ async def test_a_round_trip_stays_short_while_two_megabytes_go_each_way(broker: 
         print(f"round trips {[round(each, 2) for each in took]} s, carried {[round(rate) for rate in rates]} bytes/s")
         assert sorted(took)[-2] < BOUND_S
         assert min(rates) > 0.5 * RATE  # and the link is not left idle for it
+
+
+async def test_the_cap_of_the_configuration_holds_on_a_wide_link(broker: EmbeddedBroker, tmp_path: Path) -> None:
+    path = write_config(tmp_path, broker.url)
+    path.write_text(path.read_text().replace("[api]", "blob_bytes_per_s = 250000\n[api]"))
+    image = os.urandom(200_000)
+    async with make_service(path, HeldModel()) as service, Device(broker.url, "cam-capped") as device:
+        await ready(service)
+        device.serve(image)
+        sent = make_escalation(the_task(tmp_path), {"image": image, "question": "capped"})
+        await device.escalate(sent)
+        assert (await device.hears(Answer, sent.id)).ms["pull"] > 600

@@ -222,10 +222,9 @@ class Intake:
         worker.admit(job)
         if await self._known(worker, job):
             return
-        keep = job.task.privacy.keep_examples
         offered = [part for part in job.escalation.parts if part.inline is None]
-        lacking = [part for part in offered if not self._pulls.is_here(job.device, part, keep=keep)]
-        if pull or not lacking:
+        lacking = [part for part in offered if not pull and not self._pulls.was_put(job.device, part)]
+        if not lacking:
             self._background.spawn(self._fetch(worker, job), "fetch")
             return
         worker.drop(job)

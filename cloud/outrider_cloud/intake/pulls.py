@@ -76,10 +76,9 @@ class Pulls:
                 _check_size(found, part)
             return None
 
-    def is_here(self, device: str, part: Part, *, keep: bool) -> bool:
-        """Whether `fetch` needs nothing of the device any more."""
-        kept = keep and self._blobs.find(part.sha256) is not None
-        return kept or self._uploads.find(device, part.sha256) is not None
+    def was_put(self, device: str, part: Part) -> bool:
+        """Whether the device itself has put the part, so that `fetch` needs nothing of it any more."""
+        return self._uploads.find(device, part.sha256) is not None
 
     def tidy(self, now_s: float) -> None:
         """Deletes what was begun and not touched for a day: its device is gone; and what was put and nothing refers to."""
@@ -106,7 +105,7 @@ class Pulls:
         return None
 
     async def _pull_to_store(self, device: str, part: Part) -> None:
-        arrived = self._folder / part.sha256
+        arrived = self._folder / f"{device}.{part.sha256}"  # no device writes into, or waits for, another's
         try:
             await self._pull(device, part, arrived)
         except OutriderError:  # what came stays, so that another try goes on there; but not of endlessly many
