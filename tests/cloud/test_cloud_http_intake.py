@@ -97,7 +97,7 @@ async def test_one_input_offered_both_ways_is_one_input_and_one_bill(broker: str
         waiting = [asyncio.create_task(post(service, sent, device="both")) for sent in (first, second)]
 
         async def both_wait() -> bool:
-            return (await account(service))["pending"] == 2
+            return (await get(service, "/v1/account"))[1]["pending"] == 2
 
         await eventually(both_wait)
         await device.escalate(msgspec.structs.replace(second, offer=2))
