@@ -13,6 +13,7 @@ from cloud_device import TOPICS, Device
 from cloud_releases import offered
 from cloud_service import HeldModel, make_service, ready, write_config
 
+from outrider_cloud.releases import WANTS_AT_ONCE
 from outrider_cloud.service import CloudService
 from outrider_link.blobs import BlobPuller
 from outrider_link.broker import EmbeddedBroker
@@ -144,3 +145,18 @@ async def test_a_device_that_asks_for_everything_again_and_again_is_served_at_it
             await device.session.publish(Outgoing(topic, encode(want)))
             await asyncio.sleep(0.02)
         assert 250 <= blocks <= 1250  # a burst of four seconds' worth, and what came meanwhile
+
+
+async def test_one_device_is_served_only_so_much_at_once(broker: str, tmp_path: Path) -> None:
+    path = write_config(tmp_path, broker)
+    path.write_text(path.read_text().replace("[api]", "[devices]\nserve_bytes_per_s = 50000\n[api]"))
+    async with make_service(path, HeldModel()) as service, Device(broker, "ota-http") as device:
+        await ready(service)
+        data = await offered(service, device, tmp_path, os.urandom(300_000))
+        slow = [asyncio.create_task(fetched(service, data)) for _ in range(WANTS_AT_ONCE)]
+        await asyncio.sleep(0.3)
+        status, _, headers = await fetched(service, data)
+        assert (status, headers["Retry-After"]) == (429, "2")
+        for one in slow:
+            one.cancel()
+        await asyncio.gather(*slow, return_exceptions=True)

@@ -14,6 +14,7 @@ import pytest
 from cloud_device import Device, make_escalation, new_id
 from cloud_service import HeldModel, account, eventually, get, make_service, ready, the_task, write_config
 
+from outrider_cloud.intake.uploads import AT_ONCE
 from outrider_cloud.service import CloudService
 from outrider_link.broker import EmbeddedBroker
 from outrider_wire.codec import JSON, MSGPACK, decode, encode
@@ -256,3 +257,31 @@ async def test_the_document_describes_what_is_taken_and_given(broker: str, tmp_p
             jsonschema.validate(msgspec.json.decode(encode(message, JSON)), schema)
             with pytest.raises(jsonschema.ValidationError):
                 jsonschema.validate({"id": 1}, schema)
+
+
+async def test_one_device_puts_only_so_many_parts_at_once(broker: str, tmp_path: Path) -> None:
+    async with make_service(write_config(tmp_path, broker), HeldModel()) as service, aiohttp.ClientSession() as client:
+        await ready(service)
+        go_on = asyncio.Event()
+
+        async def slow(data: bytes) -> Any:
+            yield data[:10]
+            await go_on.wait()
+            yield data[10:]
+
+        async def put_slowly(device: str) -> int:
+            data = os.urandom(1000)
+            url = f"{service.url}/v1/devices/{device}/blobs/{hashlib.sha256(data).hexdigest()}"
+            async with client.put(url, data=slow(data), headers={"Content-Length": "1000"}) as reply:
+                return reply.status
+
+        many = [asyncio.create_task(put_slowly("web-1")) for _ in range(AT_ONCE)]
+        under_way = tmp_path / "data/uploads/web-1"
+
+        async def all_begun() -> bool:
+            return under_way.is_dir() and sum(file.is_file() for file in under_way.rglob(".*")) == AT_ONCE
+
+        await eventually(all_begun)
+        assert await put_slowly("web-1") == 429
+        go_on.set()
+        assert await asyncio.gather(*many, put_slowly("web-2")) == [201] * (AT_ONCE + 1)
