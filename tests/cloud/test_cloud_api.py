@@ -69,6 +69,10 @@ async def test_the_document_lists_every_route_of_the_contract(tmp_path: Path) ->
         ("post", "/v1/releases/{digest}/assign"),
         ("get", "/v1/tasks/{task}/examples/stats"),
         ("get", "/v1/dead-letters"),
+        ("get", "/v1/devices/{device}/blobs/{sha256}"),
+        ("put", "/v1/devices/{device}/blobs/{sha256}"),
+        ("post", "/v1/devices/{device}/escalations/{task}"),
+        ("get", "/v1/devices/{device}/escalations/{id}"),
     }
 
 
