@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 log.addFilter(Seldom())
 
 _EVERY_S = 1.0
-_KEEP_EVERY_S = 3600.0
+_KEEP_EVERY_S = 600.0
 _LAG_EVERY_S = 0.25
 
 

@@ -5,7 +5,7 @@ What a stop leaves unanswered stands claimed in the store with its lease given u
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from outrider_cloud.intake.parking import Parking
 from outrider_cloud.intake.pulls import Pulls
 from outrider_cloud.intake.replies import Replies
 from outrider_cloud.intake.requeue import Requeue
+from outrider_cloud.intake.uploads import Uploads
 from outrider_cloud.large.base import LargeModel
 from outrider_cloud.large.table import load_large
 from outrider_cloud.metrics import Metrics
@@ -40,8 +41,11 @@ from outrider_cloud.store.blobstore import BlobStore
 from outrider_cloud.store.retention import Keeper
 from outrider_cloud.store.store import Store
 from outrider_cloud.web.api import Api
+from outrider_cloud.web.device_blobs import DeviceBlobs
+from outrider_cloud.web.escalating import Escalating
 from outrider_cloud.web.parked import Parked
 from outrider_cloud.web.releasing import Releasing
+from outrider_cloud.web.route import Route
 from outrider_cloud.web.watching import Watching
 from outrider_cloud.worker_name import default_name, held
 from outrider_link.envelope import Outgoing
@@ -132,14 +136,31 @@ class CloudService:
             publish=self._publish,
             topics=self._topics,
             background=self._background,
+            bytes_per_s=config.broker.blob_cap,
+            device_bytes_per_s=config.devices.serve_bytes_per_s,
+        )
+        uploads = Uploads(
+            folder=_made(folder / "uploads"),
+            quota_bytes=config.devices.upload_bytes,
+            most_bytes=max(part.max_bytes for task in served.values() for part in task.inputs),
         )
         fleet = Fleet(store=store, tasks=served, devices_max=config.limits.devices_max, metrics=self._metrics)
-        await self._serve_api(store, blobs, releases, fleet, list(served))
         deliveries = Deliveries(
             name=self.name,
             store=store,
             replies=Replies(publish=self._publish, topics=self._topics, metrics=self._metrics),
             metrics=self._metrics,
+        )
+        escalating = Escalating(deliveries=deliveries)
+        watching = Watching(health=self, store=store, fleet=fleet, tasks=list(served), metrics=self._metrics)
+        await self._serve_api(
+            [
+                *watching.routes(),
+                *Releasing(blobs=blobs, releases=releases).routes(),
+                *DeviceBlobs(releases=releases, uploads=uploads).routes(),
+                *escalating.routes(),
+                *Parked(store=store, requeue=lambda: self._requeue, forgetting=lambda: self._forgetting).routes(),
+            ]
         )
         pulls = Pulls(
             publish=self._publish,
@@ -148,12 +169,11 @@ class CloudService:
             blobs=blobs,
             folder=_made(folder / "incoming" / self.name),
             packet_limit=lambda: self._session.packet_limit if self._session else 0,
+            uploads=uploads,
+            bytes_per_s=config.broker.blob_cap,
         )
         settler = Settler(
             name=self.name, store=store, deliveries=deliveries, lease_s=config.lease_s, metrics=self._metrics
-        )
-        intake = await self._make_intake(
-            tasks, store=store, blobs=blobs, settler=settler, deliveries=deliveries, pulls=pulls
         )
         parking = Parking(
             store=store,
@@ -161,6 +181,9 @@ class CloudService:
             background=self._background,
             limits=config.limits,
             metrics=self._metrics,
+        )
+        intake = await self._make_intake(
+            tasks, store=store, blobs=blobs, settler=settler, deliveries=deliveries, pulls=pulls, parking=parking
         )
         hub = Hub(
             name=self.name,
@@ -185,6 +208,7 @@ class CloudService:
         )
         await intake.take_over(own=True)
         await self._connect(hub, intake, store, deliveries)
+        escalating.open(intake)
         housekeeping = Housekeeping(
             store=store,
             intake=intake,
@@ -207,6 +231,7 @@ class CloudService:
         settler: Settler,
         deliveries: Deliveries,
         pulls: Pulls,
+        parking: Parking,
     ) -> Intake:
         config = self._config
         admission = Admission(
@@ -228,6 +253,7 @@ class CloudService:
             settler=settler,
             deliveries=deliveries,
             admission=admission,
+            parking=parking,
             lease_s=config.lease_s,
             background=self._background,
             metrics=self._metrics,
@@ -251,15 +277,10 @@ class CloudService:
         self._metrics.store_works.set_function(lambda: not store.trouble)
         return store
 
-    async def _serve_api(
-        self, store: Store, blobs: BlobStore, releases: Releases, fleet: Fleet, tasks: list[str]
-    ) -> None:
+    async def _serve_api(self, routes: Sequence[Route]) -> None:
         settings = self._config.api
-        watching = Watching(health=self, store=store, fleet=fleet, tasks=tasks, metrics=self._metrics)
-        releasing = Releasing(blobs=blobs, releases=releases)
-        parked = Parked(store=store, requeue=lambda: self._requeue, forgetting=lambda: self._forgetting)
         api = Api(
-            routes=[*watching.routes(), *releasing.routes(), *parked.routes()],
+            routes=routes,
             metrics=self._metrics,
             token=read_secret(Path(settings.token_file), "bearer token") if settings.token_file else "",
         )

@@ -35,6 +35,7 @@ CHANGES: tuple[Change, ...] = (
     Change("offered", "there is room", "admitted", "", "nothing"),
     Change("admitted", "a part is being pulled", "admitted", "", "nothing"),
     Change("admitted", "a part does not come in time", "offered", "", "nothing"),
+    Change("admitted", "a part that HTTP cannot be asked for was not put", "offered", "", "refusal", "part_not_here"),
     Change("admitted", "its device has the part no more", "refused", "the refusal", "refusal", "payload_unavailable"),
     Change("admitted", "the store cannot be written", "offered", "", "busy", "store"),
     Change("admitted", "the claim is committed", "claimed", "the escalation and a lease", "receipt"),

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from cloud_device import TOPICS, Device, make_escalation
+from cloud_device import TOPICS, Device, make_escalation, sha256
 from cloud_service import HeldModel, account, eventually, get, make_service, ready, request, the_task, write_config
 
 from outrider_cloud.service import CloudService
@@ -158,9 +158,11 @@ async def test_forgetting_a_device_leaves_no_byte_of_it(broker: str, tmp_path: P
             held = task_of(task, {"image": b"1", "question": f"{MARK} waits"})
             await device.escalate(held)
             await device.hears(Receipt, held.id)
-            unfinished = data / "incoming/one/cam-secret" / f"{'7' * 64}.part"
-            unfinished.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = data / f"incoming/one/cam-secret.{'7' * 64}.part"
             unfinished.write_bytes(MARK.encode())
+            put = MARK.encode() + os.urandom(100)
+            status, _ = await request(service, "PUT", f"/v1/devices/cam-secret/blobs/{sha256(put)}", data=put)
+            assert status in (200, 201)
 
             before = await rows_of(service, "cam-secret")
             assert set(before) >= {"inputs", "examples", "devices", "assignments", "dead_letters", "certified_groups"}
@@ -247,7 +249,7 @@ async def test_what_is_being_pulled_is_abandoned_and_not_written_down(broker: st
 
 def begun(data: Path) -> bool:
     """Whether a worker has some of a part."""
-    return any(path.stat().st_size > 0 for path in data.glob("incoming/*/*/*.part"))
+    return any(path.stat().st_size > 0 for path in data.glob("incoming/*/*.part"))
 
 
 def test_an_import_is_no_devices_and_can_be_forgotten_by_its_own_id(tmp_path: Path) -> None:

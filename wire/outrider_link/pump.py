@@ -28,8 +28,8 @@ class Pump:
         self._on_closed = on_closed
         self._loop = asyncio.get_running_loop()
         self._descriptor: int | None = None
+        self._held = False
         self._timer: asyncio.TimerHandle | None = None
-        self._paused = False
         client.on_socket_register_write = self._on_want_write
         client.on_socket_unregister_write = self._on_want_no_write
         client.on_socket_close = self._on_socket_close
@@ -47,8 +47,7 @@ class Pump:
         if isinstance(sock, socket.socket):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._descriptor = sock.fileno()
-        if not self._paused:
-            self._loop.add_reader(self._descriptor, self._readable)
+        self._loop.add_reader(self._descriptor, self._readable)
         self._timer = self._loop.call_later(_MISC_EVERY_S, self._tick)
         self.flush()
         return True
@@ -61,18 +60,18 @@ class Pump:
         if self._descriptor is not None and self._client.want_write():
             self._loop.add_writer(self._descriptor, self._step, self._client.loop_write)
 
-    def pause(self) -> None:
-        """Reads nothing more: the socket fills, and its sender waits. Writing goes on."""
-        self._paused = True
+    def hold(self) -> None:
+        """Reads nothing for a while: whoever sends is slowed down by TCP."""
+        self._held = True
         if self._descriptor is not None:
             self._loop.remove_reader(self._descriptor)
 
     def resume(self) -> None:
-        """Reads on."""
-        self._paused = False
-        if self._descriptor is not None:
+        """Reads again."""
+        if self._held and self._descriptor is not None:
             self._loop.add_reader(self._descriptor, self._readable)
             self._loop.call_soon(self._readable)  # what TLS has decrypted already does not wake a selector
+        self._held = False
 
     def detach(self) -> None:
         """Lets go of the socket, without closing it."""
@@ -84,7 +83,7 @@ class Pump:
             self._timer.cancel()
 
     def _readable(self) -> None:
-        if self._paused or self._descriptor is None:
+        if self._held:
             return
         self._step(self._read)
         sock = self._client.socket()

@@ -24,9 +24,8 @@ log = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S = 10.0
 STABLE_S = 10.0
 """A connection that lived this long was a good one: the next attempt comes soon again."""
-WAITING_MESSAGES = 256
-WAITING_BYTES = 32 * 1024 * 1024
-"""When so much has arrived and is not handled, nothing more is read until half of it is: no broker keeps to a Receive Maximum."""
+HELD_BYTES = 16 * 1024 * 1024
+"""So many bytes of messages may wait for their handlers; then nothing more is read until half of them are done."""
 _RANDOM = secrets.SystemRandom()
 
 
@@ -60,6 +59,7 @@ class MqttSession:
         username: str | None = None,
         password: str | None = None,
         tls: Tls | None = None,
+        ack_timeout_s: float = 60.0,
     ) -> None:
         self.url = parse_url(url)
         self.handler_failures = 0
@@ -83,15 +83,14 @@ class MqttSession:
         self._username = username
         self._password = password
         self._tls = tls
+        self._ack_timeout_s = ack_timeout_s
+        self._held_messages = 0
+        self._held_bytes = 0
         self._connected = False
         self._connection: Connection | None = None
         self._failure: OutriderError | None = None
         self._changed = asyncio.Event()
         self._slots = asyncio.Semaphore(receive_maximum)
-        self.waiting = 0
-        """Messages that have arrived and are not handled."""
-        self._waiting_bytes = 0
-        self._paused: Connection | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._keeper: asyncio.Task[None] | None = None
 
@@ -165,6 +164,7 @@ class MqttSession:
             password=self._password,
             tls=tls,
             connect_timeout_s=CONNECT_TIMEOUT_S,
+            ack_timeout_s=self._ack_timeout_s,
         )
 
     async def _keep(self, terms: Terms) -> None:
@@ -229,24 +229,21 @@ class MqttSession:
     # --- what arrives
 
     def _take(self, connection: Connection, message: MQTTMessage) -> None:
-        self.waiting += 1
-        self._waiting_bytes += len(message.payload)
-        if self.waiting >= WAITING_MESSAGES or self._waiting_bytes >= WAITING_BYTES:
-            connection.pause()
-            self._paused = connection
-        self._spawn(self._handle(connection, message))
+        self._hold(connection, 1, len(message.payload))
+        self._spawn(self._handle(connection, message)).add_done_callback(
+            lambda _: self._hold(self._connection, -1, -len(message.payload))
+        )
 
-    def _done(self, message: MQTTMessage) -> None:
-        """One less; reading goes on where it was stopped, once half of the bound is free."""
-        self.waiting -= 1
-        self._waiting_bytes -= len(message.payload)
-        if (
-            self._paused is not None
-            and self.waiting <= WAITING_MESSAGES // 2
-            and self._waiting_bytes <= WAITING_BYTES // 2
-        ):
-            paused, self._paused = self._paused, None
-            paused.resume()
+    def _hold(self, connection: Connection | None, count: int, size: int) -> None:
+        """Bounds what has come and is not handled yet: not every broker keeps to Receive Maximum, but all to TCP."""
+        self._held_messages += count
+        self._held_bytes += size
+        if connection is None:
+            return
+        if self._held_messages > 4 * self._receive_maximum or self._held_bytes > HELD_BYTES:
+            connection.hold()
+        elif self._held_messages <= 2 * self._receive_maximum and self._held_bytes <= HELD_BYTES // 2:
+            connection.resume()
 
     def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -255,15 +252,12 @@ class MqttSession:
         return task
 
     async def _handle(self, connection: Connection, message: MQTTMessage) -> None:
-        try:
-            async with self._slots:
-                try:
-                    await self._on_message(incoming(message))
-                except Exception:  # supervised: logged, counted, and acknowledged below, for it would only fail again
-                    self.handler_failures += 1
-                    log.exception("session.handler_failed", extra={"client": self._client_id})
-        finally:
-            self._done(message)
+        async with self._slots:
+            try:
+                await self._on_message(incoming(message))
+            except Exception:  # supervised: logged, counted, and acknowledged below, for it would only fail again
+                self.handler_failures += 1
+                log.exception("session.handler_failed", extra={"client": self._client_id})
         connection.finished(message)
 
     def _unreachable(self, what: str) -> UnreachableError:

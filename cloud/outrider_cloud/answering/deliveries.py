@@ -3,8 +3,10 @@
 A device that has its receipt may wait in silence; the answer must come to it whatever happened here in between.
 """
 
+import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -24,6 +26,9 @@ _PAGE = 500
 """Replies that are read at once: after a long outage there may be very many."""
 
 
+Heard = asyncio.Queue[Receipt | Answer | Refusal]
+
+
 class Deliveries:
     """Remembers what was taken, sends again what was not."""
 
@@ -33,6 +38,7 @@ class Deliveries:
         self._replies = replies
         self._metrics = metrics
         self._taken: dict[tuple[str, str], None] = {}
+        self._listeners: dict[tuple[str, str], list[Heard]] = {}
 
     async def send(
         self,
@@ -44,17 +50,33 @@ class Deliveries:
         expiry_s: float | None = None,
         committed: bool = False,
     ) -> bool:
-        """Sends a reply (see `Replies.send`); a ``committed`` one that the broker takes is noted.
+        """Sends a reply (see `Replies.send`), and tells whoever listens here; a ``committed`` one that was taken is noted.
 
         Returns:
-            Whether the broker took it.
+            Whether anybody took it.
         """
+        listeners = self._listeners.get((device, reply.id), ())
+        for heard in listeners:
+            heard.put_nowait(reply)
         taken = await self._replies.send(
             device, reply, content_type=content_type, correlation=correlation, expiry_s=expiry_s
         )
+        taken = taken or bool(listeners)
         if taken and committed:
             self._taken[(device, reply.id)] = None
         return taken
+
+    @contextmanager
+    def heard(self, device: str, input_id: str) -> Iterator[Heard]:
+        """What is said to a device about one input, from now on until the block ends."""
+        key, heard = (device, input_id), Heard()
+        self._listeners.setdefault(key, []).append(heard)
+        try:
+            yield heard
+        finally:
+            self._listeners[key].remove(heard)
+            if not self._listeners[key]:
+                del self._listeners[key]
 
     async def flush(self) -> None:
         """Makes what was noted durable."""

@@ -22,7 +22,7 @@ from outrider_cloud.clock import now_ms
 from outrider_cloud.intake.admission import Admission, Shed
 from outrider_cloud.intake.checks import check_escalation, check_labels
 from outrider_cloud.intake.jobs import Job, job_from_row, new_job, with_inline
-from outrider_cloud.intake.parking import REPLIES_AT_ONCE, read_id
+from outrider_cloud.intake.parking import REPLIES_AT_ONCE, Parking, read_id
 from outrider_cloud.intake.pulls import Pulls
 from outrider_cloud.lease_clock import lease
 from outrider_cloud.metrics import Metrics
@@ -55,6 +55,7 @@ class Intake:
         settler: Settler,
         deliveries: Deliveries,
         admission: Admission,
+        parking: Parking,
         lease_s: float,
         background: Background,
         metrics: Metrics,
@@ -70,6 +71,7 @@ class Intake:
         self._settler = settler
         self._deliveries = deliveries
         self._admission = admission
+        self._parking = parking
         self._lease_s = lease_s
         self._chance = random.SystemRandom()
         self._background = background
@@ -90,24 +92,29 @@ class Intake:
         """From now on every offer is put off: the process is about to end."""
         self._draining = True
 
-    async def on_escalation(self, address: Address, message: Incoming) -> None:
+    async def on_escalation(self, address: Address, message: Incoming, *, pull: bool = True) -> PeerError | None:
         """One offer. Returns once it is claimed or answered durably, or was put off; pulling goes on behind.
 
-        Raises:
-            PeerError: it is no escalation that this cloud can answer.
+        Args:
+            pull: whether the device can be asked for what it only refers to; if not, that must be here.
+
+        Returns:
+            What is wrong with one that was parked.
         """
         self.received += 1
         now = asyncio.get_running_loop().time()
         if shed := self._admission.too_often(address.device, address.task, now):
             await self._put_off_unread(address, message, shed)
-            return
+            return None
         try:
             job = self.read(address, message)
-        except PeerError:
+        except PeerError as error:
             self.outcomes["dead_letter"] += 1
             self._metrics.offers.labels(self._label(address), "dead_letter").inc()
-            raise
-        await self._offered(self._workers[job.task.name], job)
+            await self._parking.park(address, message, error)
+            return error
+        await self._offered(self._workers[job.task.name], job, pull=pull)
+        return None
 
     def read(self, address: Address, message: Incoming) -> Job:
         """The escalation that a message brings, checked against its task; nothing is done about it.
@@ -137,9 +144,9 @@ class Intake:
     async def offer(self, job: Job) -> None:
         """One offer that was read already, whatever the rates."""
         self.received += 1
-        await self._offered(self._workers[job.task.name], job)
+        await self._offered(self._workers[job.task.name], job, pull=True)
 
-    async def _offered(self, worker: Worker, job: Job) -> None:
+    async def _offered(self, worker: Worker, job: Job, *, pull: bool) -> None:
         if (known := worker.find(job.key)) is not None:
             self._count(job, "repeated")
             if known.claimed:
@@ -147,10 +154,15 @@ class Intake:
         elif shed := self._no_room(job):
             await self._put_off(job, shed)
         elif any(part.inline is None for part in job.escalation.parts):
-            await self._fetch_once(worker, job)
+            await self._fetch_once(worker, job, pull=pull)
         else:
             worker.admit(job)
             await self._claim(worker, job)
+
+    async def standing(self, device: str, input_id: str) -> Answer | Refusal | Receipt | None:
+        """The reply that stands, or a receipt for one that is claimed; None: it is not in the store."""
+        found = await self._store.read(partial(inputs.find, device=device, input_id=input_id))
+        return _reply_of(input_id, found.reply) if found is not None else None
 
     def _no_room(self, job: Job) -> Shed | None:
         return Shed("draining") if self._draining else self._admission.no_room(job.device, job.task.name, job.size)
@@ -227,11 +239,20 @@ class Intake:
         else:
             worker.enqueue(job)
 
-    async def _fetch_once(self, worker: Worker, job: Job) -> None:
+    async def _fetch_once(self, worker: Worker, job: Job, *, pull: bool) -> None:
         """Pulls behind, unless it is known: a device that has its receipt may not have the payload any more."""
         worker.admit(job)
-        if not await self._known(worker, job):
+        if await self._known(worker, job):
+            return
+        offered = [part for part in job.escalation.parts if part.inline is None]
+        lacking = [part for part in offered if not pull and not self._pulls.was_put(job.device, part)]
+        if not lacking:
             self._background.spawn(self._fetch(worker, job), "fetch")
+            return
+        worker.drop(job)
+        self._count(job, "unfetched")
+        detail = f"part {lacking[0].name!r} is not here: put it, then send this again"
+        self._tell(job, Refusal(id=job.escalation.id, reason="part_not_here", detail=detail, retry_after_s=1.0))
 
     async def _known(self, worker: Worker, job: Job) -> bool:
         """Whether the store knows an admitted one already: then it gets its reply or receipt, and comes to nothing here."""
@@ -369,8 +390,7 @@ class Intake:
         return await self._store.read(partial(inputs.find, device=job.device, input_id=job.escalation.id))
 
     def _repeat(self, job: Job, reply: bytes) -> None:
-        standing = decode(reply, limit=BLOB_BYTES) if reply else Receipt(id=job.escalation.id)
-        if isinstance(standing, Answer | Refusal | Receipt):
+        if (standing := _reply_of(job.escalation.id, reply)) is not None:
             self._tell(job, standing, committed=bool(reply))
 
     def _tell(self, job: Job, reply: Answer | Refusal | Receipt, *, committed: bool = False) -> None:
@@ -389,3 +409,9 @@ class Intake:
     def _count(self, job: Job, outcome: Outcome) -> None:
         self.outcomes[outcome] += 1
         self._metrics.offers.labels(job.task.name, outcome).inc()
+
+
+def _reply_of(input_id: str, reply: bytes) -> Answer | Refusal | Receipt | None:
+    """A stored reply; a receipt where there is none yet."""
+    said = decode(reply, limit=BLOB_BYTES) if reply else Receipt(id=input_id)
+    return said if isinstance(said, Answer | Refusal | Receipt) else None

@@ -42,7 +42,7 @@ class Keeper:
     """Applies a `Retention`."""
 
     def __init__(
-        self, *, store: Store, blobs: BlobStore, tidy: Callable[[float], int], retention: Retention, metrics: Metrics
+        self, *, store: Store, blobs: BlobStore, tidy: Callable[[float], None], retention: Retention, metrics: Metrics
     ) -> None:
         self._store = store
         self._blobs = blobs
@@ -55,7 +55,7 @@ class Keeper:
         now = now_ms()
         gone = await self._store.write(partial(delete_older, retention=self._retention, now_ms=now))
         before_s = (now - _UNFINISHED_DAYS * _DAY_MS) / 1000
-        gone["partial_files"] = await asyncio.to_thread(self._tidy, before_s)
+        await asyncio.to_thread(self._tidy, now / 1000)
         gone["blobs"] = await self._store.read(partial(sweep, blobs=self._blobs, before_s=before_s))
         for what, count in gone.items():
             self._metrics.deleted.labels(what).inc(count)
