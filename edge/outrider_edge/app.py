@@ -313,6 +313,7 @@ def _metrics_page(
         connected=lambda: uplink.connected,
         budgets=agent.budgets,
         memories=agent.memories,
+        ignored=uplink.ignored,
         decoder_restarts=lambda: decoder.counts["restarts"] if decoder is not None else 0,
     )
     return lambda: page(collector)

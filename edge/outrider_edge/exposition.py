@@ -29,6 +29,7 @@ class AgentCollector(Collector):
         connected: whether the broker can be reached now.
         budgets: how every limit stands, by task and name.
         memories: how every answer memory fares, by task.
+        ignored: what came from the cloud and changed nothing, by reason.
         decoder_restarts: how many pictures have cost the process that decodes them.
     """
 
@@ -40,6 +41,7 @@ class AgentCollector(Collector):
         connected: Callable[[], bool],
         budgets: Callable[[], Mapping[str, Mapping[str, LimitView]]] = dict,
         memories: Callable[[], Mapping[str, MemoryView]] = dict,
+        ignored: Callable[[], Mapping[str, int]] = dict,
         decoder_restarts: Callable[[], int] = int,
     ) -> None:
         self._metrics = metrics
@@ -47,6 +49,7 @@ class AgentCollector(Collector):
         self._connected = connected
         self._budgets = budgets
         self._memories = memories
+        self._ignored = ignored
         self._decoder_restarts = decoder_restarts
 
     def collect(self) -> Iterable[Metric]:
@@ -72,6 +75,12 @@ class AgentCollector(Collector):
         yield from _budget_families(self._budgets())
         yield from _memory_families(self._memories())
         yield from _monitor_families(self._metrics.monitors())
+        ignored = CounterMetricFamily(
+            "outrider_downlink_ignored", "What came from the cloud and changed nothing", labels=["reason"]
+        )
+        for reason, count in self._ignored().items():
+            ignored.add_metric([reason], count)
+        yield ignored
         yield CounterMetricFamily(
             "outrider_decoder_restarts",
             "Pictures that crashed, overran or exhausted the process that decodes them",

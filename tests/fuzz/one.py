@@ -10,12 +10,12 @@ from pathlib import Path
 import atheris
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(Path(__file__).parent), *(str(ROOT / room) for room in ("wire", "export", "edge", "cloud"))]
+sys.path[:0] = [str(ROOT / room) for room in ("tests", "wire", "export", "edge", "cloud")]
 
 with atheris.instrument_imports(
     include=["outrider_wire", "outrider_engine", "outrider_edge.local_api", "PIL", "tomllib"]
 ):
-    from targets import TARGETS
+    from fuzz_targets import TARGETS
 
 if __name__ == "__main__":
     name, corpus, *flags = sys.argv[1:]

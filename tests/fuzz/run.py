@@ -14,9 +14,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from targets import TARGETS
-
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from fuzz_targets import TARGETS  # noqa: E402  found through the line above
+
 _COVERAGE = re.compile(r"cov: (\d+) ft: (\d+)")
 _EXECUTIONS = re.compile(r"stat::number_of_executed_units: (\d+)")
 _GRACE_S = 120

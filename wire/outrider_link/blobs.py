@@ -42,6 +42,8 @@ class BlobPuller:
         self, *, publish: Publish, block: int = BLOCK_BYTES, window: int = 8, timeout_s: float = 5.0, retries: int = 8
     ) -> None:
         self.block = block
+        self.unasked = 0
+        """Messages of no pull under way."""
         self._publish = publish
         self._window = window
         self._timeout_s = timeout_s
@@ -92,8 +94,10 @@ class BlobPuller:
         return to
 
     def on_message(self, message: BlobBlock | BlobGone) -> None:
-        """Takes what a holder sent; anything of no pull under way is ignored."""
-        if (flow := self._flows.get(message.transfer)) is not None:
+        """Takes what a holder sent; anything of no pull under way is counted, and ignored."""
+        if (flow := self._flows.get(message.transfer)) is None:
+            self.unasked += 1
+        else:
             flow.take(message)
 
     async def _fill(self, ask: "_Ask", sink: Sink) -> None:

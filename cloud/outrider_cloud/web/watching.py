@@ -69,7 +69,8 @@ class Watching:
     async def _prometheus(self, _: web.Request) -> web.Response:
         self._metrics.ready.set(not self._health.waiting_for())
         for task, alarmed in (await self._fleet.alarms()).items():
-            self._metrics.device_alarms.labels(task).set(alarmed)
+            if task in self._tasks:  # a device may tell of any
+                self._metrics.device_alarms.labels(task).set(alarmed)
         return web.Response(body=self._metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4"})
 
     async def _account(self, _: web.Request) -> web.Response:

@@ -9,6 +9,8 @@ import heapq
 from dataclasses import dataclass
 
 MAX_TIMER_S = 30.0
+_SPARE_ENTRIES = 64
+"""Entries that may be out of date before they are swept out, beside as many as there are questions."""
 
 
 @dataclass(kw_only=True)
@@ -122,3 +124,6 @@ class OfferBook:
     def _due(self, question: Question, at: float) -> None:
         question.due_at = at
         heapq.heappush(self._by_due, (at, question.id))
+        if len(self._by_due) > 2 * len(self._open) + _SPARE_ENTRIES:  # a flood of replies must not fill the memory
+            self._by_due = [(each.due_at, each.id) for each in self._open.values() if not each.in_flight]
+            heapq.heapify(self._by_due)

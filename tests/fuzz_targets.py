@@ -32,8 +32,8 @@ from outrider_wire.manifest import decode_manifest, encode_manifest
 from outrider_wire.task import parse_task
 from outrider_wire.topics import Topics
 
-TESTS = Path(__file__).parents[1]
-REGRESSIONS = Path(__file__).parent / "regressions"
+TESTS = Path(__file__).parent
+REGRESSIONS = TESTS / "fuzz" / "regressions"
 """Inputs that once found something, a folder a target; they are replayed with the other tests."""
 _PIXELS = 1 << 16
 
@@ -115,7 +115,7 @@ def protobuf(data: bytes) -> None:
                 with contextlib.suppress(UnreadableError):
                     read(messages([value])[0], depth + 1)
 
-    reader = Reader(fields=5_000)
+    reader = Reader(fields=500)
     with contextlib.suppress(UnreadableError):
         read(memoryview(data), 0)
 
@@ -178,7 +178,7 @@ TARGETS: dict[str, Target] = {
     "json": Target(run=json, seeds=_files("wire/golden/*.json")),
     "topic": Target(run=topic, seeds=_topics, max_len=512),
     "manifest": Target(run=manifest, seeds=_files("assets/bundles/*/manifest.json"), max_len=16_384),
-    "task": Target(run=task, seeds=_tasks),
+    "task": Target(run=task, seeds=_tasks, max_len=8_192),
     "onnx": Target(run=onnx, seeds=_files("assets/models/*.onnx", "assets/bombs/*.onnx"), max_len=16_384),
     "protobuf": Target(run=protobuf, seeds=_files("assets/bombs/*.onnx")),
     "image": Target(run=image, seeds=_pictures, max_len=8_192),
