@@ -4,25 +4,21 @@ After each test both still answer a good input, both accounts add up, and neithe
 """
 
 import asyncio
-import itertools
-import re
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import msgspec
-import psutil
 import pytest
 from attacks import attacks_on, form_field
 from cloud_device import TOPICS, Device, make_escalation, new_id, sha256
 from raw_mqtt import CONTENT_TYPE, CORRELATION, FORMAT, RESPONSE_TOPIC, USER_PROPERTY, RawClient, text
-from running import System
+from under_attack import AGENT, UnderAttack
 
 from factory import parts_of, sure, unsure
-from outrider.client import Client
 from outrider_link.session import Outgoing
 from outrider_wire.codec import encode
 from outrider_wire.limits import INLINE_BYTES
@@ -39,92 +35,11 @@ from outrider_wire.messages import (
     Reported,
     Telemetry,
 )
-from outrider_wire.task import Policy, Task
 from outrider_wire.topics import RELEASES
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
 
-AGENT = "cam-1"
-GROWTH_BYTES = 96 << 20
-"""What a process may have grown by, at most, since it answered its first good inputs: SQLite's and the allocator's caches."""
 LONGEST_STRING = 65_535
-_SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? ([0-9.e+-]+)$", re.MULTILINE)
-_LABEL = re.compile(r'(\w+)="([^"]*)"')
-
-
-class UnderAttack:
-    """The system, what it looked like before, and how to see whether it is well."""
-
-    def __init__(self, system: System, client: Client) -> None:
-        self.system = system
-        self.client = client
-        self.shades = itertools.cycle(range(20))
-        self.cloud_url = f"http://127.0.0.1:{system.cloud_port}"
-        self.agent_url = f"http://127.0.0.1:{system._agents[AGENT]}"
-        self.good_inputs()
-        self.began_with = {name: self.resident(name) for name in ("cloud", AGENT)}
-
-    @property
-    def task(self) -> Task:
-        """The task of the whole system."""
-        return self.system.task
-
-    def good_inputs(self) -> None:
-        """The agent answers one input itself, and another with the cloud's help."""
-        here = self.client.ask("colours", parts_of(sure(2, shade=next(self.shades))))
-        there = self.client.ask("colours", parts_of(unsure(shade=next(self.shades))), answer_within_ms=20_000)
-        assert (here.label, here.state) == ("blue", "edge")
-        assert (there.label, there.state) == ("red", "cloud")
-
-    def resident(self, name: str) -> int:
-        """Bytes that a process and its children have resident."""
-        process = psutil.Process(self.system.processes.pid(name))
-        return sum(each.memory_info().rss for each in (process, *process.children(recursive=True)))
-
-    def is_well(self) -> None:
-        """Asserts that nothing is the worse for it."""
-        self.good_inputs()
-        assert self.client.account().adds_up
-        assert asyncio.run(self.get("/v1/account"))["adds_up"]
-        for name, before in self.began_with.items():
-            assert self.resident(name) - before < GROWTH_BYTES, name
-
-    async def get(self, path: str) -> Any:
-        """A JSON page of the cloud."""
-        async with aiohttp.ClientSession() as client, client.get(self.cloud_url + path) as reply:
-            return await reply.json()
-
-    async def count(self, url: str, family: str, label: str, **where: str) -> Counter[str]:
-        """A counter's values by one of its labels, where its other labels are as given."""
-        async with aiohttp.ClientSession() as client, client.get(f"{url}/metrics") as reply:
-            page = await reply.text()
-        found: Counter[str] = Counter()
-        for name, labels, value in _SAMPLE.findall(page):
-            said = dict(_LABEL.findall(labels))
-            if name == family and all(said.get(key) == wanted for key, wanted in where.items()):
-                found[said.get(label, "")] += int(float(value))
-        return found
-
-    async def dead_letters(self) -> Counter[str]:
-        """What the cloud could not take, by reason."""
-        return await self.count(self.cloud_url, "outrider_dead_letters_total", "reason")
-
-    async def ignored(self) -> Counter[str]:
-        """What the agent was told in vain, by reason."""
-        return await self.count(self.agent_url, "outrider_downlink_ignored_total", "reason")
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UnderAttack]:
-    policy = Policy(answer_within_ms=10_000, keep_for_s=600, audit_rate=0.0)
-    with System(tmp_path_factory.mktemp("system"), policy=policy, first_port=22_400) as system:
-        yield UnderAttack(system, system.start_agent(AGENT))
-
-
-@pytest.fixture
-def target(whole: UnderAttack) -> Iterator[UnderAttack]:
-    yield whole
-    whole.is_well()
 
 
 async def reaches(count: Callable[[], Awaitable[Counter[str]]], expected: Counter[str], within_s: float = 10) -> None:
