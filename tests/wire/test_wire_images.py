@@ -1,14 +1,17 @@
 """Hostile pictures, case by case; and the odd but honest ones, which come out right."""
 
+from typing import Any
+
 import numpy as np
 import pytest
-from hostile_pictures import HOSTILE, JPEG, PNG, saved
+from hostile_pictures import HOSTILE, JPEG, NOISE, PNG, jpeg_of_scans, saved
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from outrider_wire.errors import CallerInputError
-from outrider_wire.images import decode_picture
+from outrider_wire.images import SCANS, decode_picture
+from outrider_wire.jpeg import scans
 from outrider_wire.limits import IMAGE_PIXELS
 
 
@@ -78,6 +81,36 @@ def test_a_picture_is_turned_upright(
     grey = decoded(saved(CORNER, kind, exif=exif, **options)).mean(axis=2)
     assert grey.shape == shape
     assert np.unravel_index(grey.argmax(), shape) == corner
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"progressive": True, "exif": Image.Exif()}])
+def test_a_jpeg_asks_for_its_passes(options: dict[str, Any]) -> None:
+    whole = saved(NOISE, "JPEG", **options)
+    assert scans(whole, most=SCANS) == whole.count(b"\xff\xda") == (10 if options else 1)
+
+
+def test_what_lies_inside_or_behind_a_picture_is_no_pass_of_it() -> None:
+    """A thumbnail in a segment, a film after the end of the image."""
+    thumbnail = b"\xff\xe5" + (2 + 2 * 900).to_bytes(2, "big") + b"\xff\xda" * 900
+    honest = JPEG[:2] + thumbnail + JPEG[2:] + b"\xff\xda" * 10_000
+    assert scans(honest, most=SCANS) == 1
+    assert decoded(honest).shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize("passes", [SCANS, SCANS + 1, 5_000])
+def test_the_passes_of_a_bomb_are_counted_though_its_segments_hide_an_end(passes: int) -> None:
+    comment = b"\xff\xfe\x00\x04\xff\xd9"
+    bomb = jpeg_of_scans(passes).replace(b"\xff\xda", comment + b"\xff\xda")
+    assert scans(bomb, most=SCANS) == min(passes, SCANS + 1)
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_have_some_number_of_passes(data: bytes) -> None:
+    assert 0 <= scans(b"\xff\xd8" + data, most=SCANS) <= SCANS + 1
+
+
+def test_countless_segments_are_too_many() -> None:
+    assert scans(b"\xff\xfe\x00\x02" * 10_000 + b"\xff\xda" * 100, most=SCANS) == SCANS + 1
 
 
 def test_transparency_is_dropped() -> None:

@@ -8,15 +8,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from outrider_wire.errors import CallerInputError
+from outrider_wire.jpeg import scans
 
 FORMATS = ("JPEG", "PNG")
 """The only decoders that hostile bytes ever reach. A multi-picture JPEG (MPO) is none: its decoder follows offsets in the file."""
-SCANS = 64
+SCANS = 32
 """Passes over the whole picture that a JPEG may ask for: an honest progressive one has about ten, and each costs a decode."""
 
 Mode = Literal["RGB", "L"]
-
-_SCAN = b"\xff\xda"
 
 _ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -48,7 +47,7 @@ def decode_picture(data: bytes | str, *, part: str, mode: Mode, max_pixels: int)
     """
     data = picture_bytes(data, part)
     image = _opened(data, part)
-    if image.format == "JPEG" and data.count(_SCAN) > SCANS:
+    if image.format == "JPEG" and scans(data, most=SCANS) > SCANS:
         raise _refused(part, f"asks for more than {SCANS} passes", "too_many_scans", "send a baseline JPEG")
     width, height = image.size
     if width * height > max_pixels:
