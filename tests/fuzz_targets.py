@@ -35,6 +35,19 @@ from outrider_wire.topics import Topics
 TESTS = Path(__file__).parent
 REGRESSIONS = TESTS / "fuzz" / "regressions"
 """Inputs that once found something, a folder a target; they are replayed with the other tests."""
+EDGES = (
+    b"",
+    b"\0",
+    b"\xff" * 64,
+    b"[" * 2_000,
+    b"a = " + b"[" * 2_000,
+    b"a = " + b"9" * 5_000,
+    b'{"x":' + b"[" * 2_000,
+    b"\x81\xa1x" * 1_000,
+    b"\x91" * 2_000,
+    b"\x0a\xff\xff\xff\xff\x7f",
+)
+"""What every corpus begins with besides: depths and lengths that no small change of a sound value reaches."""
 _PIXELS = 1 << 16
 
 

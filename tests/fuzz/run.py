@@ -17,7 +17,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from fuzz_targets import TARGETS  # noqa: E402  found through the line above
+from fuzz_targets import EDGES, TARGETS  # noqa: E402  found through the line above
 
 _COVERAGE = re.compile(r"cov: (\d+) ft: (\d+)")
 _EXECUTIONS = re.compile(r"stat::number_of_executed_units: (\d+)")
@@ -46,7 +46,7 @@ def fuzz(name: str, *, corpus: Path, seconds: int) -> dict[str, int | str]:
     folder, findings = corpus / name, corpus / "findings"
     folder.mkdir(parents=True, exist_ok=True)
     findings.mkdir(exist_ok=True)
-    for seed in TARGETS[name].seeds():
+    for seed in (*TARGETS[name].seeds(), *EDGES):
         (folder / f"seed-{hashlib.sha256(seed).hexdigest()[:16]}").write_bytes(seed)
     before = set(findings.iterdir())
     flags = [

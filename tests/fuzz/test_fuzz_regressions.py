@@ -6,18 +6,7 @@ Fuzzing itself takes minutes: ``python tests/fuzz/run.py --corpus DIR``.
 from pathlib import Path
 
 import pytest
-from fuzz_targets import REGRESSIONS, TARGETS
-
-EDGES = (
-    b"",
-    b"\0",
-    b"\xff" * 64,
-    b"[" * 2_000,
-    b"{" * 2_000,
-    b"9" * 5_000,
-    b"\x91" * 2_000,
-    b"\x0a\xff\xff\xff\xff\x7f",
-)
+from fuzz_targets import EDGES, REGRESSIONS, TARGETS
 
 
 @pytest.mark.parametrize("name", TARGETS)
