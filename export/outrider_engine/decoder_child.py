@@ -10,6 +10,7 @@ import ctypes
 import io
 import mmap
 import resource
+import signal
 import socket
 import sys
 
@@ -27,6 +28,10 @@ _ORIENTATION = 0x0112
 def main(arguments: list[str]) -> int:
     """Serves until the parent closes its end."""
     memory_mb, cpu_s = map(int, arguments)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(
+            number, signal.SIG_IGN
+        )  # the parent still answers what is under way, and ends this process by its socket
     warm()
     shared = mmap.mmap(sys.stdout.fileno(), 0)
     confine(memory_mb)

@@ -194,6 +194,16 @@ def test_the_child_knows_no_secret_of_ours(monkeypatch: pytest.MonkeyPatch) -> N
         assert "LARGE_MODEL_KEY" not in child_of(decoder).environ()
 
 
+def test_a_signal_to_the_whole_group_leaves_it_to_its_parent() -> None:
+    """An agent that is asked to stop still answers what is under way."""
+    with PictureDecoder() as decoder:
+        child = child_of(decoder)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            child.send_signal(number)
+        assert asked(decoder, GOOD).shape == (64, 64, 3)
+        assert decoder.counts["restarts"] == 0
+
+
 def test_it_ends_with_the_decoder() -> None:
     decoder = PictureDecoder()
     child = child_of(decoder)

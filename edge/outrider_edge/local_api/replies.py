@@ -40,6 +40,8 @@ STATUS: tuple[tuple[type[OutriderError], int], ...] = (
 STATUS_OF_REASON = {
     "too_large": 413,
     "too_many_pixels": 413,
+    "too_many_scans": 413,
+    "picture_memory": 413,
     "not_an_image": 415,
     "damaged_image": 415,
     "unsupported_media_type": 415,
