@@ -51,6 +51,11 @@ class UnderAttack:
         process = psutil.Process(self.system.processes.pid(name))
         return sum(each.memory_info().rss for each in (process, *process.children(recursive=True)))
 
+    def decoders(self, name: str) -> list[psutil.Process]:
+        """The processes in which another decodes its pictures."""
+        children = psutil.Process(self.system.processes.pid(name)).children(recursive=True)
+        return [child for child in children if any("decoder_child" in word for word in child.cmdline())]
+
     def is_well(self) -> None:
         """Asserts that nothing is the worse for it."""
         self.good_inputs()

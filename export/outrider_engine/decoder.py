@@ -87,7 +87,7 @@ class PictureDecoder:
         command: Sequence[str] = CHILD,
     ) -> None:
         self.counts: Counter[str] = Counter()
-        """``pictures`` asked for, ``restarts``, and by reason what cost a child."""
+        """``pictures`` asked for, ``restarts`` of the child, and by reason the pictures that cost one."""
         self._max_pixels = max_pixels
         self._timeout_s = timeout_s or 2.0 + max_pixels / 4e6
         memory = memory_mb or _BASE_MB + (_BYTES_PER_PIXEL * max_pixels >> 20)
@@ -146,6 +146,10 @@ class PictureDecoder:
         raise CallerInputError(f"part {part!r} {found.what}", reason=found.reason, fix=found.fix, part=part)
 
     def _begin(self) -> "_Child":
+        """The child; another one where it ended by itself, between two pictures, which is nobody's fault."""
+        if self._child is not None and self._child.gone:
+            self._end()
+            self.counts["restarts"] += 1
         if self._child is None:
             try:
                 self._child = _Child(self._command, shared_bytes=self._shared_bytes)
@@ -202,6 +206,11 @@ class _Child:
                     self._socket.close()
                     self._pixels.close()
                     raise
+
+    @property
+    def gone(self) -> bool:
+        """Whether it has ended."""
+        return self._process.poll() is not None
 
     def ask(self, data: bytes, *, mode: Mode, max_pixels: int, within: float) -> Image.Image | Said:
         """The picture, or why it is refused.

@@ -199,10 +199,16 @@ async def test_the_cloud_refuses_every_picture_of_the_table(target: UnderAttack)
     assert (await target.count(target.cloud_url, *wanted["cloud"]))["refused"] == before + len(pictures)
 
 
+async def restarts(target: UnderAttack) -> int:
+    """How many processes the agent's pictures have cost."""
+    return (await target.count(target.agent_url, "outrider_decoder_restarts_total", ""))[""]
+
+
 @pytest.mark.parametrize("surface", ["form", "picture"])
 async def test_the_agent_refuses_every_body_and_picture_of_the_table(target: UnderAttack, surface: Any) -> None:
     counted = ("outrider_refusals_total", "reason")
     before, expected = await target.count(target.agent_url, *counted, task="colours"), Counter[str]()
+    restarted = await restarts(target)
     async with aiohttp.ClientSession() as client:
         for attack in attacks_on(surface):
             body, coding = attack.data, attack.coding
@@ -222,7 +228,18 @@ async def test_the_agent_refuses_every_body_and_picture_of_the_table(target: Und
                 assert said["error"]["reason"] == reason, attack
             expected[reason] += 1
     assert await target.count(target.agent_url, *counted, task="colours") == rises(before, expected)
-    assert (await target.count(target.agent_url, "outrider_decoder_restarts_total", ""))[""] == 0
+    assert (await restarts(target)) == restarted, "a refusal costs no process"
+
+
+@pytest.mark.parametrize("name", ["cloud", AGENT])
+def test_pictures_are_decoded_in_a_process_of_their_own_that_may_die(target: UnderAttack, name: str) -> None:
+    """Killed between two pictures; afterwards both sides must answer good ones, the first of them included."""
+    [decoder] = target.decoders(name)
+    decoder.kill()
+    time.sleep(0.2)
+    target.good_inputs()
+    [another] = target.decoders(name)
+    assert another.pid != decoder.pid
 
 
 async def test_the_agent_refuses_every_message_of_the_table(target: UnderAttack) -> None:
@@ -338,7 +355,7 @@ async def test_a_device_learns_of_files_only_by_their_release(target: UnderAttac
             want = BlobWant(transfer=transfer, sha256=digest, offset=offset, count=256, block=65_536, worker=RELEASES)
             topic = TOPICS.of("blob-up", "evil-12", worker=RELEASES, transfer=transfer)
             await device.session.publish(Outgoing(topic, encode(want)))
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(0.5)
         assert device.said == []
 
 

@@ -66,7 +66,7 @@ def conforms(address: str, examples: int) -> int:
 
 @pytest.mark.parametrize(("room", "operations"), [("cloud", 12), ("edge", 9)])
 def test_an_api_is_as_its_document_says(addresses: dict[str, str], room: str, operations: int) -> None:
-    assert conforms(addresses[room], examples=3) >= operations
+    assert conforms(addresses[room], examples=2) >= operations
 
 
 @pytest.mark.slow
