@@ -5,6 +5,7 @@ secret and no open file, can open none, and has a bound on its memory and time; 
 sends back is believed no more than the file was.
 """
 
+import fcntl
 import logging
 import mmap
 import os
@@ -193,8 +194,7 @@ class _Child:
 
     def __init__(self, command: Sequence[str], *, shared_bytes: int) -> None:
         self._ready = False
-        with _shared_file() as shared:
-            shared.truncate(shared_bytes)
+        with _shared_file(shared_bytes) as shared:
             self._pixels = mmap.mmap(shared.fileno(), shared_bytes, access=mmap.ACCESS_READ)
             self._socket, theirs = socket.socketpair()
             with theirs:
@@ -277,11 +277,19 @@ _SIGXCPU = 24
 """What the kernel ends a process with that has used up its processor time (Linux and macOS)."""
 
 
-def _shared_file() -> IO[bytes]:
-    """A file that lies in memory alone; where the system has none, one without a name."""
-    if hasattr(os, "memfd_create"):
-        return os.fdopen(os.memfd_create("pixels"), "w+b")
-    return tempfile.TemporaryFile()  # type: ignore[unreachable,unused-ignore]  # on macOS
+def _shared_file(size: int) -> IO[bytes]:
+    """A file of that size in memory alone, which nobody can make shorter: reading what was cut off would end this process (SIGBUS).
+
+    Where the system has none, one without a name.
+    """
+    if not hasattr(os, "memfd_create"):
+        shared: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it  # on macOS
+        shared.truncate(size)
+        return shared
+    shared = os.fdopen(os.memfd_create("pixels", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "w+b")
+    shared.truncate(size)
+    fcntl.fcntl(shared, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    return shared
 
 
 def _environment() -> dict[str, str]:

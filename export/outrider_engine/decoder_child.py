@@ -28,10 +28,8 @@ _ORIENTATION = 0x0112
 def main(arguments: list[str]) -> int:
     """Serves until the parent closes its end."""
     memory_mb, cpu_s = map(int, arguments)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(
-            number, signal.SIG_IGN
-        )  # the parent still answers what is under way, and ends this process by its socket
+    for number in (signal.SIGINT, signal.SIGTERM):  # the parent answers what is under way, and then closes the socket
+        signal.signal(number, signal.SIG_IGN)
     warm()
     shared = mmap.mmap(sys.stdout.fileno(), 0)
     confine(memory_mb)

@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -13,7 +14,7 @@ import psutil
 import pytest
 from hostile_pictures import HOSTILE, NOISE, jpeg_of_scans, saved
 
-from outrider_engine.decoder import PictureDecoder, decoder_of
+from outrider_engine.decoder import PictureDecoder, _environment, decoder_of
 from outrider_wire.errors import CallerInputError, OperatorSetupError
 from outrider_wire.images import Mode, decode_picture
 from outrider_wire.limits import IMAGE_PIXELS
@@ -197,6 +198,32 @@ def test_a_child_that_was_taken_over_is_not_believed(answer: str) -> None:
     command = [sys.executable, "-c", LIES.format(answer=answer)]
     with PictureDecoder(command=command, timeout_s=0.5) as decoder:
         assert reason(decoder, GOOD) in {"decoder_crashed", "decoder_timeout"}
+
+
+SHRINKS = """
+import contextlib, os, socket
+from outrider_engine.decoder import READY, REPLY
+parent = socket.socket(fileno=0)
+parent.sendall(READY)
+parent.recv(1 << 20)
+for size in (1 << 30, 0):
+    with contextlib.suppress(OSError):
+        os.ftruncate(1, size)
+parent.sendall(REPLY.pack(0, 64, 64, 64 * 64 * 3))
+parent.recv(1)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can seal what is shared")
+def test_a_child_that_was_taken_over_cannot_take_the_shared_memory_away() -> None:
+    """Else its parent would be ended by SIGBUS as it reads the pixels: run where that can be seen."""
+    ask = (
+        "import sys; from outrider_engine.decoder import PictureDecoder\n"
+        f"with PictureDecoder(command=[sys.executable, '-c', {SHRINKS!r}]) as decoder:\n"
+        "    print(decoder(b'x', part='image', mode='RGB', max_pixels=4096).size)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", ask], env=_environment(), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "(64, 64)\n"), done.stderr
 
 
 def test_a_child_that_cannot_start_is_the_operators_matter() -> None:
