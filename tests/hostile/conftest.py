@@ -1,4 +1,4 @@
-"""One system for all attacks: it must bear them one after another."""
+"""One system for all attacks of a module: it must bear them one after another."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from under_attack import AGENT, UnderAttack
 from outrider_wire.task import Policy
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UnderAttack]:
     policy = Policy(answer_within_ms=10_000, keep_for_s=600, audit_rate=0.0)
     with System(tmp_path_factory.mktemp("system"), policy=policy, first_port=22_400) as system:
