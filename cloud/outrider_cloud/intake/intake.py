@@ -22,7 +22,7 @@ from outrider_cloud.clock import now_ms
 from outrider_cloud.intake.admission import Admission, Shed
 from outrider_cloud.intake.checks import check_escalation, check_labels
 from outrider_cloud.intake.jobs import Job, job_from_row, new_job, with_inline
-from outrider_cloud.intake.parking import REPLIES_AT_ONCE, Parking, read_id
+from outrider_cloud.intake.parking import CORRELATION_BYTES, REPLIES_AT_ONCE, Parking, echoed, read_id
 from outrider_cloud.intake.pulls import Pulls
 from outrider_cloud.lease_clock import lease
 from outrider_cloud.metrics import Metrics
@@ -122,6 +122,9 @@ class Intake:
         Raises:
             PeerError: it is no escalation that this cloud can answer.
         """
+        if len(message.correlation or b"") > CORRELATION_BYTES:
+            what = f"its correlation data is longer than {CORRELATION_BYTES} bytes"
+            raise PeerMessageError(what, reason="correlation_too_long")
         escalation = decode(message.payload, message.content_type)
         if not isinstance(escalation, Escalation):
             raise PeerMessageError(f"a {type(escalation).__name__} is no escalation", reason="wrong_message")
@@ -365,9 +368,7 @@ class Intake:
             refusal = self._busy(input_id, shed)
             coding = JSON if message.content_type == JSON else MSGPACK
             self._reply(
-                lambda: self._deliveries.send(
-                    address.device, refusal, content_type=coding, correlation=message.correlation
-                )
+                lambda: self._deliveries.send(address.device, refusal, content_type=coding, correlation=echoed(message))
             )
 
     def _cannot_store(self, job: Job) -> None:

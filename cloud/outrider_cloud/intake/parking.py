@@ -28,6 +28,8 @@ from outrider_wire.topics import Address
 log = logging.getLogger(__name__)
 log.addFilter(Seldom())
 
+CORRELATION_BYTES = 256
+"""Of the correlation data that is kept with an input and comes back with its answer."""
 REPLIES_AT_ONCE = 4096
 """Replies under way that nobody waits for; one more is left out, and the device asks again."""
 
@@ -65,7 +67,7 @@ class Parking:
             size=len(message.payload),
             payload=message.payload[: dead_letters.PAYLOAD_BYTES],
             content_type=message.content_type[:64],
-            correlation=message.correlation[:256] if message.correlation else None,
+            correlation=echoed(message),
         )
         gone = await self._store.write(partial(dead_letters.park, letter=letter))
         self._metrics.dead_letters_dropped.labels("table_full").inc(gone)
@@ -75,8 +77,13 @@ class Parking:
             self._metrics.shed.labels("", "reply").inc()
             return
         coding = JSON if message.content_type == JSON else MSGPACK
-        work = self._deliveries.send(device, refusal, content_type=coding, correlation=message.correlation)
+        work = self._deliveries.send(device, refusal, content_type=coding, correlation=echoed(message))
         self._background.spawn(work, "reply")
+
+
+def echoed(message: Incoming) -> bytes | None:
+    """As much of the correlation data as comes back with a refusal."""
+    return (message.correlation or b"")[:CORRELATION_BYTES] or None
 
 
 class _Id(msgspec.Struct):

@@ -20,6 +20,10 @@ _ROLE = re.compile(
     rf"|(?<=[|\uff5c])(?=[{_ANGLES}])"
 )
 """Inside of what begins or ends a turn in some chat template: ``<|im_end|>``, ``</s>``, ``[INST]``, ``<<SYS>>``."""
+_JOINED = "\t\u200c\u200d"
+"""Kept: scripts and emoji are written with joiners."""
+_SPLIT = re.compile(rf"(?<=[|\uff5c/\[{_ANGLES}])[\u200c\u200d]+|[\u200c\u200d]+(?=[|\uff5c/\]{_ANGLES}])")
+"""Joiners that would hide a role."""
 _LINE_ENDS = re.compile("[ \t]*[\r\n\v\f\x1c-\x1e\x85\u2028\u2029][\\s\u2028\u2029]*")
 
 
@@ -27,8 +31,8 @@ def quoted(text: str) -> str:
     """``text`` as it may stand in a prompt: without characters that are not seen, with a space inside of what could be taken
     for a role, and in one line."""
     line = _LINE_ENDS.sub(LINE_END, text.strip())
-    seen = "".join(" " if each == "\t" else each for each in line if each == "\t" or not _unseen(each))
-    return _ROLE.sub(" ", seen)
+    seen = "".join(each for each in line if each in _JOINED or not _unseen(each))
+    return _ROLE.sub(" ", _SPLIT.sub("", seen))
 
 
 def _unseen(character: str) -> bool:

@@ -8,16 +8,18 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from aiohttp import web
 
-from outrider_cloud.forgetting import Forgetting
-from outrider_cloud.intake.requeue import Requeue
+from outrider_cloud.forgetting import Forgetting, Forgotten
+from outrider_cloud.intake.requeue import Outcome, Requeue
 from outrider_cloud.store import dead_letters
 from outrider_cloud.store.forget import Whom
 from outrider_cloud.store.store import Store
 from outrider_cloud.web.route import JSON_TYPE, Route, json_reply, read_body, whole_number
+from outrider_cloud.web.shapes import DeadLetterReply, DeadLettersReply
 from outrider_wire.errors import CallerInputError, CallerUnknownError, UnreachableError
 from outrider_wire.names import Name
 
 T = TypeVar("T")
+_MOST_LETTERS = 1000
 
 
 class _RequeueRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -47,10 +49,17 @@ class Parked:
                 method="GET",
                 path="/v1/dead-letters",
                 handler=self._list,
-                what="The newest messages that could not be taken (?limit=100)",
+                what="The newest messages that could not be taken",
+                gives=DeadLettersReply,
+                query={"limit": {"type": "integer", "minimum": 1, "maximum": _MOST_LETTERS, "default": 100}},
             ),
             Route(
-                method="GET", path="/v1/dead-letters/{letter}", handler=self._show, what="One of them, with its bytes"
+                method="GET",
+                path="/v1/dead-letters/{letter}",
+                handler=self._show,
+                what="One of them, with its bytes",
+                gives=DeadLetterReply,
+                fails=(400, 404),
             ),
             Route(
                 method="POST",
@@ -58,6 +67,9 @@ class Parked:
                 handler=self._take_again,
                 what="Take one in again, as if it came on its topic now",
                 body=JSON_TYPE,
+                takes=_RequeueRequest,
+                gives=Outcome,
+                fails=(404, 409, 503),
             ),
             Route(
                 method="POST",
@@ -65,11 +77,14 @@ class Parked:
                 handler=self._forget,
                 what="Forget a device, or an input, everywhere",
                 body=JSON_TYPE,
+                takes=_ForgetRequest,
+                gives=Forgotten,
+                fails=(503,),
             ),
         ]
 
     async def _list(self, request: web.Request) -> web.Response:
-        limit = whole_number(request, "limit", 100, 1000)
+        limit = whole_number(request, "limit", 100, _MOST_LETTERS)
         return json_reply({"dead_letters": await self._store.read(partial(dead_letters.latest, limit=limit))})
 
     async def _show(self, request: web.Request) -> web.Response:

@@ -12,6 +12,13 @@ from outrider_cloud.metrics import Metrics
 from outrider_cloud.store import examples, inputs
 from outrider_cloud.store.store import Store
 from outrider_cloud.web.route import Route, json_reply
+from outrider_cloud.web.shapes import (
+    AccountReply,
+    DevicesReply,
+    LiveReply,
+    ReadyReply,
+    StatsReply,
+)
 from outrider_wire.errors import CallerUnknownError
 
 
@@ -40,16 +47,41 @@ class Watching:
     def routes(self) -> list[Route]:
         """This group's rows."""
         return [
-            Route(method="GET", path="/health/live", handler=self._live, what="The process runs", who="anyone"),
-            Route(method="GET", path="/health/ready", handler=self._ready, what="Escalations are taken", who="anyone"),
-            Route(method="GET", path="/metrics", handler=self._prometheus, what="Prometheus metrics"),
-            Route(method="GET", path="/v1/account", handler=self._account, what="Where every escalation ended"),
-            Route(method="GET", path="/v1/devices", handler=self._devices, what="The fleet"),
+            Route(
+                method="GET",
+                path="/health/live",
+                handler=self._live,
+                what="The process runs",
+                who="anyone",
+                gives=LiveReply,
+            ),
+            Route(
+                method="GET",
+                path="/health/ready",
+                handler=self._ready,
+                what="Escalations are taken",
+                who="anyone",
+                gives=ReadyReply,
+                fails=(503,),
+            ),
+            Route(
+                method="GET", path="/metrics", handler=self._prometheus, what="Prometheus metrics", gives="text/plain"
+            ),
+            Route(
+                method="GET",
+                path="/v1/account",
+                handler=self._account,
+                what="Where every escalation ended",
+                gives=AccountReply,
+            ),
+            Route(method="GET", path="/v1/devices", handler=self._devices, what="The fleet", gives=DevicesReply),
             Route(
                 method="GET",
                 path="/v1/tasks/{task}/examples/stats",
                 handler=self._example_stats,
                 what="What there is to learn from",
+                gives=StatsReply,
+                fails=(404,),
             ),
         ]
 
@@ -63,7 +95,8 @@ class Watching:
     async def _prometheus(self, _: web.Request) -> web.Response:
         self._metrics.ready.set(not self._health.waiting_for())
         for task, alarmed in (await self._fleet.alarms()).items():
-            self._metrics.device_alarms.labels(task).set(alarmed)
+            if task in self._tasks:  # a device may tell of any
+                self._metrics.device_alarms.labels(task).set(alarmed)
         return web.Response(body=self._metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4"})
 
     async def _account(self, _: web.Request) -> web.Response:
