@@ -169,20 +169,37 @@ async def _asked(model: HeldModel, question: str) -> bool:
     return question in model.questions
 
 
-async def test_telemetry_of_a_task_that_is_not_served_is_dead_and_any_message_can_be_taken_in_again(
+async def test_any_message_can_be_taken_in_again_and_stays_where_it_is_refused_again(
     broker: str, tmp_path: Path
 ) -> None:
     async with make_service(write_config(tmp_path, broker), HeldModel()) as service, Device(broker, "cam-t") as device:
         await ready(service)
-        for k in range(3):
-            said = Telemetry(device="cam-t", boot_id="b", task=f"made-up-{k}", uptime_s=1.0, account={})
-            await device.session.publish(Outgoing(TOPICS.of("telemetry", "cam-t"), encode(said)))
-        await until_parked(service, 3)
-        assert (await get(service, "/v1/devices"))[1]["devices"] == [], "no column grows with made-up names"
-        [letter, *_] = await letters(service)
-        status, refused = await request(service, "POST", f"/v1/dead-letters/{letter['id']}/requeue", body={})
-        assert (status, refused["error"]["reason"]) == (409, "unknown_task")
-        assert len(await letters(service)) == 3
+        foreign = Telemetry(device="cam-u", boot_id="b", task="colours", uptime_s=1.0, account={})
+        await device.session.publish(Outgoing(TOPICS.of("telemetry", "cam-t"), encode(foreign)))
+        await until_parked(service)
+        [letter] = await letters(service)
+        status, said = await request(service, "POST", f"/v1/dead-letters/{letter['id']}/requeue", body={})
+        assert (status, said["error"]["reason"]) == (409, "wrong_device")
+        assert len(await letters(service)) == 1 and (await get(service, "/v1/devices"))[1]["devices"] == []
+        own = Telemetry(device="cam-t", boot_id="b", task="colours", uptime_s=1.0, account={})
+        store = Store(url=f"sqlite:///{tmp_path / 'data/cloud.db'}")
+        store.open()
+        mended = dead_letters.DeadLetter(
+            received_ms=1,
+            topic=TOPICS.of("telemetry", "cam-t"),
+            device="cam-t",
+            input="",
+            reason="unparsable",
+            detail="",
+            size=len(encode(own)),
+            payload=encode(own),
+        )
+        store.submit(lambda c: dead_letters.park(c, mended)).result(10)
+        store.close()
+        status, said = await request(service, "POST", "/v1/dead-letters/2/requeue", body={})
+        assert (status, said["outcome"]) == (200, "taken")
+        [row] = (await get(service, "/v1/devices"))[1]["devices"]
+        assert row["device"] == "cam-t" and [each["id"] for each in await letters(service)] == [1]
 
 
 async def test_a_flood_of_bad_messages_fills_neither_table_nor_log_nor_memory(
@@ -220,3 +237,15 @@ def test_the_table_is_bounded_in_bytes_and_says_how_many_went(tmp_path: Path) ->
     store.close()
     assert [row["id"] for row in rows] == [12, 11, 10, 9, 8, 7], "six of 1000 bytes and their rows"
     assert sum(gone) == 6
+
+
+def test_a_letter_of_no_bytes_is_shown_like_any_other(tmp_path: Path) -> None:
+    store = Store(url=f"sqlite:///{tmp_path / 'cloud.db'}")
+    store.open()
+    empty = dead_letters.DeadLetter(
+        received_ms=0, topic="t", device="", input="", reason="unparsable", detail="", size=0, payload=b""
+    )
+    store.submit(lambda c: dead_letters.park(c, empty)).result(10)
+    [row] = store.run(lambda c: dead_letters.latest(c, 9))
+    store.close()
+    assert (row["head"], row["whole"]) == ("", True)

@@ -65,7 +65,7 @@ def latest(connection: sa.Connection, limit: int) -> list[dict[str, Any]]:
         (sa.func.length(here.payload) == here.size).label("whole"),
     )
     rows = connection.execute(query.order_by(here.id.desc()).limit(limit)).mappings()
-    return [{**row, "head": row["head"].hex(), "whole": bool(row["whole"])} for row in rows]
+    return [{**row, "head": (row["head"] or b"").hex(), "whole": bool(row["whole"])} for row in rows]
 
 
 def find(connection: sa.Connection, letter_id: int) -> DeadLetter | None:
