@@ -34,10 +34,7 @@ def decode_picture(data: bytes | str, *, part: str, mode: Literal["RGB", "L"], m
     """
     if isinstance(data, str):
         raise _refused(part, "is text, not a picture", "wrong_type", "send the bytes of a JPEG or PNG file")
-    image = _opened(data, part)
-    width, height = image.size
-    if width * height > max_pixels:
-        raise _too_large(part, f"has {width} × {height} pixels, more than the {max_pixels} of its task")
+    image = _opened(data, part, max_pixels)
     try:
         image.load()
         turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
@@ -47,15 +44,31 @@ def decode_picture(data: bytes | str, *, part: str, mode: Literal["RGB", "L"], m
         raise _refused(part, f"is a damaged picture ({error})"[:300], "damaged_image", "send the file again") from error
 
 
-def _opened(data: bytes, part: str) -> Image.Image:
+def orientation_of(data: bytes, *, part: str, max_pixels: int) -> int:
+    """The EXIF orientation (1 to 8) that `decode_picture` undoes, wherever the file names it; errors as there."""
+    image = _opened(data, part, max_pixels)
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        if image.format == "PNG":
+            image.load()  # it may be named behind the pixels
+        named = image.getexif().get(_ORIENTATION, 1)
+    except Exception as error:  # as above
+        raise _refused(part, f"is a damaged picture ({error})"[:300], "damaged_image", "send the file again") from error
+    return named if named in _UPRIGHT else 1
+
+
+def _opened(data: bytes, part: str, max_pixels: int) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(part, "claims more pixels than any picture has") from error
     except Exception as error:  # as above: a header can be hostile too
         raise _refused(
             part, "is not a picture that can be read", "not_an_image", f"send {' or '.join(FORMATS)}"
         ) from error
+    width, height = image.size
+    if width * height > max_pixels:
+        raise _too_large(part, f"has {width} × {height} pixels, more than the {max_pixels} of its task")
+    return image
 
 
 def _converted(image: Image.Image, mode: Literal["RGB", "L"]) -> Image.Image:
