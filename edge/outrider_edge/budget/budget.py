@@ -146,6 +146,10 @@ class TaskBudget:
         for window in self._audits.values():
             window.add(now, self.cost(size))
 
+    def count_pulled(self, now: float, *, size: int) -> None:
+        """All of an input is pulled of which a first form was sent: its bytes are spent, whatever the limits say."""
+        self._draw(self._later(now), Spend(0, size, 0))
+
     def cost(self, size: int) -> Spend:
         """Of one escalation of that many bytes."""
         return Spend(1, size, self._micros)
