@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from outrider_cloud.large.embeddings import check_embeddings
 from outrider_engine.model import Model, load_model
 from outrider_wire.errors import BundleMismatchError, CallerInputError, OperatorConfigError
 from outrider_wire.manifest import MANIFEST_FILE
@@ -70,4 +71,6 @@ def load_first(folder: str, task: Task, *, threads: int) -> FirstModel | None:
             reason="no_first_model",
             fix="name the folder of the small model's first bundle, or leave fuse_with out",
         )
-    return FirstModel(model=load_model(Path(folder), threads=threads, bounds=task.inputs), task=task)
+    model = load_model(Path(folder), threads=threads, bounds=task.inputs)
+    check_embeddings(task, model.manifest.inputs, named=f"fuse_with {folder}")
+    return FirstModel(model=model, task=task)

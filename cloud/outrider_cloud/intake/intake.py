@@ -103,7 +103,7 @@ class Intake:
         )
         if (known := worker.find(job.key)) is not None:
             self._count(job, "repeated")
-            if known.claimed:
+            if known.claimed and not known.holds_back:
                 self._tell(job, Receipt(id=escalation.id))
         elif self._draining or worker.full:
             await self._put_off(job)
@@ -298,6 +298,8 @@ class Intake:
         return await self._store.read(partial(inputs.find, device=job.device, input_id=job.escalation.id))
 
     def _repeat(self, job: Job, reply: bytes) -> None:
+        if not reply and job.holds_back:  # whoever holds it may still pull the full form
+            return
         standing = decode(reply, limit=BLOB_BYTES) if reply else Receipt(id=job.escalation.id)
         if isinstance(standing, Answer | Refusal | Receipt):
             self._tell(job, standing, committed=bool(reply))
