@@ -252,6 +252,7 @@ def test_the_table_of_steps_is_the_published_one() -> None:
         "channels_first",
         "hashed_words",
         "one_hot_facts",
+        "embedding",
     }
 
 

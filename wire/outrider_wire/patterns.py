@@ -294,8 +294,9 @@ class _Parser:
                 raise ValueError("groups are ( ) or (?: ); look-around, names and flags are not read")
             self._at += 2
         node = self._either()
-        if self._next() != ")":
+        if self._peek() != ")":
             raise ValueError("a ( is never closed")
+        self._at += 1
         return node
 
     def _class(self) -> _Node:
