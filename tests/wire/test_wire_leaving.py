@@ -11,6 +11,7 @@ from factory import make_task, png
 from outrider_wire.errors import OperatorConfigError, RuleRefusalError
 from outrider_wire.images import decode_picture
 from outrider_wire.leaving import Leaver, Leaves, words
+from outrider_wire.pictures import upright
 from outrider_wire.privacy import EMBEDDING, FirstForm, PartPrivacy, Privacy
 from outrider_wire.task import InputPart, Task, parse_task
 
@@ -70,6 +71,15 @@ def test_what_is_no_picture_does_not_leave(data: bytes) -> None:
     with pytest.raises(RuleRefusalError, match="'image' cannot be freed of its metadata") as refused:
         leave(task_of(), data)
     assert refused.value.reason == "not_fit_to_leave"
+
+
+def test_a_picture_is_turned_for_whoever_may_not_heed_the_tag() -> None:
+    made = upright(turned(6), max_pixels=10**6)
+    with Image.open(io.BytesIO(made)) as image:
+        assert not image.getexif()
+        assert np.array_equal(np.asarray(image), pixels(turned(6)))
+    for data in (noise(), b"no picture", turned(6)[:-40]):
+        assert upright(data, max_pixels=10**6) == data
 
 
 def test_a_crop_leaves_its_inside_of_the_upright_picture() -> None:

@@ -55,7 +55,7 @@ class Leaves:
 
 
 class Leaver:
-    """What one task lets leave. Safe to use from several threads but one at a time.
+    """What one task lets leave. Safe to use from several threads.
 
     Args:
         task: whose patterns are expressions.

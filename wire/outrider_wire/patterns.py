@@ -33,7 +33,7 @@ class Pattern(Protocol):
 
 
 class Expression:
-    """One compiled expression.
+    """One compiled expression. Several threads may use it: what they add to what is known is the same, whoever comes first.
 
     Raises:
         ValueError: it is not of the subset, is too large, or matches the empty text.

@@ -6,12 +6,14 @@ from typing import Literal
 
 from PIL import Image, ImageFilter
 
-from outrider_wire.images import area
+from outrider_wire.errors import CallerInputError
+from outrider_wire.images import area, decode_picture, orientation_of
+from outrider_wire.metadata import clean_image
 
 Box = Sequence[float]
 Coding = Literal["PNG", "JPEG"]
 KEPT_QUALITY = 92
-"""Of a JPEG that is coded anew because part of it must not leave."""
+"""Of a JPEG that is coded anew because part of it must not leave, or because it lies on its side."""
 
 
 def cropped(image: Image.Image, box: Box) -> Image.Image:
@@ -32,6 +34,20 @@ def blurred(image: Image.Image, radius: float, boxes: Sequence[Box]) -> Image.Im
         place = _pixels(image, box)
         made.paste(made.crop(place).filter(blur), place)
     return made
+
+
+def upright(data: bytes, *, max_pixels: int) -> bytes:
+    """The same picture with its orientation in the pixels, for who may not heed the tag; byte for byte where there is none.
+
+    What cannot be read stays as it is: whoever is given it will say so.
+    """
+    try:
+        found = clean_image(data)
+        if found is None or not found.told or orientation_of(data, part="", max_pixels=max_pixels) == 1:
+            return data
+        return coded(decode_picture(data, part="", mode="RGB", max_pixels=max_pixels), coding_of(data))
+    except CallerInputError:
+        return data
 
 
 def small(image: Image.Image, side: int) -> Image.Image:

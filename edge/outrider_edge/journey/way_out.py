@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from msgspec import Struct
 
-from outrider_edge.journey.pipeline import LOOP_BYTES, LocalAnswer, Parts
+from outrider_edge.journey.pipeline import LocalAnswer, Parts
 from outrider_edge.ports import OutboxFull, OutboxPart
 from outrider_wire.errors import OperatorConfigError
 from outrider_wire.leaving import Leaver, Leaves, LeavingPart
@@ -20,8 +20,10 @@ from outrider_wire.task import Task
 
 log = logging.getLogger(__name__)
 
+LOOP_BYTES = 16 * 1024
+"""A part of more bytes is made fit to leave beside the event loop …"""
 LOOP_TEXT = 4096
-"""A text of more characters is searched beside the event loop."""
+"""… and so is a text of more characters."""
 
 
 class Left(Struct, kw_only=True, frozen=True):
