@@ -131,9 +131,17 @@ MaySpare = Callable[[Escalation], bool]
 """Whether the budget has room for this input, which nobody waits for. Asked once it is about to be offered; True spends it."""
 
 
-OnPulled = Callable[[str, int], None]
-"""Told by the uplink, with the task and the bytes, when a worker begins to pull the full form of an input of which only a first
-one was sent. Must not raise."""
+class Pulled(Struct, kw_only=True, frozen=True):
+    """A full form that a worker begins to pull, of which only a first one was sent."""
+
+    task: str
+    size: int
+    audit: bool
+    """Its input is an audit."""
+
+
+OnPulled = Callable[[Pulled], None]
+"""Told by the uplink of each, once. Must not raise."""
 
 
 class UplinkPort(Protocol):

@@ -9,7 +9,7 @@ from edge_entries import HandClock, make_answer, make_entry, until
 from outrider_edge.budget.budget import TaskBudget
 from outrider_edge.outbox.outbox import Outbox
 from outrider_edge.outbox.outcomes import Answered
-from outrider_edge.ports import OutboxEntry, OutboxFull, OutboxPart
+from outrider_edge.ports import OutboxEntry, OutboxFull, OutboxPart, Pulled
 from outrider_edge.uplink.escalations import envelope_of, pull_size
 from outrider_edge.uplink.fulls import FullForms
 from outrider_edge.uplink.offering import Offering
@@ -124,13 +124,13 @@ async def test_its_bytes_count_against_the_bounds_until_they_go(tmp_path: Path) 
 async def test_a_pull_is_told_once_and_with_its_size(tmp_path: Path) -> None:
     bench = Bench(tmp_path / "outbox")
     await bench.start()
-    told: list[tuple[str, int]] = []
-    bench.offering.listen_pulled(lambda task, size: told.append((task, size)))
+    told: list[Pulled] = []
+    bench.offering.listen_pulled(told.append)
     await bench.ask(first_entry())
     await until(lambda: bench.offers)
     for _ in range(3):
         bench.offering.open_blob(DIGEST)
-    assert told == [("colours", len(FULL))]
+    assert told == [Pulled(task="colours", size=len(FULL), audit=False)]
     await bench.stop()
 
 
@@ -140,7 +140,7 @@ def test_a_full_form_that_nobody_may_want_any_more_is_not_counted() -> None:
     for envelope in (one, two):
         forms.offer(envelope)
     forms.close(two.id)
-    assert forms.wanted(DIGEST) == ("colours", len(FULL))
+    assert forms.wanted(DIGEST) == Pulled(task="colours", size=len(FULL), audit=False)
     assert forms.wanted(DIGEST) is None
     forms.offer(two)
     forms.close(two.id)
@@ -151,4 +151,6 @@ def test_pulled_bytes_are_spent_without_another_escalation() -> None:
     budget = TaskBudget(Budget(bytes_per_day=10_000, escalations_per_day=10), now=0.0, boot_id="b")
     budget.count_pulled(1.0, size=pull_size(9_000))
     assert (budget.view(2.0)["bytes_per_day"].spent, budget.view(2.0)["escalations_per_day"].spent) == (9_256, 0)
+    budget.count_pulled(2.0, size=pull_size(9_000), audit=True)
+    assert (budget.view(2.0)["bytes_per_day"].spent, budget.view(2.0)["bytes_per_day"].audits) == (9_256, 9_256)
     assert "spent" in budget.ask(3.0, gain=1.0, size=1_000)

@@ -5,11 +5,8 @@ from collections.abc import Mapping, Sequence
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
-from outrider_cloud.answering.grades import Grade, grade_of
+from outrider_cloud.answering.grades import ENOUGH, Grade, grade_of
 from outrider_wire.messages import Escalation, Part
-
-ENOUGH = 0.95
-"""How sure the large model must be of a first form for which no grade says otherwise."""
 
 
 def unseen(escalation: Escalation) -> list[Part]:

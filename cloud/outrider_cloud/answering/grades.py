@@ -12,6 +12,8 @@ from outrider_wire.messages import Part
 
 _LEAST = 1e-9
 """Smallest probability before logarithms."""
+ENOUGH = 0.95
+"""How sure the large model must be of a first form for which no grade says otherwise."""
 
 
 class Grade(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -24,7 +26,7 @@ class Grade(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     media_type: Annotated[str, Meta(max_length=128)] = ""
     """Empty: any."""
     max_bytes: Annotated[int, Meta(ge=1)] | None = None
-    enough: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.95
+    enough: Annotated[float, Meta(gt=0.0, le=1.0)] = ENOUGH
     """Of a first form: the confidence, after the temperature, at which the full one is not asked for."""
 
     def fits(self, part: Part) -> bool:

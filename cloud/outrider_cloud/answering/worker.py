@@ -110,12 +110,13 @@ class Worker:
     def admit(self, job: Job) -> None:
         """From here on it is ours: repeats are met by it."""
         self._jobs[job.key] = job
-        self._bytes += job.size
+        job.weight = job.size
+        self._bytes += job.weight
 
     def drop(self, job: Job) -> None:
         """It is settled, or came to nothing here: another holds it, or its parts did not come."""
         if self._jobs.pop(job.key, None) is not None:
-            self._bytes -= job.size
+            self._bytes -= job.weight
             job.came_to("failed")
 
     def enqueue(self, job: Job) -> None:
@@ -223,14 +224,12 @@ class Worker:
 
     async def _ask_fully(self, job: Job, request: LargeRequest, reply: LargeReply | LargeRefusal) -> None:
         """Asks again about the full form; where it cannot be had, the first one has to do."""
-        before = job.size
         try:
             complete = await self._completer.complete(job)
         except BaseException:  # cancelled too: there was no receipt, so that the device offers it again
             self.drop(job)
             raise
         if complete:
-            self._bytes += job.size - before if job.key in self._jobs else 0
             self.enqueue(job)
         else:
             self._conclude(job, request, reply, "first_only")

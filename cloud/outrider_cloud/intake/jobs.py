@@ -41,6 +41,8 @@ class Job:
     """Of one that is asked about before it stands in the store: what came of its offer, once that is durable."""
     queued: float = 0.0
     failures: int = 0
+    weight: int = 0
+    """Bytes that it was admitted with, whatever comes in their place."""
     ms: dict[str, float] = field(default_factory=dict)
 
     @property

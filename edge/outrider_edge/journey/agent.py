@@ -45,7 +45,7 @@ from outrider_edge.journey.way_out import Left, WayOut
 from outrider_edge.memory.answers import Hit
 from outrider_edge.memory.memory import MemoryView, TaskMemory
 from outrider_edge.metrics import Metrics
-from outrider_edge.ports import LedgerPort, OutboxEntry, UplinkPort
+from outrider_edge.ports import LedgerPort, OutboxEntry, Pulled, UplinkPort
 from outrider_edge.uplink.escalations import pull_size, wire_size
 from outrider_wire.errors import CallerUnknownError, OutriderError
 from outrider_wire.messages import Answer, Escalation, Fact
@@ -234,9 +234,9 @@ class Agent:
             escalation.task, size=wire_size(sizes, names=names, labels=len(escalation.probabilities), fulls=fulls)
         )
 
-    def on_pulled(self, task: str, size: int) -> None:
+    def on_pulled(self, pulled: Pulled) -> None:
         """The uplink's word that a worker pulls all of an input of which a first form was sent."""
-        self._spending.count_pulled(task, size=pull_size(size))
+        self._spending.count_pulled(pulled.task, size=pull_size(pulled.size), audit=pulled.audit)
 
     async def drain(self, grace_s: float) -> None:
         """Gives the inputs under way that long to get their answers, then the device's own to whoever still waits."""

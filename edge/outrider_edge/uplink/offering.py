@@ -166,7 +166,7 @@ class Offering:
     def open_blob(self, sha256: str) -> bytes | Path | None:
         """Payload that a worker may pull."""
         if (wanted := self._fulls.wanted(sha256)) is not None and self._on_pulled is not None:
-            self._on_pulled(*wanted)
+            self._on_pulled(wanted)
         for lent in self._lent.values():
             if sha256 in lent:
                 return lent[sha256]

@@ -20,7 +20,7 @@ from outrider.demo.dataset import Question
 from outrider.demo.models import look, make_models
 from outrider.demo.world import QUESTIONS_PLAYED, World, make_world
 from outrider.progress import Tell
-from outrider_cloud.answering.forms import ENOUGH
+from outrider_cloud.answering.grades import ENOUGH
 from outrider_edge.ports import OutboxEntry, OutboxFull, OutboxPart
 from outrider_edge.uplink.escalations import envelope_of, offer_of
 from outrider_engine.model import Model, load_model
