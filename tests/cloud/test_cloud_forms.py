@@ -19,14 +19,16 @@ from factory import make_bundle, make_task, model_inputs
 from outrider_cloud.answering.forms import completed, decided_on, suffices, unseen
 from outrider_cloud.answering.grades import Grade
 from outrider_cloud.config import TaskSettings
+from outrider_cloud.intake.completing import TRIES, Completing
+from outrider_cloud.intake.jobs import Job, new_job
 from outrider_cloud.large.base import LargeRefusal, LargeReply, LargeRequest
 from outrider_cloud.large.embeddings import check_embeddings
 from outrider_cloud.large.table import load_large
 from outrider_link.blobs import BlobHolder
 from outrider_link.broker import EmbeddedBroker
-from outrider_wire.errors import OperatorConfigError
+from outrider_wire.errors import OperatorConfigError, OutriderError, PeerError, UnreachableError
 from outrider_wire.manifest import ModelInput, Step
-from outrider_wire.messages import Answer, Escalation, FullForm, Receipt, Refusal
+from outrider_wire.messages import Answer, Escalation, FullForm, Part, Receipt, Refusal
 from outrider_wire.privacy import PartPrivacy, Privacy
 from outrider_wire.task import Task
 
@@ -189,6 +191,60 @@ async def test_a_kill_before_the_full_form_is_stored_costs_one_more_pull_and_one
             await device.hears(Answer, other.id, within_s=30)
         assert [device.of(Answer, sent.id)[0].label for sent in (one, other)] == ["red", "green"]
         assert device.of(Answer, other.id)[0].form == "full"
+
+
+class HandPulls:
+    """Pulls that fail as a test says, and then bring what is asked for."""
+
+    def __init__(self, *failures: OutriderError | OSError) -> None:
+        self.failures = list(failures)
+        self.tries = 0
+
+    async def fetch(self, device: str, part: Part, *, keep: bool) -> bytes:
+        self.tries += 1
+        if self.failures:
+            raise self.failures.pop(0)
+        return b"the full one"
+
+
+class HandSettler:
+    """Notes what is stored."""
+
+    def __init__(self) -> None:
+        self.stored: list[Escalation] = []
+
+    async def restate(self, job: Job) -> None:
+        self.stored.append(job.escalation)
+
+
+SILENT = UnreachableError("nothing came", reason="blob_timed_out")
+GONE = PeerError("it is gone", reason="blob_gone")
+
+
+@pytest.mark.parametrize(
+    ("failures", "tries", "complete"),
+    [
+        ([], 1, True),
+        ([SILENT, OSError("the disk is full")], 3, True),
+        ([SILENT] * TRIES, TRIES, False),
+        ([GONE], 1, False),
+        ([SILENT, GONE], 2, False),
+    ],
+)
+async def test_a_device_that_is_silent_is_asked_again_and_one_that_has_nothing_is_not(
+    failures: list[OutriderError | OSError], tries: int, complete: bool
+) -> None:
+    sent = first_of(make_task(), b"the full one")
+    now = asyncio.get_running_loop().time()
+    job = new_job(
+        device="cam", task=make_task(), escalation=sent, content_type="", correlation=None, now=now, received_ms=0
+    )
+    pulls, settler = HandPulls(*failures), HandSettler()
+    completing = Completing(pulls=pulls, settler=settler, pause_s=0.0)  # type: ignore[arg-type]  # what it asks of both
+    assert await completing.complete(job) == complete
+    assert pulls.tries == tries
+    assert settler.stored == ([job.escalation] if complete else [])
+    assert job.holds_back != complete
 
 
 def embedding_task() -> Task:
