@@ -138,6 +138,20 @@ def test_a_first_form_that_saves_little_is_not_worth_a_second_question() -> None
     assert image.first is None
 
 
+def test_a_picture_that_no_first_form_can_be_made_of_is_sent_at_once() -> None:
+    wide = noise(size=(70_000, 1))
+    [image, _] = leave(task_of(first=FirstForm(kind="jpeg")), wide).parts
+    assert image.first is None and image.full.data == wide
+
+
+def test_a_picture_of_one_pixel_goes_every_way() -> None:
+    privacy = Privacy(parts={"image": PartPrivacy(crop=(0.4, 0.4, 0.6, 0.6), blur=0.5)})
+    for kind, more in (("jpeg", {}), ("thumbnail", {}), ("crop", {"box": (0.4, 0.4, 0.6, 0.6)})):
+        for coding in ("PNG", "JPEG"):
+            left = leave(task_of(privacy, FirstForm(kind=kind, **more)), noise(size=(1, 1), coding=coding))
+            assert pixels(left.parts[0].full.data).shape == (1, 1, 3)
+
+
 def test_text_and_group_are_redacted_and_counted() -> None:
     task = task_of(Privacy(redact=["email"], patterns={"plate": "[A-Z]-[0-9]{3}"}))
     left = leave(task, noise(), f"does {MAIL} drive B-123 or {MAIL}?", group=f"call with {MAIL}")

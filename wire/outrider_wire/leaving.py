@@ -13,7 +13,7 @@ from outrider_wire.images import decode_picture, orientation_of
 from outrider_wire.messages import Modality
 from outrider_wire.metadata import clean_image, clean_wav
 from outrider_wire.pictures import blurred, coded, coding_of, cropped, small
-from outrider_wire.privacy import EMBEDDING, WHOLE, FirstForm, Privacy
+from outrider_wire.privacy import EMBEDDING, WHOLE, FirstForm, PartPrivacy, Privacy
 from outrider_wire.redaction import pseudonym
 from outrider_wire.task import InputPart, Task
 
@@ -128,15 +128,9 @@ class Leaver:
 
     def _image(self, part: InputPart, data: bytes) -> LeavingPart:
         terms = self._task.privacy.of(part.name)
-        full = _cleaned(part, data)
-        image: Image.Image | None = None
-        if terms.redraws:
-            image = _decoded(part, data)
-            image = blurred(image, terms.blur, terms.blur_boxes) if terms.blur else image
-            image = cropped(image, terms.crop) if terms.crop != WHOLE else image
-            full = coded(image, coding_of(data))
+        full = _redrawn(part, terms, data) if terms.redraws else _cleaned(part, data)
         form = Form(media_type=_TYPES[coding_of(full)], data=full)
-        first = None if part.first is None else _first(part.first, image or _decoded(part, full))
+        first = None if part.first is None else _first(part.first, _decoded(part, full))
         if first is not None and len(first.data) > WORTH_IT * len(full):
             first = None
         return LeavingPart(name=part.name, modality=part.modality, full=form, first=first)
@@ -202,6 +196,16 @@ def _cleaned(part: InputPart, data: bytes) -> bytes:
         raise _stays(part.name, f"cannot be freed of its metadata: {error.what}") from error
 
 
+def _redrawn(part: InputPart, terms: PartPrivacy, data: bytes) -> bytes:
+    """What may leave of the upright picture, coded as it came."""
+    image = _decoded(part, data)
+    try:
+        image = blurred(image, terms.blur, terms.blur_boxes) if terms.blur else image
+        return coded(cropped(image, terms.crop) if terms.crop != WHOLE else image, coding_of(data))
+    except (OSError, ValueError) as error:
+        raise _stays(part.name, f"cannot be blurred and cropped: {error}") from error
+
+
 def _decoded(part: InputPart, data: bytes) -> Image.Image:
     try:
         return decode_picture(data, part=part.name, mode="RGB", max_pixels=part.max_pixels)
@@ -209,14 +213,18 @@ def _decoded(part: InputPart, data: bytes) -> Image.Image:
         raise _stays(part.name, f"cannot be freed of its metadata: {error.what}") from error
 
 
-def _first(first: FirstForm, image: Image.Image) -> Form:
-    match first.kind:
-        case "jpeg":
-            return Form(media_type="image/jpeg", data=coded(image, "JPEG", quality=first.quality))
-        case "thumbnail":
-            return Form(media_type="image/png", data=coded(small(image, first.side), "PNG"))
-        case "crop":
-            return Form(media_type="image/png", data=coded(cropped(image, first.box), "PNG"))
+def _first(first: FirstForm, image: Image.Image) -> Form | None:
+    """None: it cannot be made (a JPEG has at most 65,500 pixels a side), so that all of it is sent at once."""
+    try:
+        match first.kind:
+            case "jpeg":
+                return Form(media_type="image/jpeg", data=coded(image, "JPEG", quality=first.quality))
+            case "thumbnail":
+                return Form(media_type="image/png", data=coded(small(image, first.side), "PNG"))
+            case "crop":
+                return Form(media_type="image/png", data=coded(cropped(image, first.box), "PNG"))
+    except (OSError, ValueError):
+        return None
 
 
 def _sound_or_series(part: InputPart, data: bytes) -> Form:
