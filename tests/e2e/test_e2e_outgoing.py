@@ -7,10 +7,15 @@ from pathlib import Path
 
 import pytest
 from aiohttp import ClientSession
-from outgoing_world import Spy, around, grainy
+from cloud_service import ready
+from outgoing_world import Beholder, Spy, around, grainy, write
 from PIL import Image
 
 from factory import sure
+from outrider_cloud.config import load_cloud_config
+from outrider_cloud.service import CloudService
+from outrider_edge.app import serving
+from outrider_edge.config import load_edge_config
 from outrider_link.broker import EmbeddedBroker
 from outrider_link.session import Incoming
 from outrider_wire.codec import decode
@@ -67,20 +72,41 @@ async def test_where_it_does_not_suffice_all_of_it_is_pulled_and_decides(
             assert 'outrider_forms_total{form="full",task="colours"} 1.0' in await reply.text()
 
 
+@pytest.mark.parametrize("first", [JPEG_FIRST, ""], ids=["first form", "all at once"])
 async def test_while_the_large_model_looks_at_a_first_form_there_is_no_receipt_and_the_payload_stays(
-    broker: str, tmp_path: Path
+    broker: str, tmp_path: Path, first: str
 ) -> None:
-    """The slow model of this test would get a receipt at once for an input that is all there."""
-    async with around(tmp_path, broker, image=JPEG_FIRST, unsure=is_jpeg) as at:
+    """For an input that is all there, the same slow model gets its receipt at once."""
+    async with around(tmp_path, broker, image=first, unsure=is_jpeg) as at:
         at.model.open.clear()
         asked = asyncio.create_task(at.agent.submit("colours", {"image": grainy(), "question": "what?"}))
         await until(lambda: at.model.shown)
         await asyncio.sleep(0.3)
-        assert at.payload and not at.spy.said("down/answer")
+        assert (bool(at.payload), len(at.spy.said("down/answer"))) == ((True, 0) if first else (False, 1))
         at.model.open.set()
-        assert (await asked).form == "full"
+        assert (await asked).form == ("full" if first else "")
         told = [decode(message.payload) for message in at.spy.said("down/answer")]
         assert isinstance(told[-1], Answer) and all(isinstance(message, Receipt) for message in told[:-1])
+
+
+async def test_a_device_that_restarts_while_the_large_model_looks_still_has_the_full_form(
+    broker: str, tmp_path: Path
+) -> None:
+    write(tmp_path, broker, image=JPEG_FIRST, task="", audits=0.0, cloud="", embedding=False)
+    model, device = Beholder(is_jpeg), load_edge_config(tmp_path / "device" / "edge.toml")
+    model.open.clear()
+    config = load_cloud_config(tmp_path / "cloud" / "cloud.toml")
+    async with CloudService(config, load=lambda _settings, _task: model) as service:
+        await ready(service)
+        async with serving(device) as served:
+            asked = await served.agent.submit("colours", {"image": grainy(), "question": "what?"}, wait=False)
+            await until(lambda: model.shown)
+        model.open.set()  # nobody is there to pull from
+        await asyncio.sleep(0.2)
+        async with serving(device) as served:
+            final = await served.agent.wait_final(asked.id, 15)
+            assert (final.state, final.label, final.form) == ("cloud", "blue", "full")
+            assert served.agent.account().adds_up
 
 
 async def test_when_the_device_has_it_no_more_the_first_form_decides_and_the_answer_says_so(
