@@ -74,6 +74,12 @@ class Metrics:
             ["task"],
             registry=self.registry,
         )
+        self.forms = Counter(
+            "outrider_forms",
+            "Answers to inputs of which a first form came, by what they were decided on",
+            ["task", "form"],
+            registry=self.registry,
+        )
         self.ready = Gauge("outrider_ready", "1 when escalations are being taken", registry=self.registry)
 
     def error(self, where: str) -> None:

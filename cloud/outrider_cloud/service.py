@@ -21,6 +21,7 @@ from outrider_cloud.config import CloudBrokerSettings, CloudConfig, TaskSettings
 from outrider_cloud.fleet import Fleet
 from outrider_cloud.housekeeping import Housekeeping
 from outrider_cloud.hub import Hub
+from outrider_cloud.intake.completing import Completing
 from outrider_cloud.intake.intake import Intake
 from outrider_cloud.intake.pulls import Pulls
 from outrider_cloud.intake.replies import Replies
@@ -181,7 +182,10 @@ class CloudService:
         settler = Settler(
             name=self.name, store=store, deliveries=deliveries, lease_s=config.lease_s, metrics=self._metrics
         )
-        workers = await self._load_workers(tasks, blobs=blobs, settler=settler, roles_key=roles_key(config))
+        completer = Completing(pulls=pulls, settler=settler)
+        workers = await self._load_workers(
+            tasks, blobs=blobs, completer=completer, settler=settler, roles_key=roles_key(config)
+        )
         return Intake(
             name=self.name,
             workers=workers,
@@ -237,6 +241,7 @@ class CloudService:
         tasks: dict[str, tuple[TaskSettings, Task]],
         *,
         blobs: BlobStore,
+        completer: Completing,
         settler: Settler,
         roles_key: str,
     ) -> dict[str, Worker]:
@@ -254,6 +259,7 @@ class CloudService:
                 large=large,
                 first=first,
                 parts=blobs,
+                completer=completer,
                 settler=settler,
                 roles_key=roles_key,
                 shares=self._config.roles.shares,

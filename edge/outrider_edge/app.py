@@ -25,6 +25,7 @@ from outrider_edge.ground import audit_key, bound_sockets, hold_folder
 from outrider_edge.journey.agent import NO_TASK, Agent
 from outrider_edge.journey.pipeline import TaskRuntime
 from outrider_edge.journey.subtasks import SubtaskModels, load_subtasks
+from outrider_edge.journey.way_out import check_way_out
 from outrider_edge.local_api.api import Api
 from outrider_edge.local_api.openapi import agent_version
 from outrider_edge.local_api.views import StatusView, task_view
@@ -131,10 +132,12 @@ async def serving(config: EdgeConfig) -> AsyncIterator[Serving]:
             spending=spending,
             memories=memories,
             subtasks={name: ready.subtasks for name, ready in loaded.items()},
+            decode=decoder or decode_picture,
         )
         uplink.listen(agent.on_final)
         uplink.listen_aside(agent.on_aside)
         uplink.spare_when(agent.may_spare)
+        uplink.listen_pulled(agent.on_pulled)
         for runtime in agent.runtimes.values():
             agent.promise(runtime)  # an alarm that still stands is said at once
         updater = _updater(config, loaded, uplink)
@@ -171,6 +174,7 @@ def _load_tasks(config: EdgeConfig, decode: Decode) -> dict[str, _Loaded]:
         folder = SlotFolder(folder=config.folder / "slots" / task.name, task=task)
         start = start_slots(folder=folder, factory=Path(settings.bundle), load=load)
         check_embedding(task, start.model.manifest)
+        check_way_out(task, start.model.manifest)
         runtime = TaskRuntime(task=task, model=start.model)
         model_ms = runtime.warm()
         log.info(

@@ -141,6 +141,19 @@ def tasks(subject: Subject) -> Iterator[Finding]:
             yield Finding(check="task", level="ok", what=what)
 
 
+def leaving(subject: Subject) -> Iterator[Finding]:
+    """What leaves the device, task by task, in words."""
+    from outrider.settings_files import read_task
+    from outrider_wire.leaving import words
+
+    for entry in subject.edge.tasks if subject.edge else ():
+        try:
+            task = read_task(Path(entry.file))
+        except OutriderError:  # said where the tasks are looked at
+            continue
+        yield Finding(check="leaves the device", level="ok", what=f"{task.name}: {'; '.join(words(task))}")
+
+
 def broker(subject: Subject) -> Iterator[Finding]:
     """Whether the broker takes a connection."""
     urls = dict.fromkeys(
@@ -245,5 +258,5 @@ def clock(_: Subject) -> Iterator[Finding]:
         yield Finding(check="clock", level="ok", what=shown)
 
 
-CHECKS: tuple[Check, ...] = (python, runtime, extras, clock, configuration, tasks, disk, ports, broker)
+CHECKS: tuple[Check, ...] = (python, runtime, extras, clock, configuration, tasks, leaving, disk, ports, broker)
 """What is looked at, in the order in which it is said."""

@@ -49,6 +49,16 @@ class Settler:
         job.came_to("claimed" if found.outcome == "claimed" else "repeated")
         return found
 
+    async def restate(self, job: Job) -> None:
+        """Stores what more has come of a job; returns when that is durable. A task that gave durability up stores nothing."""
+        if job.in_memory:
+            return
+        if not job.claimed:
+            found = await self._commit(partial(inputs.start, wanted=self._claim_of(job)))
+            job.came_to("claimed" if found.outcome == "claimed" else "repeated")
+        request = encode(job.escalation)
+        await self._commit(partial(inputs.restate, device=job.device, input_id=job.id, request=request))
+
     async def settle(
         self, job: Job, state: inputs.Settled, reply: Answer | Refusal, example: NewExample | None = None
     ) -> None:

@@ -3,6 +3,8 @@
 import hashlib
 from collections.abc import Mapping
 
+from msgspec import UNSET
+
 from outrider_wire.errors import PeerMessageError
 from outrider_wire.limits import INLINE_BYTES
 from outrider_wire.messages import Escalation, Part
@@ -58,6 +60,11 @@ def _check_part(part: Part, declared: InputPart) -> None:
     if part.size > declared.max_bytes:
         raise _refused(
             "part_too_large", f"part {part.name!r} has {part.size} bytes, more than the {declared.max_bytes} allowed"
+        )
+    if part.full is not UNSET and part.full.size > declared.max_bytes:
+        raise _refused(
+            "part_too_large",
+            f"all of part {part.name!r} has {part.full.size} bytes, more than the {declared.max_bytes} allowed",
         )
     if part.inline is None:
         return

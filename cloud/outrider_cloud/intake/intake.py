@@ -116,7 +116,7 @@ class Intake:
         )
         if (known := worker.find(job.key)) is not None:
             self._count(job, "repeated")
-            if known.claimed:
+            if known.claimed and not known.holds_back:
                 self._tell(job, Receipt(id=escalation.id))
         elif self._draining or worker.full:
             await self._put_off(job)
@@ -327,6 +327,8 @@ class Intake:
         return await self._store.read(partial(inputs.find, device=job.device, input_id=job.escalation.id))
 
     def _repeat(self, job: Job, reply: bytes) -> None:
+        if not reply and job.holds_back:  # whoever holds it may still pull the full form
+            return
         if (standing := _reply_of(job.escalation.id, reply)) is not None:
             self._tell(job, standing, committed=bool(reply))
 

@@ -41,6 +41,8 @@ class Job:
     """Of one that is asked about before it stands in the store: what came of its offer, once that is durable."""
     queued: float = 0.0
     failures: int = 0
+    weight: int = 0
+    """Bytes that it was admitted with, whatever comes in their place."""
     ms: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -55,9 +57,19 @@ class Job:
             self.stored.set_result(offered)
 
     @property
+    def id(self) -> str:
+        """The input's."""
+        return self.escalation.id
+
+    @property
     def size(self) -> int:
-        """Bytes of its parts."""
-        return sum(part.size for part in self.escalation.parts)
+        """Bytes of its parts, and of what may still be pulled of them."""
+        return sum(part.size + (part.unseen.size if part.unseen else 0) for part in self.escalation.parts)
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether the device must keep what it has, and so gets no receipt: a full form may still be asked for."""
+        return any(part.unseen for part in self.escalation.parts)
 
     @property
     def is_audit(self) -> bool:

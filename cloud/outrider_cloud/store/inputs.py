@@ -42,6 +42,7 @@ _SETTLE = (
         request=None,
     )
 )
+_RESTATE = sa.update(inputs).where(_IS_IT, inputs.c.state == "claimed").values(request=sa.bindparam("as_said"))
 _MARK_SENT = sa.update(inputs).where(_IS_IT).values(sent=True)
 _COUNT = (
     insert(counts)
@@ -86,6 +87,11 @@ def start(connection: sa.Connection, wanted: Claim) -> Found:
         return Found("settled", standing.reply)
     lease = {"by": wanted.worker, "until_ms": wanted.lease_until_ms, "now_ms": wanted.received_ms}
     return Found("claimed" if connection.execute(_TAKE, it | lease).rowcount == 1 else "held")
+
+
+def restate(connection: sa.Connection, *, device: str, input_id: str, request: bytes) -> None:
+    """More is known of a claimed input: from now on this is what is stored of it."""
+    connection.execute(_RESTATE, {"of_device": device, "of_id": input_id, "as_said": request})
 
 
 class Settlement(Struct, kw_only=True, frozen=True):
