@@ -19,7 +19,7 @@ from outrider_cloud.answering.settler import Settler
 from outrider_cloud.answering.worker import Worker
 from outrider_cloud.background import Background
 from outrider_cloud.clock import now_ms
-from outrider_cloud.intake.checks import check_escalation, check_labels
+from outrider_cloud.intake.checks import check_escalation, check_labels, check_manner
 from outrider_cloud.intake.jobs import Job, job_from_row, new_job, with_inline
 from outrider_cloud.intake.pulls import Pulls
 from outrider_cloud.metrics import Metrics
@@ -84,6 +84,7 @@ class Intake:
         """One offer. Returns once it is claimed or answered durably, or was put off; pulling goes on behind."""
         self.received += 1
         try:
+            check_manner(message)
             escalation = decode(message.payload, message.content_type)
             if not isinstance(escalation, Escalation):
                 raise PeerMessageError(f"a {type(escalation).__name__} is no escalation", reason="wrong_message")
