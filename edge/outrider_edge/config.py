@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from outrider_link.settings import BrokerSettings, is_loopback, read_text
 from outrider_wire.errors import OperatorConfigError
+from outrider_wire.joining import is_https
 from outrider_wire.names import NAME_PATTERN, Name
 from outrider_wire.settings import parse_toml
 from outrider_wire.task import Task, parse_task
@@ -76,6 +77,13 @@ class TelemetrySettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields
     every_s: Annotated[float, Meta(ge=1, le=86_400)] = 30.0
 
 
+class IdentitySettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Where this device's certificate comes from."""
+
+    cloud_url: str = ""
+    """``https://HOST:PORT`` of the cloud that renews it before it runs out; empty: that is somebody else's business."""
+
+
 class EdgeConfig(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """The whole of ``edge.toml``."""
 
@@ -86,6 +94,7 @@ class EdgeConfig(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     audit_key_file: str = ""
     """File with the secret that chooses the audits; empty: ``audit.key`` in the data folder, made when absent."""
     broker: BrokerSettings = BrokerSettings()
+    identity: IdentitySettings = IdentitySettings()
     api: ApiSettings = ApiSettings()
     runtime: RuntimeSettings = RuntimeSettings()
     outbox: OutboxSettings = OutboxSettings()
@@ -108,7 +117,7 @@ def load_edge_config(path: Path | None, overrides: Mapping[str, Any] | None = No
     config = parse_toml(text, EdgeConfig, source, overrides)
     config = _anchored(config, path.resolve().parent if path else Path.cwd())
     if not config.device:
-        config = replace(config, device=_host_name())
+        config = replace(config, device=host_name())
     check(config, source)
     return config
 
@@ -132,6 +141,12 @@ def check(config: EdgeConfig, source: str = "edge.toml") -> None:
             fix="set api.host to 127.0.0.1, or serve api.socket",
         )
     config.broker.check(source)
+    if config.identity.cloud_url and not (is_https(config.identity.cloud_url) and config.broker.cert_file):
+        raise OperatorConfigError(
+            f"{source}: identity.cloud_url renews the certificate of broker.cert_file, over https",
+            reason="identity_incomplete",
+            fix="set broker.cert_file and write https://HOST:PORT, or leave identity.cloud_url out",
+        )
 
 
 def read_task(settings: TaskSettings) -> Task:
@@ -144,7 +159,8 @@ def read_task(settings: TaskSettings) -> Task:
     return replace(task, policy=replace(task.policy, mode=settings.mode)) if settings.mode else task
 
 
-def _host_name() -> str:
+def host_name() -> str:
+    """This machine's name, within the grammar of devices."""
     name = re.sub(r"[^a-z0-9-]+", "-", socket.gethostname().lower()).strip("-")
     return name[:64] or "device"
 
