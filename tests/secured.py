@@ -1,20 +1,18 @@
 """A secured site for tests: mosquitto with certificates and access rules, as `outrider broker init` lays it down. Knows no assertion."""
 
 import contextlib
-import shutil
 import signal
 import socket
 import ssl
 import subprocess
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
 import aiohttp
-import pytest
+import mosquitto
 from cloud_device import Device
 
 from outrider import broker_site
@@ -34,14 +32,6 @@ TOPICS = Topics()
 HOSTS = ["localhost", "127.0.0.1"]
 
 
-def mosquitto_or_skip() -> None:
-    """Skips, loudly, where there is no mosquitto with its dynamic-security plugin."""
-    if shutil.which("mosquitto") is None or not any(Path(path).exists() for path in broker_site.PLUGINS):
-        what = "NOT TESTED who may say what: mosquitto and its dynamic-security plugin are not installed (apt-get install mosquitto)"
-        warnings.warn(what, stacklevel=2)
-        pytest.skip(what)
-
-
 class SecuredBroker:
     """mosquitto on a free port, for as long as the block lasts; `device` makes identities without any cloud."""
 
@@ -53,6 +43,7 @@ class SecuredBroker:
             api_port=free_port(first_port + 500),
             listen="127.0.0.1",
             user=broker_site.current_user(),
+            plugin=str(mosquitto.library("mosquitto_dynamic_security.so")),
             log=f"file {folder}/broker/log",
         )
         self.url = f"mqtts://127.0.0.1:{self.site.port}"
@@ -60,7 +51,6 @@ class SecuredBroker:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        mosquitto_or_skip()
         broker_site.write(broker_site.lay_out(self.site))
         self.start()
         return self
@@ -71,7 +61,7 @@ class SecuredBroker:
     def start(self) -> None:
         """Returns once it listens, and has read its configuration again: what holds must hold after a revocation too."""
         conf = self.site.folder / "broker/mosquitto.conf"
-        self._process = subprocess.Popen(["mosquitto", "-c", str(conf)], stderr=subprocess.DEVNULL)
+        self._process = subprocess.Popen([mosquitto.require(), "-c", str(conf)], stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
             with (

@@ -138,7 +138,7 @@ def test_joining_writes_its_part_of_the_file_and_leaves_the_rest(authority: pki.
     found = load_edge_config(config)
     assert config.read_text().startswith("# ours\n")
     assert (found.device, found.broker.url, found.broker.cert_file) == ("cam", "mqtts://b:8883", str(path))
-    assert (found.broker.password_file, found.identity.cloud_url) == ("", LINE.url)
+    assert (found.broker.password_file, found.cloud.url, found.cloud.renew) == ("", LINE.url, True)
     assert LINE.secret not in config.read_text()
 
 
@@ -152,7 +152,7 @@ def test_a_device_without_a_file_gets_one(authority: pki.Authority, tmp_path: Pa
 
 def test_renewing_without_a_certificate_is_a_mistake_in_the_file(tmp_path: Path) -> None:
     (tmp_path / "edge.toml").write_text(
-        '[identity]\ncloud_url = "https://x"\n[[tasks]]\nfile = "t.toml"\nbundle = "b"\n'
+        '[cloud]\nurl = "https://x"\nrenew = true\n[[tasks]]\nfile = "t.toml"\nbundle = "b"\n'
     )
     with pytest.raises(OperatorConfigError):
         load_edge_config(tmp_path / "edge.toml")

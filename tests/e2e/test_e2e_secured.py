@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mosquitto
 import pytest
 from running import LARGE_SAYS, task_toml
-from secured import mosquitto_or_skip
 
 from factory import QUESTION, make_bundle, make_task, sure, unsure
 from outrider.client import Client
@@ -51,11 +51,12 @@ class Machine:
         """What it printed on standard output; it has to end with that exit code."""
         command = command.replace("cloud.example", "localhost")
         if "broker init" in command:
-            command += f" --port {self.broker} --api-port {self.api} --listen 127.0.0.1"
+            plugin = mosquitto.library("mosquitto_dynamic_security.so")
+            command += f" --port {self.broker} --api-port {self.api} --listen 127.0.0.1 --plugin {plugin}"
         behind = command.endswith(("&", " -d"))
         words = shlex.split(command.removesuffix("&").removesuffix(" -d"))
         words = [self.variables.get(word.removeprefix("$"), word) if word.startswith("$") else word for word in words]
-        program = str(OUTRIDER) if words[0] == "outrider" else words[0]
+        program = str({"outrider": OUTRIDER, "mosquitto": mosquitto.require()}[words[0]])
         env = {name: value for name, value in os.environ.items() if not name.startswith("OUTRIDER_")}
         env |= {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "LARGE_KEY": LARGE_KEY}
         if words[1:3] in (["cloud", "serve"], ["edge", "run"]):
@@ -110,7 +111,6 @@ class Played:
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
     """The quick start, played at debug level with every kind of secret in use."""
-    mosquitto_or_skip()
     machine = Machine(tmp_path_factory.mktemp("site"))
     try:
         _lay_out(machine)

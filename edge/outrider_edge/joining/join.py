@@ -66,7 +66,7 @@ def renew(url: str, *, device: str, ca_file: Path, cert_file: Path) -> None:
         raise OperatorConfigError(
             f"{cert_file} did not come from joining, so that it cannot be renewed here",
             reason="foreign_certificate",
-            fix="renew it where it came from, or leave identity.cloud_url out",
+            fix="renew it where it came from, or set cloud.renew = false",
         )
     context = https.with_certificate(ca_file, cert_file)
     wanted = RenewRequest(request=identity.pending_request(folder, device))
@@ -83,9 +83,10 @@ def settings_of(joined: Joined, line: JoinLine, config: Path) -> Mapping[str, Ma
         "ca_file": _seen_from(config, joined.ca_file),
         "cert_file": _seen_from(config, joined.cert_file),
     }
-    stale = {key for key in ("key_file", "username", "password_file") if key in _table(config, "broker")}
-    broker |= dict.fromkeys(stale, "")
-    return {"": {"device": joined.device}, "broker": broker, "identity": {"cloud_url": line.url}}
+    broker |= dict.fromkeys({"key_file", "username", "password_file"} & set(_table(config, "broker")), "")
+    cloud: dict[str, Value] = {"url": line.url, "renew": True}
+    cloud |= dict.fromkeys({"ca_file", "cert_file", "key_file"} & set(_table(config, "cloud")), "")
+    return {"": {"device": joined.device}, "broker": broker, "cloud": cloud}
 
 
 def write_settings(joined: Joined, line: JoinLine, config: Path) -> None:

@@ -56,6 +56,9 @@ def init(
     listen: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on; default: every one.")] = "",
     worker: Annotated[str, typer.Option(help="Name of the cloud's worker.")] = "one",
     user: Annotated[str, typer.Option(help="System user that mosquitto runs as; default: whoever starts it.")] = "",
+    plugin: Annotated[
+        str, typer.Option(metavar="FILE", help="mosquitto_dynamic_security.so; default: where distributions put it.")
+    ] = "",
     ca_cert: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="An authority of your own PKI, with --ca-key; default: one is made."),
@@ -82,6 +85,7 @@ def init(
         api_port=api_port,
         listen=listen,
         worker=worker,
+        plugin=plugin,
         user=user or broker_site.current_user(),
     )
     if renew:

@@ -83,12 +83,12 @@ def _renew(config: Path) -> str:
     from outrider_wire.errors import OperatorConfigError
 
     found = load_edge_config(config, environment_of(FileKind.EDGE))
-    if not found.identity.cloud_url:
+    if not found.cloud.renew:
         raise OperatorConfigError(
             f"{config} does not say where the certificate is renewed",
             reason="not_joined",
             fix="join first, with a LINE",
         )
     cert_file = Path(found.broker.cert_file)
-    join.renew(found.identity.cloud_url, device=found.device, ca_file=Path(found.broker.ca_file), cert_file=cert_file)
+    join.renew(found.cloud.url, device=found.device, ca_file=Path(found.broker.ca_file), cert_file=cert_file)
     return str(identity.lifetime(cert_file).ends)
