@@ -1,6 +1,7 @@
 """How devices come in, stay in and are put out: the real cloud over TLS, a real broker, the device's own code."""
 
 import asyncio
+import json
 import time
 from collections.abc import Callable
 from functools import partial
@@ -15,6 +16,7 @@ from outrider_cloud.service import CloudService
 from outrider_edge.joining import identity
 from outrider_edge.joining.join import Joined, join, renew
 from outrider_link.envelope import Outgoing, Tls
+from outrider_wire.codec import JSON, encode
 from outrider_wire.errors import (
     CallerInputError,
     OperatorSetupError,
@@ -304,6 +306,19 @@ async def test_a_device_that_was_let_in_while_the_broker_was_away_gets_its_certi
 
 
 # --- the API
+
+
+async def test_a_device_asks_over_https_by_its_certificate_until_it_is_revoked(
+    cloud: CloudService, cloud_folder: Path, tmp_path: Path
+) -> None:
+    joined = await let_in(cloud, "cam-32", tmp_path)
+    body = json.loads(encode(make_escalation(the_task(cloud_folder), {"image": b"1", "question": "?"}), JSON))
+    ask = partial(over_tls, cloud, "POST", "/v1/devices/cam-32/escalations/colours?wait_ms=10000", body)
+    status, said = await ask(cert_file=joined.cert_file)
+    assert (status, said["label"]) == (200, "green")
+    await as_operator(cloud, "POST", "/v1/identities/cam-32/revoke")
+    status, said = await ask(cert_file=joined.cert_file)
+    assert (status, said["error"]["reason"]) == (403, "device_revoked")
 
 
 async def test_every_route_says_whom_it_serves_and_is_closed_to_everyone_else(

@@ -15,6 +15,15 @@ from outrider_wire.joining import JoinRequest, RenewRequest
 from outrider_wire.names import END, NAME_GRAMMAR
 
 T = TypeVar("T")
+PEM_TYPE = "application/x-pem-file"
+_STATUSES = {
+    202: "A person has still to accept it: ask again",
+    400: "No device's name, or no certificate request for it",
+    403: "No such invitation, or the device has been revoked",
+    409: "The invitation has run out or been used up, is for another device, or the name is taken",
+    429: "Too many tries",
+    503: "The broker could not be told: ask again",
+}
 _BODY_BYTES = 32 * 1024
 _GROUP = rf"^({NAME_GRAMMAR})?{END}"
 
@@ -43,15 +52,17 @@ class Joining:
                 method="GET",
                 path="/v1/join/authorities",
                 handler=self._authorities,
-                what="The authorities that a join line's fingerprint is of (PEM)",
+                what="The authorities that a join line's fingerprint is of",
+                gives=PEM_TYPE,
                 who="anyone",
             ),
             Route(
                 method="POST",
                 path="/v1/join",
                 handler=self._join,
-                what="Let a device in that has an invitation (202: a person has still to accept it)",
+                what="Let a device in that has an invitation",
                 body=JSON_TYPE,
+                statuses=_STATUSES,
                 who="anyone",
             ),
             Route(
@@ -86,7 +97,7 @@ class Joining:
         ]
 
     async def _authorities(self, _: web.Request) -> web.Response:
-        return web.Response(text=self._desk.authorities, content_type="application/x-pem-file")
+        return web.Response(text=self._desk.authorities, content_type=PEM_TYPE)
 
     async def _join(self, request: web.Request) -> web.Response:
         now = asyncio.get_running_loop().time()

@@ -79,7 +79,8 @@ def _operation(route: Described) -> dict[str, Any]:
             **{
                 str(status): (error | {"description": what})
                 if status >= 400
-                else {"description": what} | _content(Receipt if status == 202 else route.gives)
+                else {"description": what}
+                | _content(Receipt if status == 202 and isinstance(route.gives, type) else route.gives)
                 for status, what in route.statuses.items()
             },
             "default": error,
