@@ -15,6 +15,17 @@ from outrider_wire.messages import BlobBlock, BlobGone, BlobWant, Message, Prese
 from outrider_wire.topics import RELEASES, Address, Topics, row
 
 
+def subscriptions(topics: Topics, *, worker: str, group: str) -> list[str]:
+    """Escalations and release wants are shared between workers; presence and reports every worker hears."""
+    return [
+        *shared_subscriptions(topics, group),
+        topics.of("presence", "+"),
+        topics.of("reported", "+"),
+        topics.of("telemetry", "+"),
+        topics.of("blob-up", "+", worker=worker, transfer="+"),
+    ]
+
+
 class Hub:
     """The session's message handler.
 
@@ -43,14 +54,8 @@ class Hub:
         self._metrics = metrics
 
     def subscriptions(self, group: str) -> list[str]:
-        """Escalations and release wants are shared between workers; presence and reports every worker hears."""
-        return [
-            *shared_subscriptions(self._topics, group),
-            self._topics.of("presence", "+"),
-            self._topics.of("reported", "+"),
-            self._topics.of("telemetry", "+"),
-            self._topics.of("blob-up", "+", worker=self._name, transfer="+"),
-        ]
+        """As the function of that name."""
+        return subscriptions(self._topics, worker=self._name, group=group)
 
     async def on_message(self, incoming: Incoming) -> None:
         """Takes one message; what cannot be taken is parked."""
