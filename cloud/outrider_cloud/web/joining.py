@@ -9,26 +9,21 @@ from msgspec import Meta
 
 from outrider_cloud.access.desk import Desk
 from outrider_cloud.access.limiter import Limiter
-from outrider_cloud.web.route import JSON_TYPE, Route, json_reply, read_body
+from outrider_cloud.web.route import JSON_TYPE, Route, error_reply, json_reply, read_body
+from outrider_cloud.web.shapes import IdentitiesReply, InvitedReply, RevokedReply, StateReply
 from outrider_wire.errors import CallerInputError, RuleRefusalError
-from outrider_wire.joining import JoinRequest, RenewRequest
+from outrider_wire.joining import JoinReply, JoinRequest, RenewRequest
 from outrider_wire.names import END, NAME_GRAMMAR
 
 T = TypeVar("T")
 PEM_TYPE = "application/x-pem-file"
-_STATUSES = {
-    202: "A person has still to accept it: ask again",
-    400: "No device's name, or no certificate request for it",
-    403: "No such invitation, or the device has been revoked",
-    409: "The invitation has run out or been used up, is for another device, or the name is taken",
-    429: "Too many tries",
-    503: "The broker could not be told: ask again",
-}
 _BODY_BYTES = 32 * 1024
 _GROUP = rf"^({NAME_GRAMMAR})?{END}"
 
 
-class _InviteRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class InviteRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """For whom a join line is."""
+
     count: int = 1
     expires_s: int = 3600
     group: Annotated[str, Meta(pattern=_GROUP)] = ""
@@ -62,7 +57,10 @@ class Joining:
                 handler=self._join,
                 what="Let a device in that has an invitation",
                 body=JSON_TYPE,
-                statuses=_STATUSES,
+                takes=JoinRequest,
+                gives=JoinReply,
+                also={202: JoinReply},
+                fails=(403, 409, 429, 503),
                 who="anyone",
             ),
             Route(
@@ -71,6 +69,9 @@ class Joining:
                 handler=self._renew,
                 what="Renew a device's certificate",
                 body=JSON_TYPE,
+                takes=RenewRequest,
+                gives=JoinReply,
+                fails=(409, 429),
                 who="device",
             ),
             Route(
@@ -80,19 +81,31 @@ class Joining:
                 what="Make a join line",
                 answers=201,
                 body=JSON_TYPE,
+                takes=InviteRequest,
+                gives=InvitedReply,
             ),
-            Route(method="GET", path="/v1/identities", handler=self._list, what="Every device that asked to join"),
+            Route(
+                method="GET",
+                path="/v1/identities",
+                handler=self._list,
+                what="Every device that asked to join",
+                gives=IdentitiesReply,
+            ),
             Route(
                 method="POST",
                 path="/v1/identities/{device}/accept",
                 handler=self._accept,
                 what="Let a waiting device in",
+                gives=StateReply,
+                fails=(400, 404, 409),
             ),
             Route(
                 method="POST",
                 path="/v1/identities/{device}/revoke",
                 handler=self._revoke,
                 what="Put a device out, and keep it out",
+                gives=RevokedReply,
+                fails=(400,),
             ),
         ]
 
@@ -102,19 +115,19 @@ class Joining:
     async def _join(self, request: web.Request) -> web.Response:
         now = asyncio.get_running_loop().time()
         if not (self._by_peer.allows(request.remote or "", now) and self._all.allows("", now)):
-            raise _too_many()
+            return _too_many()
         reply = await self._desk.join(await _small_body(request, JoinRequest))
         return json_reply(reply, 200 if reply.state == "accepted" else 202)
 
     async def _renew(self, request: web.Request) -> web.Response:
         device = request.match_info["device"]
         if not self._by_device.allows(device, asyncio.get_running_loop().time()):
-            raise _too_many()
+            return _too_many()
         wanted = await _small_body(request, RenewRequest)
         return json_reply(await self._desk.renew(device, wanted.request))
 
     async def _invite(self, request: web.Request) -> web.Response:
-        wanted = await _small_body(request, _InviteRequest)
+        wanted = await _small_body(request, InviteRequest)
         line = await self._desk.invite(
             count=wanted.count,
             expires_s=wanted.expires_s,
@@ -145,5 +158,7 @@ async def _small_body(request: web.Request, kind: type[T]) -> T:
     return await read_body(request, kind)
 
 
-def _too_many() -> RuleRefusalError:
-    return RuleRefusalError("too many tries", reason="too_many", fix="wait a minute, then try again")
+def _too_many() -> web.Response:
+    reply = error_reply(RuleRefusalError("too many tries", reason="too_many", fix="wait a minute, then try again"))
+    reply.headers["Retry-After"] = "60"
+    return reply
