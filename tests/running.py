@@ -41,7 +41,7 @@ class System:
         self.cloud_port = free_port(self.broker_port + 1)
         self._next_port = self.cloud_port + 1
         self._agents: dict[str, int] = {}
-        (folder / "task.toml").write_text(_task_toml(self.task))
+        (folder / "task.toml").write_text(task_toml(self.task))
         make_bundle(folder / "small", self.task)
         make_bundle(folder / "large", self.task, seed=1, bias=[6.0, 0.0, 0.0], certified=False)
 
@@ -102,7 +102,8 @@ class System:
         return (self.folder / "logs" / f"{name}.log").read_text(errors="replace")
 
 
-def _task_toml(task: Task) -> str:
+def task_toml(task: Task) -> str:
+    """The file that says a task."""
     policy = task.policy
     inputs = "".join(
         f'[[inputs]]\nname = "{part.name}"\nmodality = "{part.modality}"\nmax_bytes = {part.max_bytes}\n'

@@ -4,6 +4,8 @@ import asyncio
 import logging
 from functools import partial
 
+from outrider_cloud.access.gatekeeper import read_roster
+from outrider_cloud.access.roster import Roster
 from outrider_cloud.answering.deliveries import Deliveries
 from outrider_cloud.clock import now_ms
 from outrider_cloud.intake.intake import Intake
@@ -31,6 +33,7 @@ class Housekeeping:
         deliveries: Deliveries,
         pulls: Pulls,
         lease_s: float,
+        roster: Roster,
         metrics: Metrics,
     ) -> None:
         self._name = name
@@ -39,6 +42,7 @@ class Housekeeping:
         self._deliveries = deliveries
         self._pulls = pulls
         self._lease_s = lease_s
+        self._roster = roster
         self._metrics = metrics
 
     async def run(self) -> None:
@@ -63,6 +67,7 @@ class Housekeeping:
         until_ms = now_ms() + round(self._lease_s * 1000)
         await self._store.write(partial(inputs.renew, worker=self._name, lease_until_ms=until_ms))
         await self._intake.take_over(own=False)
+        await read_roster(self._store, self._roster)
 
     async def _forget(self) -> None:
         before_ms = now_ms() - _FORGET_AFTER_MS

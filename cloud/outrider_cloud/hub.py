@@ -1,14 +1,29 @@
 """What arrives on the broker, by the kind of its topic, to whom it concerns. Decides nothing itself."""
 
+from outrider_cloud.access.roster import Roster
 from outrider_cloud.fleet import Fleet
+from outrider_cloud.intake.checks import check_manner
 from outrider_cloud.intake.intake import Intake
 from outrider_cloud.intake.pulls import Pulls
+from outrider_cloud.metrics import Metrics
 from outrider_cloud.releases import Releases
 from outrider_link.envelope import Incoming
+from outrider_wire.access import shared_subscriptions
 from outrider_wire.codec import decode
 from outrider_wire.errors import PeerError, PeerMessageError
 from outrider_wire.messages import BlobBlock, BlobGone, BlobWant, Message, Presence, Reported, Telemetry
 from outrider_wire.topics import RELEASES, Address, Topics, row
+
+
+def subscriptions(topics: Topics, *, worker: str, group: str) -> list[str]:
+    """Escalations and release wants are shared between workers; presence and reports every worker hears."""
+    return [
+        *shared_subscriptions(topics, group),
+        topics.of("presence", "+"),
+        topics.of("reported", "+"),
+        topics.of("telemetry", "+"),
+        topics.of("blob-up", "+", worker=worker, transfer="+"),
+    ]
 
 
 class Hub:
@@ -18,7 +33,16 @@ class Hub:
     """
 
     def __init__(
-        self, *, name: str, topics: Topics, intake: Intake, fleet: Fleet, releases: Releases, pulls: Pulls
+        self,
+        *,
+        name: str,
+        topics: Topics,
+        intake: Intake,
+        fleet: Fleet,
+        releases: Releases,
+        pulls: Pulls,
+        roster: Roster,
+        metrics: Metrics,
     ) -> None:
         self._name = name
         self._topics = topics
@@ -26,27 +50,25 @@ class Hub:
         self._fleet = fleet
         self._releases = releases
         self._pulls = pulls
+        self._roster = roster
+        self._metrics = metrics
 
     def subscriptions(self, group: str) -> list[str]:
-        """Escalations and release wants are shared between workers; presence and reports every worker hears."""
-        wants = self._topics.of("blob-up", "+", worker=RELEASES, transfer="+")
-        return [
-            self._topics.shared_escalations(group),
-            f"$share/{group}-{RELEASES}/{wants}",  # a group of its own: rumqttd knows one filter a group
-            self._topics.of("presence", "+"),
-            self._topics.of("reported", "+"),
-            self._topics.of("telemetry", "+"),
-            self._topics.of("blob-up", "+", worker=self._name, transfer="+"),
-        ]
+        """As the function of that name."""
+        return subscriptions(self._topics, worker=self._name, group=group)
 
     async def on_message(self, incoming: Incoming) -> None:
         """Takes one message; what cannot be taken is parked."""
         address: Address | None = None
         try:
             address = self._topics.parse(incoming.topic)
+            if self._roster.refuses(address.device):
+                self._metrics.revoked_messages.inc()
+                return
             if address.kind == "escalate":
                 await self._intake.on_escalation(address, incoming)
             elif incoming.payload:  # an empty one only clears what the broker retained
+                check_manner(incoming)
                 await self._dispatch(address, _expected(address, incoming))
         except PeerError as error:
             await self._intake.park(address, incoming, error)

@@ -25,6 +25,15 @@ class Metrics:
         self.dead_letters = Counter(
             "outrider_dead_letters", "Messages that could not be taken", ["reason"], registry=self.registry
         )
+        self.joins = Counter(
+            "outrider_joins",
+            "Devices that asked for a certificate: accepted, waiting, renewed, or why not",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.revoked_messages = Counter(
+            "outrider_revoked_messages", "Messages of revoked devices, which nobody reads", registry=self.registry
+        )
         self.errors = Counter(
             "outrider_errors",
             "Failures of our own, caught where the work is supervised",

@@ -12,6 +12,10 @@ from typing import Self
 
 from aiohttp import web
 
+from outrider_cloud.access.gatekeeper import read_roster
+from outrider_cloud.access.opening import open_access
+from outrider_cloud.access.roster import Roster
+from outrider_cloud.access.settings import server_tls
 from outrider_cloud.answering.deliveries import Deliveries
 from outrider_cloud.answering.first import load_first
 from outrider_cloud.answering.settler import Settler
@@ -37,6 +41,7 @@ from outrider_cloud.store.store import Store
 from outrider_cloud.web.api import Api
 from outrider_cloud.web.device_blobs import DeviceBlobs
 from outrider_cloud.web.escalating import Escalating
+from outrider_cloud.web.joining import Joining
 from outrider_cloud.web.releasing import Releasing
 from outrider_cloud.web.route import Route
 from outrider_cloud.web.watching import Watching
@@ -68,6 +73,7 @@ class CloudService:
         self._topics = Topics(config.broker.root)
         self._metrics = Metrics()
         self._background = Background(on_error=self._metrics.error)
+        self._roster = Roster()
         self._session: MqttSession | None = None
         self._intake: Intake | None = None
 
@@ -141,6 +147,7 @@ class CloudService:
                 *Releasing(blobs=blobs, releases=releases).routes(),
                 *DeviceBlobs(releases=releases, uploads=uploads).routes(),
                 *escalating.routes(),
+                *await self._access_routes(store),
             ]
         )
         pulls = Pulls(
@@ -154,7 +161,16 @@ class CloudService:
             bytes_per_s=config.broker.blob_cap,
         )
         intake = await self._make_intake(tasks, store=store, blobs=blobs, deliveries=deliveries, pulls=pulls)
-        hub = Hub(name=self.name, topics=self._topics, intake=intake, fleet=fleet, releases=releases, pulls=pulls)
+        hub = Hub(
+            name=self.name,
+            topics=self._topics,
+            intake=intake,
+            fleet=fleet,
+            releases=releases,
+            pulls=pulls,
+            roster=self._roster,
+            metrics=self._metrics,
+        )
         await intake.take_over(own=True)
         await self._connect(hub, intake, store, deliveries)
         escalating.open(intake)
@@ -165,6 +181,7 @@ class CloudService:
             deliveries=deliveries,
             pulls=pulls,
             lease_s=config.lease_s,
+            roster=self._roster,
             metrics=self._metrics,
         )
         self._stack.callback(asyncio.create_task(housekeeping.run()).cancel)
@@ -220,13 +237,14 @@ class CloudService:
         api = Api(
             routes=routes,
             metrics=self._metrics,
+            roster=self._roster,
             token=read_secret(Path(settings.token_file), "bearer token") if settings.token_file else "",
         )
         runner = web.AppRunner(api.application(), access_log=None, shutdown_timeout=2.0)
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
         try:
-            await web.TCPSite(runner, settings.host, settings.port).start()
+            await web.TCPSite(runner, settings.host, settings.port, ssl_context=server_tls(settings)).start()
         except OSError as error:
             raise OperatorSetupError(
                 f"the API cannot listen on {settings.host}:{settings.port}: {error.strerror or error}",
@@ -234,7 +252,18 @@ class CloudService:
                 fix="stop what listens there, or set api.port to another one",
             ) from error
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        self.url = f"http://{host}:{runner.addresses[0][1]}"
+        self.url = f"http{'s' if settings.cert_file else ''}://{host}:{runner.addresses[0][1]}"
+
+    async def _access_routes(self, store: Store) -> list[Route]:
+        """The routes by which devices are let in, where they are; who is refused is known before anything is served."""
+        await read_roster(store, self._roster)
+        if not self._config.access.on:
+            return []
+        desk, gatekeeper = open_access(
+            self._config, store=store, roster=self._roster, topics=self._topics, metrics=self._metrics
+        )
+        self._stack.callback(asyncio.create_task(gatekeeper.run()).cancel)
+        return Joining(desk=desk).routes()
 
     async def _load_workers(
         self,

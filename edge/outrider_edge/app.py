@@ -142,6 +142,8 @@ async def serving(config: EdgeConfig) -> AsyncIterator[Serving]:
             agent.promise(runtime)  # an alarm that still stands is said at once
         updater = _updater(config, loaded, uplink)
         await _start(uplink, updater, stack)
+        if config.cloud.renew:
+            _renew(config, stack)
         api = Api(
             agent=agent,
             status=_status(config, agent, uplink, updater),
@@ -268,6 +270,20 @@ async def _start(uplink: Uplink | AloneUplink, updater: Updater, stack: AsyncExi
     stack.push_async_callback(uplink.stop)
     updater.start()
     stack.push_async_callback(updater.stop)
+
+
+def _renew(config: EdgeConfig, stack: AsyncExitStack) -> None:
+    """Keeps the certificate from running out. Loads what reads certificates, which a device without one need not."""
+    from outrider_edge.joining.renewing import Renewing  # noqa: PLC0415  see above
+
+    broker = config.broker
+    renewing = Renewing(
+        url=config.cloud.url,
+        device=config.device,
+        ca_file=Path(broker.ca_file),
+        cert_file=Path(broker.cert_file),
+    )
+    stack.callback(asyncio.create_task(renewing.run()).cancel)
 
 
 async def _open(app: web.Application, agent: Agent, sockets: list[socket.socket], stack: AsyncExitStack) -> list[str]:

@@ -141,7 +141,9 @@ def test_a_time_chunk_a_private_chunk_and_a_second_picture_go() -> None:
     picture().save(out, "MPO", save_all=True, append_images=[picture(1)])
     made = cleaned(out.getvalue())
     assert b"MPF" not in made and made.count(b"\xff\xd8\xff") == 1
-    assert np.array_equal(pixels(made), np.asarray(Image.open(out).convert("RGB")))  # as a decoder of such files sees it
+    assert np.array_equal(
+        pixels(made), np.asarray(Image.open(out).convert("RGB"))
+    )  # as a decoder of such files sees it
 
 
 def chunk(kind: bytes, said: bytes) -> bytes:

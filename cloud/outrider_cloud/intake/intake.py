@@ -19,7 +19,7 @@ from outrider_cloud.answering.settler import Settler
 from outrider_cloud.answering.worker import Worker
 from outrider_cloud.background import Background
 from outrider_cloud.clock import now_ms
-from outrider_cloud.intake.checks import check_escalation, check_labels
+from outrider_cloud.intake.checks import check_escalation, check_labels, check_manner
 from outrider_cloud.intake.jobs import Job, job_from_row, new_job, with_inline
 from outrider_cloud.intake.pulls import Pulls
 from outrider_cloud.metrics import Metrics
@@ -94,6 +94,7 @@ class Intake:
         """
         self.received += 1
         try:
+            check_manner(message)
             if len(message.correlation or b"") > CORRELATION_BYTES:
                 what = f"its correlation data is longer than {CORRELATION_BYTES} bytes"
                 raise PeerMessageError(what, reason="correlation_too_long")

@@ -5,11 +5,14 @@ from typing import Annotated
 
 import typer
 
+from outrider.commands import devices
 from outrider.commands.options import CloudFile, Json, LogForm, LogFrom, Quiet, TaskName, group
 from outrider.logs import LogFormat, LogLevel
 from outrider.output import Screen
 
 app = group("Serve the large model to devices.")
+app.command(name="invite")(devices.invite)
+app.add_typer(devices.app, name="devices")
 
 
 @app.command()
