@@ -15,7 +15,7 @@ PAUSE_S = float(sys.argv[2]) if len(sys.argv) > 2 else 0.7
 
 
 class SlowModel:
-    """Sure of the label whose number the question names."""
+    """Sure of the label whose number the question names, unless it sees only a first form."""
 
     name = "slow@1"
 
@@ -27,8 +27,10 @@ class SlowModel:
         pass
 
     def _reply(self, request: LargeRequest) -> LargeReply:
-        said = int(request.parts["question"].decode())
-        return LargeReply(probabilities=[1.0 if k == said else 0.0 for k in range(len(request.labels))])
+        said, labels = int(request.parts["question"].decode()), range(len(request.labels))
+        if request.parts["image"] == b"first form":
+            return LargeReply(probabilities=[1 / len(labels) for _ in labels])
+        return LargeReply(probabilities=[1.0 if k == said else 0.0 for k in labels])
 
 
 class PortFormatter(logging.Formatter):

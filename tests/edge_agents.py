@@ -17,7 +17,7 @@ from outrider_edge.metrics import Metrics
 from outrider_edge.outbox.clock import RunClock, run_clock
 from outrider_edge.outbox.outbox import Outbox
 from outrider_edge.outbox.outcomes import Answered, Expired, Outcome, Refused
-from outrider_edge.ports import MaySpare, OnAside, OnFinal, OutboxEntry
+from outrider_edge.ports import MaySpare, OnAside, OnFinal, OnPulled, OutboxEntry
 from outrider_edge.uplink.escalations import envelope_of
 from outrider_engine.model import load_model
 from outrider_wire.errors import RuleRefusalError
@@ -69,6 +69,9 @@ class HandUplink:
 
     def spare_when(self, may_spare: MaySpare) -> None:
         """The test asks the agent itself."""
+
+    def listen_pulled(self, on_pulled: OnPulled) -> None:
+        """The test pulls nothing."""
 
     async def escalate(self, entry: OutboxEntry) -> None:
         """Durable, and in `sent`; refused when `full`."""

@@ -44,6 +44,10 @@ def make_entry(
         ms={"total": 1.0},
     )
     values: dict[str, Any] = {
+        "parts": [
+            OutboxPart(name=f"image-{place}", modality="image", media_type="image/png", data=data)
+            for place, data in enumerate(parts or (b"pixels",))
+        ],
         "why": "audit" if audit else "low_confidence",
         "audit": 0.02 if audit else 0.0,
         "answer_within_ms": 2_000,
@@ -54,10 +58,6 @@ def make_entry(
     return OutboxEntry(
         id=id_,
         task=task,
-        parts=[
-            OutboxPart(name=f"image-{place}", modality="image", media_type="image/png", data=data)
-            for place, data in enumerate(parts or (b"pixels",))
-        ],
         model=MODEL,
         label="red",
         probabilities=[0.5, 0.3, 0.2],

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct, field
 
+from outrider_cloud.access.settings import AccessSettings, TlsServerSettings
+from outrider_cloud.access.settings import check as check_access
 from outrider_cloud.answering.grades import Grade
 from outrider_cloud.answering.strategies import DEFAULT_LAMBDA, MAX_LAMBDA, Terms
 from outrider_cloud.intake.admission import Limits
@@ -39,7 +41,7 @@ class CloudBrokerSettings(BrokerSettings, kw_only=True, frozen=True, forbid_unkn
     """Workers of one group share the escalations between them."""
 
 
-class ApiSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+class ApiSettings(TlsServerSettings, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """The HTTP API."""
 
     host: str = "127.0.0.1"
@@ -147,6 +149,7 @@ class CloudConfig(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True)
     """How long a claim stands when its worker falls silent; another worker then takes the input over."""
     broker: CloudBrokerSettings = CloudBrokerSettings()
     api: ApiSettings = ApiSettings()
+    access: AccessSettings = AccessSettings()
     batch: BatchSettings = BatchSettings()
     limits: Limits = Limits()
     retention: Retention = Retention()
@@ -193,6 +196,7 @@ def check(config: CloudConfig, source: str = "cloud.toml") -> None:
             fix=f"use 1 to 64 of a-z 0-9 -, and not {RELEASES!r}",
         )
     config.broker.check(source)
+    check_access(config.access, config.api, config.broker.url, source)
     for entry in config.tasks:
         _check_task(entry, source)
     if config.store.url and not config.store.url.startswith("sqlite:///"):
@@ -278,7 +282,8 @@ def _anchored(config: CloudConfig, folder: Path) -> CloudConfig:
             for entry in config.tasks
         ],
         broker=config.broker.anchored(anchor),
-        api=replace(config.api, token_file=anchor(config.api.token_file)),
+        api=replace(config.api.anchored(anchor), token_file=anchor(config.api.token_file)),
+        access=config.access.anchored(anchor),
         store=replace(config.store, url=f"sqlite:///{anchor(store)}")
         if config.store.url.startswith("sqlite:///")
         else config.store,

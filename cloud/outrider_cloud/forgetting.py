@@ -91,7 +91,7 @@ class Forgetting:
         """Out of memory first, so that nothing writes it down again; SHA-256 of the parts of what was there."""
         jobs = [job for worker in self._workers for job in worker.forget(whom.device, whom.input)]
         self._settler.forget(whom.device, whom.input)
-        parts = {part.sha256 for job in jobs for part in job.escalation.parts}
+        parts = {digest for job in jobs for digest in job.escalation.digests}
         await self._pulls.abandon(whom.device, parts if whom.input else None)
         return parts
 

@@ -6,8 +6,11 @@ A chore that fails is logged, counted, and made up for by its next turn; it keep
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import NamedTuple
 
+from outrider_cloud.access.gatekeeper import read_roster
+from outrider_cloud.access.roster import Roster
 from outrider_cloud.answering.deliveries import Deliveries
 from outrider_cloud.answering.settler import Settler
 from outrider_cloud.intake.intake import Intake
@@ -44,16 +47,17 @@ class Housekeeping:
         deliveries: Deliveries,
         keeper: Keeper,
         lease_s: float,
+        roster: Roster,
         metrics: Metrics,
     ) -> None:
         self._store = store
         self._intake = intake
-        self._settler = settler
         self._metrics = metrics
         self._more = False
         self.chores = (
             Chore("renew", lease_s / 3, settler.renew),
             Chore("take_over", lease_s / 3, self._take_over),
+            Chore("roster", lease_s / 3, partial(read_roster, store, roster)),
             Chore("take_more", _EVERY_S, self._take_more),
             Chore("expire", _EVERY_S, intake.expire),
             Chore("flush", _EVERY_S, deliveries.flush),

@@ -4,7 +4,9 @@ import logging
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from outrider_cloud.access.roster import Roster
 from outrider_cloud.fleet import Fleet
+from outrider_cloud.intake.checks import check_manner
 from outrider_cloud.intake.intake import Intake
 from outrider_cloud.intake.parking import Parking
 from outrider_cloud.intake.pulls import Pulls
@@ -12,6 +14,7 @@ from outrider_cloud.metrics import Metrics
 from outrider_cloud.releases import Releases
 from outrider_cloud.seldom import Seldom
 from outrider_link.envelope import Incoming
+from outrider_wire.access import shared_subscriptions
 from outrider_wire.codec import decode
 from outrider_wire.errors import PeerError, PeerMessageError
 from outrider_wire.messages import BlobBlock, BlobGone, BlobWant, Message, Presence, Reported, Telemetry
@@ -19,6 +22,17 @@ from outrider_wire.topics import RELEASES, Address, Topics, row
 
 log = logging.getLogger(__name__)
 log.addFilter(Seldom())
+
+
+def subscriptions(topics: Topics, *, worker: str, group: str) -> list[str]:
+    """Escalations and release wants are shared between workers; presence and reports every worker hears."""
+    return [
+        *shared_subscriptions(topics, group),
+        topics.of("presence", "+"),
+        topics.of("reported", "+"),
+        topics.of("telemetry", "+"),
+        topics.of("blob-up", "+", worker=worker, transfer="+"),
+    ]
 
 
 class Hub:
@@ -37,6 +51,7 @@ class Hub:
         fleet: Fleet,
         releases: Releases,
         pulls: Pulls,
+        roster: Roster,
         metrics: Metrics,
     ) -> None:
         self._name = name
@@ -46,19 +61,12 @@ class Hub:
         self._releases = releases
         self._pulls = pulls
         self._parking = parking
+        self._roster = roster
         self._metrics = metrics
 
     def subscriptions(self, group: str) -> list[str]:
-        """Escalations and release wants are shared between workers; presence and reports every worker hears."""
-        wants = self._topics.of("blob-up", "+", worker=RELEASES, transfer="+")
-        return [
-            self._topics.shared_escalations(group),
-            f"$share/{group}-{RELEASES}/{wants}",  # a group of its own: rumqttd knows one filter a group
-            self._topics.of("presence", "+"),
-            self._topics.of("reported", "+"),
-            self._topics.of("telemetry", "+"),
-            self._topics.of("blob-up", "+", worker=self._name, transfer="+"),
-        ]
+        """As the function of that name."""
+        return subscriptions(self._topics, worker=self._name, group=group)
 
     async def on_message(self, incoming: Incoming) -> None:
         """Takes one message; what cannot be taken is parked, and what cannot be stored is only counted: its sender says it again."""
@@ -79,7 +87,9 @@ class Hub:
             SQLAlchemyError: it cannot be stored.
         """
         address = self._topics.parse(incoming.topic)
-        if address.kind == "escalate":
+        if self._roster.refuses(address.device):
+            self._metrics.revoked_messages.inc()
+        elif address.kind == "escalate":
             await self._intake.on_escalation(address, incoming)
         elif incoming.payload:  # an empty one only clears what the broker retained
             await self._dispatch(address, self.expected(address, incoming))
@@ -88,8 +98,9 @@ class Hub:
         """The message, if it is one that the topic carries.
 
         Raises:
-            PeerMessageError: it is not.
+            PeerMessageError: it is not, or was not sent as it must be.
         """
+        check_manner(incoming)
         message = decode(incoming.payload, incoming.content_type)
         if not isinstance(message, row(address.kind).messages):
             raise PeerMessageError(f"a {type(message).__name__} has no business on this topic", reason="wrong_message")

@@ -46,6 +46,15 @@ class Metrics:
         self.dead_letters = Counter(
             "outrider_dead_letters", "Messages that could not be taken", ["reason"], registry=self.registry
         )
+        self.joins = Counter(
+            "outrider_joins",
+            "Devices that asked for a certificate: accepted, waiting, renewed, or why not",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.revoked_messages = Counter(
+            "outrider_revoked_messages", "Messages of revoked devices, which nobody reads", registry=self.registry
+        )
         self.errors = Counter(
             "outrider_errors",
             "Failures of our own, caught where the work is supervised",
@@ -123,6 +132,12 @@ class Metrics:
             "outrider_large_model_changes",
             "Times the large model became another one",
             ["task"],
+            registry=self.registry,
+        )
+        self.forms = Counter(
+            "outrider_forms",
+            "Answers to inputs of which a first form came, by what they were decided on",
+            ["task", "form"],
             registry=self.registry,
         )
         self.ready = Gauge("outrider_ready", "1 when escalations are being taken", registry=self.registry)

@@ -14,6 +14,10 @@ from typing import Self
 from aiohttp import web
 from sqlalchemy.exc import SQLAlchemyError
 
+from outrider_cloud.access.gatekeeper import read_roster
+from outrider_cloud.access.opening import open_access
+from outrider_cloud.access.roster import Roster
+from outrider_cloud.access.settings import server_tls
 from outrider_cloud.answering.deliveries import Deliveries
 from outrider_cloud.answering.first import load_first
 from outrider_cloud.answering.settler import Settler
@@ -25,6 +29,7 @@ from outrider_cloud.forgetting import Forgetting
 from outrider_cloud.housekeeping import Chore, Housekeeping
 from outrider_cloud.hub import Hub
 from outrider_cloud.intake.admission import Admission
+from outrider_cloud.intake.completing import Completing
 from outrider_cloud.intake.intake import Intake
 from outrider_cloud.intake.parking import Parking
 from outrider_cloud.intake.pulls import Pulls
@@ -43,6 +48,7 @@ from outrider_cloud.store.store import Store
 from outrider_cloud.web.api import Api
 from outrider_cloud.web.device_blobs import DeviceBlobs
 from outrider_cloud.web.escalating import Escalating
+from outrider_cloud.web.joining import Joining
 from outrider_cloud.web.parked import Parked
 from outrider_cloud.web.releasing import Releasing
 from outrider_cloud.web.route import Route
@@ -79,6 +85,7 @@ class CloudService:
         self._topics = Topics(config.broker.root)
         self._metrics = Metrics()
         self._background = Background(on_error=self._metrics.error)
+        self._roster = Roster()
         self._session: MqttSession | None = None
         self._intake: Intake | None = None
         self._store: Store | None = None
@@ -160,6 +167,7 @@ class CloudService:
                 *DeviceBlobs(releases=releases, uploads=uploads).routes(),
                 *escalating.routes(),
                 *Parked(store=store, requeue=lambda: self._requeue, forgetting=lambda: self._forgetting).routes(),
+                *await self._access_routes(store),
             ]
         )
         pulls = Pulls(
@@ -193,6 +201,7 @@ class CloudService:
             fleet=fleet,
             releases=releases,
             pulls=pulls,
+            roster=self._roster,
             metrics=self._metrics,
         )
         self._requeue = Requeue(store=store, topics=self._topics, hub=hub, intake=intake)
@@ -216,6 +225,7 @@ class CloudService:
             deliveries=deliveries,
             keeper=Keeper(store=store, blobs=blobs, tidy=pulls.tidy, retention=config.retention, metrics=self._metrics),
             lease_s=config.lease_s,
+            roster=self._roster,
             metrics=self._metrics,
         )
         self.chores = housekeeping.chores
@@ -243,7 +253,12 @@ class CloudService:
         )
         self._metrics.watch_queue(admission, list(tasks))
         workers = await self._load_workers(
-            tasks, blobs=blobs, settler=settler, admission=admission, roles_key=roles_key(config)
+            tasks,
+            blobs=blobs,
+            completer=Completing(pulls=pulls, settler=settler),
+            settler=settler,
+            admission=admission,
+            roles_key=roles_key(config),
         )
         return Intake(
             name=self.name,
@@ -282,13 +297,14 @@ class CloudService:
         api = Api(
             routes=routes,
             metrics=self._metrics,
+            roster=self._roster,
             token=read_secret(Path(settings.token_file), "bearer token") if settings.token_file else "",
         )
         runner = web.AppRunner(api.application(), access_log=None, shutdown_timeout=2.0)
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
         try:
-            await web.TCPSite(runner, settings.host, settings.port).start()
+            await web.TCPSite(runner, settings.host, settings.port, ssl_context=server_tls(settings)).start()
         except OSError as error:
             raise OperatorSetupError(
                 f"the API cannot listen on {settings.host}:{settings.port}: {error.strerror or error}",
@@ -296,13 +312,25 @@ class CloudService:
                 fix="stop what listens there, or set api.port to another one",
             ) from error
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        self.url = f"http://{host}:{runner.addresses[0][1]}"
+        self.url = f"http{'s' if settings.cert_file else ''}://{host}:{runner.addresses[0][1]}"
+
+    async def _access_routes(self, store: Store) -> list[Route]:
+        """The routes by which devices are let in, where they are; who is refused is known before anything is served."""
+        await read_roster(store, self._roster)
+        if not self._config.access.on:
+            return []
+        desk, gatekeeper = open_access(
+            self._config, store=store, roster=self._roster, topics=self._topics, metrics=self._metrics
+        )
+        self._stack.callback(asyncio.create_task(gatekeeper.run()).cancel)
+        return Joining(desk=desk).routes()
 
     async def _load_workers(
         self,
         tasks: dict[str, tuple[TaskSettings, Task]],
         *,
         blobs: BlobStore,
+        completer: Completing,
         settler: Settler,
         admission: Admission,
         roles_key: str,
@@ -321,6 +349,7 @@ class CloudService:
                 large=large,
                 first=first,
                 parts=blobs,
+                completer=completer,
                 settler=settler,
                 admission=admission,
                 roles_key=roles_key,

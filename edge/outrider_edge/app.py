@@ -25,6 +25,7 @@ from outrider_edge.ground import audit_key, bound_sockets, hold_folder
 from outrider_edge.journey.agent import NO_TASK, Agent
 from outrider_edge.journey.pipeline import TaskRuntime
 from outrider_edge.journey.subtasks import SubtaskModels, load_subtasks
+from outrider_edge.journey.way_out import check_way_out
 from outrider_edge.local_api.api import Api
 from outrider_edge.local_api.openapi import agent_version
 from outrider_edge.local_api.views import StatusView, task_view
@@ -131,14 +132,18 @@ async def serving(config: EdgeConfig) -> AsyncIterator[Serving]:
             spending=spending,
             memories=memories,
             subtasks={name: ready.subtasks for name, ready in loaded.items()},
+            decode=decoder or decode_picture,
         )
         uplink.listen(agent.on_final)
         uplink.listen_aside(agent.on_aside)
         uplink.spare_when(agent.may_spare)
+        uplink.listen_pulled(agent.on_pulled)
         for runtime in agent.runtimes.values():
             agent.promise(runtime)  # an alarm that still stands is said at once
         updater = _updater(config, loaded, uplink)
         await _start(uplink, updater, stack)
+        if config.cloud.renew:
+            _renew(config, stack)
         api = Api(
             agent=agent,
             status=_status(config, agent, uplink, updater),
@@ -171,6 +176,7 @@ def _load_tasks(config: EdgeConfig, decode: Decode) -> dict[str, _Loaded]:
         folder = SlotFolder(folder=config.folder / "slots" / task.name, task=task)
         start = start_slots(folder=folder, factory=Path(settings.bundle), load=load)
         check_embedding(task, start.model.manifest)
+        check_way_out(task, start.model.manifest)
         runtime = TaskRuntime(task=task, model=start.model)
         model_ms = runtime.warm()
         log.info(
@@ -264,6 +270,20 @@ async def _start(uplink: Uplink | AloneUplink, updater: Updater, stack: AsyncExi
     stack.push_async_callback(uplink.stop)
     updater.start()
     stack.push_async_callback(updater.stop)
+
+
+def _renew(config: EdgeConfig, stack: AsyncExitStack) -> None:
+    """Keeps the certificate from running out. Loads what reads certificates, which a device without one need not."""
+    from outrider_edge.joining.renewing import Renewing  # noqa: PLC0415  see above
+
+    broker = config.broker
+    renewing = Renewing(
+        url=config.cloud.url,
+        device=config.device,
+        ca_file=Path(broker.ca_file),
+        cert_file=Path(broker.cert_file),
+    )
+    stack.callback(asyncio.create_task(renewing.run()).cancel)
 
 
 async def _open(app: web.Application, agent: Agent, sockets: list[socket.socket], stack: AsyncExitStack) -> list[str]:

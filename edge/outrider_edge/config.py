@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from outrider_link.envelope import Tls
 from outrider_link.settings import BrokerSettings, is_loopback, read_text
 from outrider_wire.errors import OperatorConfigError
+from outrider_wire.joining import is_https
 from outrider_wire.names import NAME_PATTERN, Name
 from outrider_wire.settings import parse_toml
 from outrider_wire.task import Task, parse_task
@@ -57,7 +58,10 @@ class RuntimeSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=T
 
 
 class CloudSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """The cloud's HTTP API: a faster way for what is large. Without it, everything goes over the broker."""
+    """The cloud's HTTP API: a faster way for what is large, and where the device's certificate comes from.
+
+    Without it, everything goes over the broker.
+    """
 
     url: str = ""
     """``https://host[:port]``; plain ``http://`` to this machine only."""
@@ -65,6 +69,8 @@ class CloudSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tru
     """PEM of who signs its certificate; empty, like the next two: as the broker's."""
     cert_file: str = ""
     key_file: str = ""
+    renew: bool = False
+    """Whether the certificate of broker.cert_file is renewed here before it runs out: `outrider edge join` says so."""
 
     def tls(self, broker: BrokerSettings) -> Tls:
         """The files of a protected connection."""
@@ -82,12 +88,19 @@ class CloudSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tru
             key_file=Path(key) if key else None,
         )
 
-    def check(self, source: str) -> None:
+    def check(self, source: str, broker: BrokerSettings) -> None:
         """What the types cannot say.
 
         Raises:
-            OperatorConfigError: the address is none, holds a secret, or is open to whoever listens on the way.
+            OperatorConfigError: the address is none, holds a secret, or is open to whoever listens on the way; or there is no
+                certificate to renew, or nowhere to.
         """
+        if self.renew and not (is_https(self.url) and broker.cert_file and broker.ca_file):
+            raise OperatorConfigError(
+                f"{source}: cloud.renew renews the certificate of broker.cert_file at cloud.url, over https",
+                reason="renewal_incomplete",
+                fix="set broker.ca_file, broker.cert_file and cloud.url, or leave cloud.renew out",
+            )
         if not self.url:
             return
         parts = urlsplit(self.url)
@@ -159,7 +172,7 @@ def load_edge_config(path: Path | None, overrides: Mapping[str, Any] | None = No
     config = parse_toml(text, EdgeConfig, source, overrides)
     config = _anchored(config, path.resolve().parent if path else Path.cwd())
     if not config.device:
-        config = replace(config, device=_host_name())
+        config = replace(config, device=host_name())
     check(config, source)
     return config
 
@@ -183,7 +196,7 @@ def check(config: EdgeConfig, source: str = "edge.toml") -> None:
             fix="set api.host to 127.0.0.1, or serve api.socket",
         )
     config.broker.check(source)
-    config.cloud.check(source)
+    config.cloud.check(source, config.broker)
 
 
 def read_task(settings: TaskSettings) -> Task:
@@ -196,7 +209,8 @@ def read_task(settings: TaskSettings) -> Task:
     return replace(task, policy=replace(task.policy, mode=settings.mode)) if settings.mode else task
 
 
-def _host_name() -> str:
+def host_name() -> str:
+    """This machine's name, within the grammar of devices."""
     name = re.sub(r"[^a-z0-9-]+", "-", socket.gethostname().lower()).strip("-")
     return name[:64] or "device"
 

@@ -16,6 +16,7 @@ _COUNTED: tuple[tuple[str, str, str, Callable[[TaskMetrics], Mapping[str, int]]]
     ("outrider_decisions", "The device's own answers, by how it was decided", "why", lambda kept: kept.decisions),
     ("outrider_refusals", "Inputs that got an error, by its reason", "reason", lambda kept: kept.refused),
     ("outrider_not_sent", "Inputs that should have been sent, and stayed", "reason", lambda kept: kept.not_sent),
+    ("outrider_redacted", "What was taken out of texts before they left", "pattern", lambda kept: kept.redacted),
 )
 """Family, help, label, and where it is counted."""
 

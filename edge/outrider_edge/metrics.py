@@ -51,6 +51,8 @@ class TaskMetrics:
         """Waits that ended without the large model's answer."""
         self.not_sent: Counter[str] = Counter()
         """Inputs that the gate wanted to send and that stayed, by what kept them."""
+        self.redacted: Counter[str] = Counter()
+        """What was taken out of texts before they left, by the pattern's name."""
         self.edge_ms = Latency()
         """Until the device's own answer was there."""
         self.cloud_ms = Latency()

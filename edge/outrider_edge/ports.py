@@ -24,6 +24,13 @@ from outrider_wire.report import Account, AnswerReport
 from outrider_wire.task import Task
 
 
+class OutboxFull(Struct, kw_only=True, frozen=True):
+    """All of a part of which a first form is sent; kept until the cloud needs no more of it."""
+
+    media_type: str
+    data: bytes
+
+
 class OutboxPart(Struct, kw_only=True, frozen=True):
     """One part of an input on its way out. Whether its bytes travel inline or are pulled is the uplink's choice."""
 
@@ -31,7 +38,8 @@ class OutboxPart(Struct, kw_only=True, frozen=True):
     modality: Modality
     media_type: str
     data: bytes
-    """Text is UTF-8."""
+    """Text is UTF-8. Of a part that has a first form, that."""
+    full: OutboxFull | None = None
 
 
 class OutboxEntry(Struct, kw_only=True, frozen=True):
@@ -123,6 +131,19 @@ MaySpare = Callable[[Escalation], bool]
 """Whether the budget has room for this input, which nobody waits for. Asked once it is about to be offered; True spends it."""
 
 
+class Pulled(Struct, kw_only=True, frozen=True):
+    """A full form that a worker begins to pull, of which only a first one was sent."""
+
+    task: str
+    size: int
+    audit: bool
+    """Its input is an audit."""
+
+
+OnPulled = Callable[[Pulled], None]
+"""Told by the uplink of each, once. Must not raise."""
+
+
 class UplinkPort(Protocol):
     """The way to the cloud. Real: `outrider_edge.uplink.uplink.Uplink`; without a broker: `outrider_edge.uplink.uplink.AloneUplink`."""
 
@@ -157,6 +178,10 @@ class UplinkPort(Protocol):
 
     def spare_when(self, may_spare: MaySpare) -> None:
         """Names who knows whether the budget has room for what nobody waits for; called once, before it is started."""
+        ...
+
+    def listen_pulled(self, on_pulled: OnPulled) -> None:
+        """Names whom to tell of full forms that are pulled; called once, before the uplink is started."""
         ...
 
 

@@ -26,5 +26,9 @@ def _pairs(values: Mapping[str, Any]) -> str:
 
 
 def _value(value: Any) -> str:
-    """Strings as JSON writes them are TOML's too, but for DEL, which TOML wants escaped."""
+    """Tables inline; strings as JSON writes them are TOML's too, but for DEL, which TOML wants escaped."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{_value(key)} = {_value(held)}' for key, held in value.items() if held is not None)}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_value, value))}]"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -18,7 +18,7 @@ from outrider_cloud.store import dead_letters
 from outrider_cloud.store.store import Store
 from outrider_link.broker import EmbeddedBroker
 from outrider_link.session import Outgoing
-from outrider_wire.codec import encode
+from outrider_wire.codec import MSGPACK, encode
 from outrider_wire.messages import Answer, Refusal, Telemetry
 
 pytestmark = pytest.mark.broker
@@ -148,6 +148,7 @@ async def test_a_repeat_and_a_full_queue_are_foreseen(broker: str, tmp_path: Pat
                 detail="",
                 size=len(encode(sent)),
                 payload=encode(sent),
+                content_type=MSGPACK,
             )
             store.submit(lambda c, letter=letter: dead_letters.park(c, letter)).result(10)
         store.close()
@@ -193,6 +194,7 @@ async def test_any_message_can_be_taken_in_again_and_stays_where_it_is_refused_a
             detail="",
             size=len(encode(own)),
             payload=encode(own),
+            content_type=MSGPACK,
         )
         store.submit(lambda c: dead_letters.park(c, mended)).result(10)
         store.close()

@@ -10,7 +10,7 @@ from cloud_device import TOPICS, Device, make_escalation, new_id
 from cloud_service import HeldModel, account, eventually, get, make_service, ready, the_task, write_config
 
 from outrider_link.session import Outgoing
-from outrider_wire.codec import JSON, encode
+from outrider_wire.codec import JSON, MSGPACK, encode
 from outrider_wire.messages import Answer, BlobGone, Presence, Receipt, Refusal
 
 pytestmark = [pytest.mark.broker, pytest.mark.both_brokers]
@@ -171,9 +171,12 @@ async def test_bad_messages_are_refused_parked_and_counted_and_the_cloud_goes_on
                 parts=[fields["parts"][0] | {"size": 3_000_000, "inline": None}, fields["parts"][1]]
             ),
             "wrong_message": encode(Receipt(id=task_id)),
+            "no_content_type": broken(),
         }
         for reason, payload in bad.items():
-            await device.send_raw(payload, coding="text/plain" if reason == "unknown_content_type" else "")
+            await device.send_raw(
+                payload, coding={"unknown_content_type": "text/plain", "no_content_type": ""}.get(reason, MSGPACK)
+            )
         await device.send_raw(broken(task="nothing"), task="nothing")
         await device.send_raw(broken(), task="other")
         expected = {*bad, "unknown_task", "task_mismatch"}

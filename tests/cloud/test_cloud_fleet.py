@@ -124,6 +124,7 @@ async def comes_back(broker: EmbeddedBroker, folder: Path, *, devices: int, each
     )
 
 
+@pytest.mark.slow
 async def test_a_small_fleet_that_loses_everything_at_once_is_answered_when_it_is_back(
     broker: EmbeddedBroker, tmp_path: Path
 ) -> None:

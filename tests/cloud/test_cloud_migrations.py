@@ -1,4 +1,4 @@
-"""A store of the first released schema opens with everything that was in it. The dump in ``assets/stores`` has rows in every table."""
+"""A store of the first released schema opens with everything that was in it: the dump in ``assets/stores`` has rows in its every table."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -14,8 +14,12 @@ from outrider_cloud.store import dead_letters, inputs
 from outrider_cloud.store.migrations import upgrade
 from outrider_cloud.store.schema import METADATA
 from outrider_cloud.store.store import Store
+from outrider_wire.codec import MSGPACK
 
 FIRST = Path(__file__).parent.parent / "assets/stores/r0001.sql"
+
+LATER = {"invitations", "identities", "certificates"}
+"""Tables that the first schema had not."""
 
 
 def restore(path: Path) -> dict[str, int]:
@@ -40,9 +44,9 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def test_no_row_of_any_table_is_lost(store: Store, tmp_path: Path) -> None:
     before = restore(tmp_path / "again.db")
-    assert set(before) == set(METADATA.tables) and min(before.values()) >= 1
-    for name, table in METADATA.tables.items():
-        count = sa.select(sa.func.count()).select_from(table)
+    assert set(before) == set(METADATA.tables) - LATER and min(before.values()) >= 1
+    for name in before:
+        count = sa.select(sa.func.count()).select_from(METADATA.tables[name])
         assert store.run(lambda c, count=count: c.execute(count).scalar_one()) == before[name], name
 
 
@@ -51,7 +55,11 @@ def test_dead_letters_keep_the_bytes_that_they_had(store: Store) -> None:
     assert (newest["whole"], newest["head"]) == (True, "c16162")
     assert (oldest["whole"], oldest["size"], oldest["head"]) == (False, 300, bytes(range(256)).hex())
     letter = store.run(partial(dead_letters.find, letter_id=2))
-    assert letter is not None and (letter.payload, letter.content_type, letter.correlation) == (b"\xc1ab", "", None)
+    assert letter is not None and (letter.payload, letter.content_type, letter.correlation) == (
+        b"\xc1ab",
+        MSGPACK,
+        None,
+    )
 
 
 def test_a_lease_of_before_is_void(store: Store) -> None:

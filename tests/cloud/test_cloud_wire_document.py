@@ -1,14 +1,13 @@
 """What the AsyncAPI document says of the cloud, and what the cloud does: its subscriptions, and how it takes a foreign version."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cloud_device import TOPICS, Device, make_escalation
 from cloud_service import HeldModel, eventually, get, make_service, ready, the_task, write_config
 from msgspec.structs import replace
 
-from outrider_cloud.hub import Hub
+from outrider_cloud.hub import subscriptions
 from outrider_link.session import Outgoing
 from outrider_wire.asyncapi import document
 from outrider_wire.codec import encode
@@ -17,24 +16,13 @@ from outrider_wire.topics import WORKERS
 
 
 def test_the_cloud_subscribes_to_what_the_document_says() -> None:
-    nothing: Any = None  # subscriptions need none of them
-    hub = Hub(
-        name="w1",
-        topics=TOPICS,
-        intake=nothing,
-        parking=nothing,
-        fleet=nothing,
-        releases=nothing,
-        pulls=nothing,
-        metrics=nothing,
-    )
     said = {
         each.replace("{worker}", "w1")
         for name, operation in document()["operations"].items()
         if name.startswith("cloud-receives-")
         for each in operation["x-subscriptions"]
     }
-    assert said == set(hub.subscriptions(WORKERS))
+    assert said == set(subscriptions(TOPICS, worker="w1", group=WORKERS))
 
 
 @pytest.mark.broker

@@ -20,6 +20,7 @@ from outrider_export.students import ARCHITECTURES, Architecture, new_module
 from outrider_export.task_text import task_to_toml
 from outrider_wire.errors import OperatorConfigError, OperatorSetupError, RuleRefusalError
 from outrider_wire.manifest import MANIFEST_FILE, Calibration, encode_manifest
+from outrider_wire.privacy import FirstForm, PartPrivacy, Privacy
 from outrider_wire.task import Budget, Memory, Task, parse_task
 
 Squares = Callable[[int, int], Table]
@@ -247,3 +248,13 @@ def test_a_task_as_text_parses_to_the_same_task(task: Task) -> None:
         memory=Memory(enabled=True, max_distance=0.02),
     )
     assert parse_task(task_to_toml(spending)) == spending
+    private = msgspec.structs.replace(
+        task,
+        inputs=[msgspec.structs.replace(task.inputs[0], first=FirstForm(kind="thumbnail", side=8)), *task.inputs[1:]],
+        privacy=Privacy(
+            redact=["email"],
+            patterns={"plate": '[A-Z]\\d"'},
+            parts={"image": PartPrivacy(blur=0.1, blur_boxes=[(0.0, 0.0, 0.5, 1.0)], crop=(0.0, 0.0, 1.0, 0.5))},
+        ),
+    )
+    assert parse_task(task_to_toml(private)) == private

@@ -48,3 +48,16 @@ def test_bench_drift_prints_its_stable_keys(tmp_path: Path) -> None:
         for drift in ruled["drifts"].values():
             assert {"kept", "disagreement", "risk"} <= drift["pool"].keys()
             assert [delay["clean_audits"] for delay in drift["delays"]] == [0, 2_000, 20_000]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_bench_progressive_prints_its_stable_keys_and_loses_nothing_on_request(tmp_path: Path) -> None:
+    line = bench("progressive", "--folder", str(tmp_path), timeout_s=580)
+    assert {"seed", "escalated", "enough", "temperatures", "sources"} <= line.keys()
+    ways = line["sources"]["png"]
+    assert set(ways) == {"full", "jpeg-50", "jpeg-50-then-full", "thumbnail-16", "thumbnail-16-then-full"}
+    for way in ways.values():
+        assert {"bytes", "accuracy", "pulled", "first_accuracy"} <= way.keys()
+    assert ways["jpeg-50"]["bytes"] < ways["jpeg-50-then-full"]["bytes"] < ways["full"]["bytes"]
+    assert ways["jpeg-50-then-full"]["accuracy"] >= ways["full"]["accuracy"] - 0.01

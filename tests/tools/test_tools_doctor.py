@@ -119,3 +119,11 @@ def test_a_bundle_without_a_certificate_is_worth_knowing(outrider, site, tmp_pat
     found = by_check(outrider("doctor", "--json"))
     assert found["task"]["level"] == "warning"
     assert "everything of it escalates" in found["task"]["fix"]
+
+
+def test_it_says_what_leaves_the_device(outrider, site, tmp_path):
+    task = tmp_path / "task.toml"
+    task.write_text(task.read_text().replace("[privacy]", '[privacy]\nredact = ["email"]'))
+    said = by_check(outrider("doctor", "--json", "--config", "edge.toml"))["leaves the device"]
+    assert said["level"] == "ok"
+    assert "image: without metadata; question: redacted; taken out of text: email" in said["what"]

@@ -58,6 +58,23 @@ def test_the_check_says_how_many_rows_the_promise_takes(outrider):
     assert "at least 59 kept certification rows" in outrider("task", "check", "task.toml").out
 
 
+def test_what_the_starting_task_says_of_privacy_is_right_once_it_is_set(outrider, tmp_path):
+    """Every commented setting of what leaves, uncommented, but for the one that excludes the others."""
+    text = task_text(name="gates", labels=["open", "shut"], kind=Kind.IMAGE_TEXT)
+    keys = ("[inputs.first]", "as =", "quality", "redact", "[privacy.", "plate", "crop", "blur")
+    lines = [
+        line.removeprefix("# ") if line.removeprefix("# ").startswith(keys) else line for line in text.splitlines()
+    ]
+    assert sum(line not in text.splitlines() for line in lines) == 10
+    (tmp_path / "task.toml").write_text("\n".join(lines))
+    ran = outrider("task", "check", "task.toml", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["task"]["privacy"]["parts"]["image"]["crop"] == [0.0, 0.2, 1.0, 1.0]
+    assert any("plate" in what for what in ran.json["leaves"])
+    shown = outrider("task", "check", "task.toml").out
+    assert "leaves the device" in shown and "at first as a JPEG of quality 50" in shown
+
+
 def test_the_check_names_the_line_and_the_nearest_key(outrider, tmp_path):
     text = task_text(name="gates", labels=["open", "shut"]).replace("target_risk", "target_rsik")
     (tmp_path / "task.toml").write_text(text)

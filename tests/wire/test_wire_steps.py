@@ -252,6 +252,7 @@ def test_the_table_of_steps_is_the_published_one() -> None:
         "channels_first",
         "hashed_words",
         "one_hot_facts",
+        "embedding",
     }
 
 
@@ -293,3 +294,12 @@ def test_a_sub_task_that_stands_twice_is_a_bundle_that_does_not_fit() -> None:
     twice = [Step(op="one_hot_facts", args={"subtasks": [{"name": "a", "labels": ["x", "y"]}] * 2})]
     with pytest.raises(BundleMismatchError, match="twice"):
         made(twice, [4], b"[]")
+
+
+def test_an_embedding_is_read_at_its_length_and_at_no_other() -> None:
+    preparer = Preparer([ModelInput(part="p", tensor="t", steps=[Step(op="embedding", args={"size": 3})], shape=[3])])
+    sent = np.asarray([0.5, -1.0, 2.0], "<f4").tobytes()
+    assert preparer.prepare({"p": sent})["t"].tolist() == [0.5, -1.0, 2.0]
+    for wrong in (sent[:-1], sent + sent, "text", np.asarray([np.nan] * 3, "<f4").tobytes()):
+        with pytest.raises(CallerInputError):
+            preparer.prepare({"p": wrong})

@@ -21,7 +21,7 @@ class Entry(NamedTuple):
 COMMANDS: dict[str, Entry] = {
     "edge": Entry("outrider.commands.edge", "Run the agent on a device, or ask a model once."),
     "cloud": Entry("outrider.commands.cloud", "Serve the large model to devices."),
-    "broker": Entry("outrider.commands.broker", "Run the embedded MQTT broker, for a lab or a demo."),
+    "broker": Entry("outrider.commands.broker", "Run the embedded MQTT broker for a lab, or secure mosquitto."),
     "task": Entry("outrider.commands.task", "Write and check task files."),
     "config": Entry("outrider.commands.config", "Check and show edge.toml, cloud.toml and task files."),
     "export": Entry("outrider.commands.export", "Turn a trained model into a certified bundle."),

@@ -1,6 +1,7 @@
 """What can be wrong with a machine, check by check, each with the way out in words. Changes nothing; prints nothing."""
 
 import asyncio
+import contextlib
 import os
 import platform
 import shutil
@@ -9,52 +10,25 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from msgspec import Struct
-
+from outrider.doctor_access import certificates, handshake, production
+from outrider.doctor_findings import Finding, Level, Subject
 from outrider.extras import EXTRAS, how_to_install, installed
 from outrider.transport import Transport
 from outrider_wire.errors import OutriderError
 
-Level = Literal["ok", "warning", "bad"]
-MARKS: dict[Level, str] = {"ok": "✓", "warning": "‼", "bad": "✗"}
 LOW_BYTES = 1_000_000_000
 SCARCE_BYTES = 100_000_000
 _BROKER_WITHIN_S = 3.0
 
-
-class Finding(Struct, kw_only=True):
-    """One thing that was looked at."""
-
-    check: str
-    level: Level
-    what: str
-    fix: str = ""
-
-    @property
-    def line(self) -> str:
-        """For a person."""
-        return f"{MARKS[self.level]} {self.check}: {self.what}" + (f"; {self.fix}" if self.fix else "")
-
-
-class Subject(Struct, kw_only=True):
-    """What is looked at: this machine, and the configurations that were found."""
-
-    edge: Any = None
-    """An `outrider_edge.config.EdgeConfig`, or None."""
-    cloud: Any = None
-    """An `outrider_cloud.config.CloudConfig`, or None."""
-    faults: list[Finding] = []
-    """Configurations that could not be read."""
-
-
 Check = Callable[[Subject], Iterator[Finding]]
 
 
-def examine(files: list[Path]) -> list[Finding]:
-    """Every check of the table, on this machine and these configuration files."""
+def examine(files: list[Path], *, production: bool = False) -> list[Finding]:
+    """Every check of the table, on this machine and these configuration files; ``production`` complains of what a lab may do."""
     subject = _read(files)
+    subject.production = production
     return [finding for check in CHECKS for finding in check(subject)]
 
 
@@ -141,21 +115,37 @@ def tasks(subject: Subject) -> Iterator[Finding]:
             yield Finding(check="task", level="ok", what=what)
 
 
+def leaving(subject: Subject) -> Iterator[Finding]:
+    """What leaves the device, task by task, in words."""
+    from outrider.settings_files import read_task
+    from outrider_wire.leaving import words
+
+    for entry in subject.edge.tasks if subject.edge else ():
+        try:
+            task = read_task(Path(entry.file))
+        except OutriderError:  # said where the tasks are looked at
+            continue
+        yield Finding(check="leaves the device", level="ok", what=f"{task.name}: {'; '.join(words(task))}")
+
+
 def broker(subject: Subject) -> Iterator[Finding]:
     """Whether the broker takes a connection."""
-    urls = dict.fromkeys(
-        each.broker.url for each in (subject.edge, subject.cloud) if each is not None and each.broker.url
-    )
+    brokers = [each.broker for each in (subject.edge, subject.cloud) if each is not None and each.broker.url]
+    once = {(each.url, each.cert_file): each for each in brokers}
     if subject.edge is not None and not subject.edge.broker.url:
         fix = "set broker.url to send what the device is unsure of"
         yield Finding(check="broker", level="warning", what="none configured: this device is alone", fix=fix)
-    for url in urls:
+    for (url, _), settings in once.items():
         try:
-            asyncio.run(_connect(url))
+            asyncio.run(handshake(url, settings.tls) if url.startswith("mqtts://") else _connect(url))
         except OutriderError as error:
             yield Finding(check="broker", level="bad", what=error.what, fix=error.fix)
         else:
-            yield Finding(check="broker", level="ok", what=f"{url} accepts connections")
+            yield Finding(
+                check="broker",
+                level="ok",
+                what=f"{url} accepts {'this certificate' if settings.cert_file else 'connections'}",
+            )
 
 
 async def _connect(url: str) -> None:
@@ -186,10 +176,10 @@ def ports(subject: Subject) -> Iterator[Finding]:
     yield _port("port of the agent", api.host, api.port, "api.port in edge.toml")
     if subject.cloud:
         api = subject.cloud.api
-        yield _port("port of the cloud", api.host, api.port, "api.port in cloud.toml")
+        yield _port("port of the cloud", api.host, api.port, "api.port in cloud.toml", cloud=api)
 
 
-def _port(check: str, host: str, port: int, setting: str) -> Finding:
+def _port(check: str, host: str, port: int, setting: str, *, cloud: Any = None) -> Finding:
     if port == 0:
         return Finding(check=check, level="ok", what="any free one")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -198,22 +188,25 @@ def _port(check: str, host: str, port: int, setting: str) -> Finding:
         try:
             probe.bind((host, port))
         except OSError as error:
-            if _is_ours(host, port):
+            if _is_ours(host, port, cloud):
                 return Finding(check=check, level="ok", what=f"{port} is served by a running Outrider")
             what = f"{host}:{port} cannot be used: {error.strerror}"
             return Finding(check=check, level="bad", what=what, fix=f"stop what holds it, or change {setting}")
     return Finding(check=check, level="ok", what=f"{port} is free")
 
 
-def _is_ours(host: str, port: int) -> bool:
+def _is_ours(host: str, port: int, cloud: Any = None) -> bool:
     shown = f"[{host}]" if ":" in host else host
-    probe = Transport(f"http://{shown}:{port}", what="a server", start="", timeout_s=2.0)
+    address, ca_file = f"http://{shown}:{port}", None
+    if cloud is not None and cloud.cert_file:
+        address = cloud.public_url or f"https://{shown}:{port}"
+        ca_file = Path(cloud.client_ca_file) if cloud.client_ca_file else None
     try:
-        return probe.request("GET", "/health/live").status == 200
+        probe = Transport(address, what="a server", start="", timeout_s=2.0, ca_file=ca_file)
+        with contextlib.closing(probe):
+            return probe.request("GET", "/health/live").status == 200
     except OutriderError:
         return False
-    finally:
-        probe.close()
 
 
 def disk(subject: Subject) -> Iterator[Finding]:
@@ -245,5 +238,18 @@ def clock(_: Subject) -> Iterator[Finding]:
         yield Finding(check="clock", level="ok", what=shown)
 
 
-CHECKS: tuple[Check, ...] = (python, runtime, extras, clock, configuration, tasks, disk, ports, broker)
+CHECKS: tuple[Check, ...] = (
+    python,
+    runtime,
+    extras,
+    clock,
+    configuration,
+    tasks,
+    leaving,
+    disk,
+    ports,
+    broker,
+    certificates,
+    production,
+)
 """What is looked at, in the order in which it is said."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from outrider.doctor import Finding
+from outrider.doctor_findings import Finding
 from outrider_cloud.answering.strategies import LEAST_CAPTURED
 from outrider_cloud.config import TaskSettings
 from outrider_cloud.large.base import LargeRefusal, LargeReply

@@ -15,6 +15,13 @@ from outrider_link.settings import read_secret
 T = TypeVar("T")
 
 _SHOWN = 2000
+_KEPT = {
+    None: "it never asked to join",
+    "waiting": "it waits to be let in",
+    "accepted": "it is let in: its name, key and certificates stay until it is revoked",
+    "revoked": "it stays revoked: its name, its key's digest and the numbers of its certificates are kept for that",
+}
+"""What is left of a device's identity, by its state."""
 
 
 class Letter(Struct, kw_only=True):
@@ -62,6 +69,13 @@ class Use(Struct, kw_only=True):
     roles: dict[str, int] = {}
 
 
+class Standing(Struct, kw_only=True):
+    """What the cloud knows of a device's being let in."""
+
+    state: str | None
+    invitations: int
+
+
 class Found(Struct, kw_only=True):
     """What there is to forget."""
 
@@ -73,6 +87,7 @@ class Found(Struct, kw_only=True):
     dead_letters: int
     devices: int
     assignments: int
+    access: Standing | None = None
     retained: list[str]
     used: list[Use]
 
@@ -149,6 +164,8 @@ def lines(said: Forgotten) -> list[tuple[str, str]]:
     ]
     if said.device and not said.input:
         rows.append(("device", f"{found.devices}, with {found.assignments} assignments"))
+        if found.access is not None:
+            rows.append(("access", f"{found.access.invitations} invitations; {_KEPT[found.access.state]}"))
         rows.append(("retained at the broker", ", ".join(found.retained)))
     for use in found.used:
         roles = ", ".join(f"{n} {role}" for role, n in use.roles.items())

@@ -110,9 +110,13 @@ class _Counters(Struct):
 class CloudApi:
     """The cloud's HTTP API, as far as releases go. Every method raises what `outrider.exchange.error_of` makes of a refusal."""
 
-    def __init__(self, address: str, *, token_file: Path | None = None, timeout_s: float = 60.0) -> None:
+    def __init__(
+        self, address: str, *, token_file: Path | None = None, ca_file: Path | None = None, timeout_s: float = 60.0
+    ) -> None:
         headers = {"Authorization": f"Bearer {read_secret(token_file, 'token of the cloud')}"} if token_file else {}
-        self._http = Transport(address, what=CLOUD, start="outrider cloud serve", timeout_s=timeout_s, headers=headers)
+        self._http = Transport(
+            address, what=CLOUD, start="outrider cloud serve", timeout_s=timeout_s, headers=headers, ca_file=ca_file
+        )
 
     def has(self, sha256: str) -> bool:
         """Whether it holds that blob; False too where it does not say."""

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from enum import StrEnum
 
+from outrider_wire.leaving import words
 from outrider_wire.task import Budget, Memory, Task, parse_task
 
 
@@ -22,6 +23,9 @@ name = "image"
 modality = "image"         # PNG or JPEG; also: text, audio, series
 max_bytes = 4194304        # larger ones are refused before they are decoded
 max_pixels = 4000000       # judged from the header
+# [inputs.first]           # send less at first; all of it only if the large model is not sure enough of that
+# as = "jpeg"              # or thumbnail (side = 16), crop (box = [0.2, 0.2, 0.8, 0.8])
+# quality = 50
 """,
     "text": """\
 [[inputs]]
@@ -72,6 +76,14 @@ large_error = 0.05          # bound on the large model's own error, for a certif
 [privacy]
 escalate = true             # false: nothing leaves the device; what it is unsure of says so
 keep_examples = true        # false: the cloud answers and forgets
+# redact = ["email", "phone", "number"]  # taken out of text before it leaves; metadata of pictures and sounds always is
+# [privacy.patterns]        # more to take out: an expression, by the name that then stands in its place
+# plate = "[A-Z]{{1,3}}-[0-9]{{1,4}}"
+# [privacy.parts.image]     # what becomes of that part before it leaves
+# crop = [0.0, 0.2, 1.0, 1.0]            # left, top, right, bottom, as shares of width and height
+# blur = 0.05               # radius, as a share of the longer side …
+# blur_boxes = [[0.0, 0.0, 0.3, 0.3]]    # … in these boxes; none: all over
+# embedding_only = true     # only what the device's model makes of it; the cloud needs a large model that reads that
 
 [budget]                    # no limit but those that are set; it chooses which refused inputs are sent, never what is kept
 # escalations_per_hour = 60
@@ -122,9 +134,6 @@ def summary(task: Task) -> list[tuple[str, str]]:
 
     policy, risk = task.policy, task.policy.target_risk
     needed = [items_needed(risk, task.delta, errors) for errors in (0, 5)]
-    leaves = (
-        "nothing" if not task.privacy.escalate else "inputs that the device does not keep, and audits of those it keeps"
-    )
     return [
         ("inputs", ", ".join(f"{part.name} ({part.modality}, ≤ {part.max_bytes} B)" for part in task.inputs)),
         ("labels", f"{len(task.labels)}: {', '.join(task.labels[:12])}{' …' if len(task.labels) > 12 else ''}"),
@@ -140,7 +149,7 @@ def summary(task: Task) -> list[tuple[str, str]]:
             "mode",
             f"{policy.mode}, durable in {'memory only' if policy.durability == 'memory' else 'the outbox on disk'}",
         ),
-        ("leaves the device", leaves),
+        *[("leaves the device" if not place else "", what) for place, what in enumerate(words(task))],
         ("budget", _budget(task.budget)),
         ("memory", _memory(task.memory)),
     ]

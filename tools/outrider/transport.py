@@ -3,8 +3,10 @@
 import http.client
 import select
 import socket
+import ssl
 from collections import deque
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -71,16 +73,25 @@ class Transport:
         start: the command that starts it.
         timeout_s: how long one reply may take.
         headers: sent with every request.
+        ca_file: who vouches for the server over TLS; None: the system's authorities.
     """
 
     def __init__(
-        self, address: str, *, what: str, start: str, timeout_s: float, headers: Mapping[str, str] | None = None
+        self,
+        address: str,
+        *,
+        what: str,
+        start: str,
+        timeout_s: float,
+        headers: Mapping[str, str] | None = None,
+        ca_file: Path | None = None,
     ) -> None:
         self.address = parse_address(address)
         self.what = what
         self.start = start
         self.timeout_s = timeout_s
         self._headers = dict(headers or {})
+        self._tls = _tls(ca_file) if self.address.tls else None
         self._idle: deque[http.client.HTTPConnection] = deque()
 
     def request(
@@ -134,8 +145,23 @@ class Transport:
             kept.close()
         if self.address.path:
             return _UnixConnection(self.address.path, timeout=timeout_s)
-        kind = http.client.HTTPSConnection if self.address.tls else http.client.HTTPConnection
-        return kind(self.address.host, self.address.port, timeout=timeout_s)
+        if self._tls is not None:
+            return http.client.HTTPSConnection(
+                self.address.host, self.address.port, timeout=timeout_s, context=self._tls
+            )
+        return http.client.HTTPConnection(self.address.host, self.address.port, timeout=timeout_s)
+
+
+def _tls(ca_file: Path | None) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+    except OSError as error:  # ssl.SSLError is one
+        raise OperatorConfigError(
+            f"{ca_file} holds no certificates of authorities: {error}", reason="tls_files", fix="check --ca-file"
+        ) from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the file may hold an authority that another one signed
+    return context
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -55,6 +55,7 @@ class Incoming:
     """What was left of its life when the broker sent it on, in seconds."""
     user_properties: dict[str, str] = field(default_factory=dict)
     retained: bool = False
+    qos: int = 1
 
 
 def incoming(message: MQTTMessage) -> Incoming:
@@ -72,6 +73,7 @@ def incoming(message: MQTTMessage) -> Incoming:
         expiry_s=getattr(properties, "MessageExpiryInterval", None),
         user_properties=dict(getattr(properties, "UserProperty", ())),
         retained=bool(message.retain),
+        qos=message.qos,
     )
 
 
@@ -101,7 +103,13 @@ class Tls:
                 fix="check ca_file, cert_file and key_file",
             ) from error
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # ca_file may hold an authority that another one signed
         return context
+
+    def stamp(self) -> tuple[int, ...]:
+        """Changes when a file is replaced, as when a certificate is renewed."""
+        files = (self.ca_file, self.cert_file, self.key_file)
+        return tuple(file.stat().st_mtime_ns for file in files if file is not None and file.exists())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,15 +7,20 @@ import secrets
 from pathlib import Path
 
 
-def write_durably(path: Path, data: bytes) -> None:
+def write_durably(path: Path, data: bytes, *, mode: int = 0o666) -> None:
     """Replaces ``path`` with ``data`` so that after a power cut it holds the old bytes or the new ones, never a mixture.
+
+    Args:
+        path: the file.
+        data: all that it will hold.
+        mode: its rights, of which the process's umask takes away; a secret's are right before its first byte is written.
 
     Raises:
         OSError: the disk is full, the folder is missing or not writable; the old file is untouched.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with temporary.open("xb") as file:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

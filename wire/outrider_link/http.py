@@ -59,6 +59,7 @@ class CloudHttp:
         self._base = f"{url.rstrip('/')}/v1/devices/{device}/blobs/"
         self._tls = tls
         self._session: aiohttp.ClientSession | None = None
+        self._trusted: tuple[tuple[int, ...], ssl.SSLContext] | None = None
         self._rest_until = 0.0
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._put: OrderedDict[str, float] = OrderedDict()
@@ -129,7 +130,13 @@ class CloudHttp:
             async with (
                 self._awake(),
                 self._opened().request(
-                    method, self._base + sha256, headers=headers, data=data, timeout=timeout, allow_redirects=False
+                    method,
+                    self._base + sha256,
+                    headers=headers,
+                    data=data,
+                    timeout=timeout,
+                    allow_redirects=False,
+                    ssl=self._context(),
                 ) as reply,
             ):
                 if reply.status >= 500:
@@ -153,19 +160,27 @@ class CloudHttp:
             yield
 
     def _opened(self) -> aiohttp.ClientSession:
-        """Made when it is first needed.
-
-        Raises:
-            OperatorConfigError: the TLS files cannot be used.
-        """
+        """Made when it is first needed."""
         if self._session is None:
-            context: ssl.SSLContext | bool = self._tls.context() if self._tls is not None else True
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=AT_ONCE, ssl=context),
+                connector=aiohttp.TCPConnector(limit=AT_ONCE),
                 headers={"Accept-Encoding": "identity"},
                 auto_decompress=False,
             )
         return self._session
+
+    def _context(self) -> ssl.SSLContext | bool:
+        """Made anew when a file has been replaced, as by a renewed certificate.
+
+        Raises:
+            OperatorConfigError: the TLS files cannot be used.
+        """
+        if self._tls is None:
+            return True
+        stamp = self._tls.stamp()
+        if self._trusted is None or self._trusted[0] != stamp:
+            self._trusted = (stamp, self._tls.context())
+        return self._trusted[1]
 
     async def _pieces(self, data: bytes | Path) -> AsyncIterator[bytes]:
         if isinstance(data, bytes):

@@ -152,6 +152,9 @@ class MqttSession:
     def _tls_context(self) -> ssl.SSLContext | None:
         return (self._tls or Tls()).context() if self.url.tls else None
 
+    def _tls_stamp(self) -> tuple[int, ...]:
+        return self._tls.stamp() if self._tls else ()
+
     def _terms(self, tls: ssl.SSLContext | None) -> Terms:
         return Terms(
             url=self.url,
@@ -168,10 +171,12 @@ class MqttSession:
         )
 
     async def _keep(self, terms: Terms) -> None:
-        attempt = 0
+        attempt, stamp = 0, self._tls_stamp()
         while True:
             began = time.monotonic()
             try:
+                if self._tls_stamp() != stamp:  # a renewed certificate: the old one may run out meanwhile
+                    terms, stamp = self._terms(self._tls_context()), self._tls_stamp()
                 await self._live(terms)
             except OutriderError as error:
                 self._fail(error)
@@ -222,6 +227,10 @@ class MqttSession:
             return
         try:
             await self._on_connected()
+        except OutriderError as error:  # as when the broker refuses a topic, which the sentence names
+            self.handler_failures += 1
+            facts = {"client": self._client_id, "reason": error.reason, "what": str(error)}
+            log.error("session.on_connected_failed", extra=facts)
         except Exception:  # supervised: logged and counted
             self.handler_failures += 1
             log.exception("session.on_connected_failed", extra={"client": self._client_id})

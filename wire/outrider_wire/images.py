@@ -46,12 +46,9 @@ def decode_picture(data: bytes | str, *, part: str, mode: Mode, max_pixels: int)
             bytes (judged before a pixel is decoded), or damaged.
     """
     data = picture_bytes(data, part)
-    image = _opened(data, part)
+    image = _opened(data, part, max_pixels)
     if image.format == "JPEG" and scans(data, most=SCANS) > SCANS:
         raise _refused(part, f"asks for more than {SCANS} passes", "too_many_scans", "send a baseline JPEG")
-    width, height = image.size
-    if width * height > max_pixels:
-        raise _too_large(part, f"has {width} × {height} pixels, more than the {max_pixels} of its task")
     try:
         image.load()
         turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
@@ -79,7 +76,17 @@ def out_of_memory(part: str) -> CallerInputError:
     return _refused(part, "takes more memory than a picture may", "picture_memory", "send a smaller picture")
 
 
-def _opened(data: bytes, part: str) -> Image.Image:
+def orientation_of(data: bytes, *, part: str, max_pixels: int) -> int:
+    """The EXIF orientation (1 to 8) that `decode_picture` undoes, as far as it is named before the pixels; errors as there."""
+    image = _opened(data, part, max_pixels)
+    try:
+        named = image.getexif().get(_ORIENTATION, 1)
+    except Exception as error:  # as above
+        raise _refused(part, f"is a damaged picture ({error})"[:300], "damaged_image", "send the file again") from error
+    return named if named in _UPRIGHT else 1
+
+
+def _opened(data: bytes, part: str, max_pixels: int) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except MemoryError as error:
@@ -90,6 +97,9 @@ def _opened(data: bytes, part: str) -> Image.Image:
         raise _no_picture(part) from error
     if image.format not in FORMATS:
         raise _no_picture(part)
+    width, height = image.size
+    if width * height > max_pixels:
+        raise _too_large(part, f"has {width} × {height} pixels, more than the {max_pixels} of its task")
     return image
 
 

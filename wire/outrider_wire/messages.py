@@ -22,6 +22,14 @@ Finite = Annotated[float, Meta(ge=-1e15, le=1e15)]
 Milliseconds = Annotated[dict[Annotated[str, Meta(max_length=32)], Finite], Meta(max_length=ENTRIES)]
 
 
+class FullForm(Struct, kw_only=True, frozen=True):
+    """All of a part whose first form is sent beside this offer: the device holds it until it hears that nobody needs it."""
+
+    media_type: Annotated[str, Meta(max_length=128)]
+    size: Annotated[int, Meta(ge=0, le=BLOB_BYTES)]
+    sha256: Digest
+
+
 class Part(Struct, kw_only=True, frozen=True):
     """One input part: its bytes inline, or an offer (digest and size) that the worker pulls."""
 
@@ -31,6 +39,14 @@ class Part(Struct, kw_only=True, frozen=True):
     size: Annotated[int, Meta(ge=0, le=BLOB_BYTES)]
     sha256: Digest
     inline: bytes | None = None
+    full: FullForm | UnsetType = UNSET
+    """Where this is a first form (a thumbnail, a compressed frame): what it was made of, to be pulled if it does not suffice.
+    Left out of the bytes where this is all there is."""
+
+    @property
+    def unseen(self) -> FullForm | None:
+        """What could still be pulled of it; None: this is all there is."""
+        return None if self.full is UNSET or self.full.sha256 == self.sha256 else self.full
 
 
 class Fact(Struct, kw_only=True, frozen=True):
@@ -76,9 +92,16 @@ class Escalation(Struct, kw_only=True, frozen=True, tag="escalation"):
         """The facts; none where the field was left out."""
         return [] if self.facts is UNSET else self.facts
 
+    @property
+    def digests(self) -> set[str]:
+        """SHA-256 of its parts, and of what may still be pulled of them."""
+        return {form.sha256 for part in self.parts for form in (part, part.unseen) if form is not None}
+
 
 class Receipt(Struct, kw_only=True, frozen=True, tag="receipt"):
-    """Worker → device: the escalation is stored durably; the device may forget its payload."""
+    """Worker → device: the escalation is stored durably; the device may forget its payload.
+
+    While a full form might still be pulled there is none: the device keeps what it has, and offers it again."""
 
     id: Identifier
     v: Version = WIRE_VERSION
@@ -97,6 +120,9 @@ class Answer(Struct, kw_only=True, frozen=True, tag="answer"):
     """Name and revision of the large model."""
     ms: Milliseconds = {}
     """Milliseconds a stage in the cloud: ``queue``, ``pull``, ``model``, ``total``."""
+    form: Reason | UnsetType = UNSET
+    """On which form it was decided, where the device had sent a first one: ``first`` (it sufficed), ``full`` (pulled because it
+    did not), ``first_only`` (it did not, and the full one could not be had). Left out of the bytes otherwise."""
     v: Version = WIRE_VERSION
 
 

@@ -49,6 +49,8 @@ class AnswerReport(Struct, kw_only=True, frozen=True):
     model_digest: str
     large_model: str = ""
     strategy: str = ""
+    form: str = ""
+    """On which form the large model decided, where a first one was sent: as `outrider_wire.messages.Answer.form`."""
     certificate: str = ""
     """Id of the certificate in force; '' without one."""
     probabilities: dict[str, float] = {}

@@ -6,6 +6,7 @@ compiles once into a plain function. Kinds of value between two steps::
     raw (bytes or text) ── decode_image ──> image ── resize ──> image ── scale, normalize ──> pixels ── channels_first ──> planes
     raw (bytes or text) ── hashed_words ──> vector
     raw (facts as JSON) ── one_hot_facts ──> vector
+    raw (an embedding) ── embedding ──> vector
 """
 
 import itertools
@@ -155,6 +156,18 @@ class HashedWords(StepOp, kw_only=True, frozen=True):
         )
 
 
+class Embedding(StepOp, kw_only=True, frozen=True):
+    """What a device's model made of a part that never leaves it (float32, little-endian) → vector of ``size`` numbers."""
+
+    takes = frozenset({"raw"})
+    size: Annotated[int, Meta(ge=1, le=65_536)]
+
+    def compile(self, flow: Flow) -> tuple[Function, Flow]:
+        """Of exactly that length."""
+        part, size = flow.part, self.size
+        return lambda value: _numbers(value, part, size), replace(flow, kind="vector", shape=(size,))
+
+
 class OneHotFacts(StepOp, kw_only=True, frozen=True):
     """Facts as JSON → one-hot × confidence of each sub-task, in this order; zeros where a sub-task was not answered."""
 
@@ -181,6 +194,7 @@ STEPS: dict[str, type[StepOp]] = {
     "channels_first": ChannelsFirst,
     "hashed_words": HashedWords,
     "one_hot_facts": OneHotFacts,
+    "embedding": Embedding,
 }
 """Every step that a bundle may name."""
 
@@ -204,6 +218,17 @@ def _hashed(text: str, buckets: int, bigrams: bool) -> NDArray[np.float32]:
     for word in words:
         counts[zlib.crc32(word.encode("ascii")) % buckets] += 1.0
     return counts
+
+
+def _numbers(value: bytes | str, part: str, size: int) -> NDArray[np.float32]:
+    if isinstance(value, str) or len(value) != 4 * size:
+        raise CallerInputError(
+            f"part {part!r} is no embedding of {size} numbers",
+            reason="wrong_embedding",
+            fix="let the device's model be the one that this large model was trained with",
+            part=part,
+        )
+    return np.frombuffer(value, "<f4").astype(np.float32)
 
 
 def _one_hot(value: bytes | str, places: dict[tuple[str, str], int], part: str) -> NDArray[np.float32]:

@@ -8,6 +8,7 @@ from outrider_wire.errors import OperatorConfigError
 from outrider_wire.limits import IMAGE_PIXELS, PARTS
 from outrider_wire.messages import Modality
 from outrider_wire.names import Label, Name
+from outrider_wire.privacy import FirstForm, Privacy, faults
 from outrider_wire.settings import parse_toml
 from outrider_wire.strata import OTHER, Stratum
 
@@ -26,6 +27,8 @@ class InputPart(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     max_bytes: Annotated[int, Meta(ge=1, le=32 * 1024 * 1024)] = 4 * 1024 * 1024
     max_pixels: Annotated[int, Meta(ge=1, le=100_000_000)] = IMAGE_PIXELS
     """Images only; judged from the header, before a pixel is decoded."""
+    first: FirstForm | None = None
+    """Images only: what is sent of it at first; None: all of it at once."""
 
 
 class AnswerSpace(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -78,15 +81,6 @@ class Policy(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     target_gap: OpenRate | None = None
     """ε: how much more often than the large model alone the system may be wrong, certified together with ``target_risk``.
     None: that is not asked."""
-
-
-class Privacy(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """What may leave the device."""
-
-    escalate: bool = True
-    """False: nothing is ever sent; what the rule refuses is answered locally and says so."""
-    keep_examples: bool = True
-    """False: the cloud answers and forgets; nothing is kept for learning."""
 
 
 Count = Annotated[int, Meta(ge=0, le=2**53 - 1)]
@@ -197,6 +191,10 @@ def parse_task(text: str, source: str = "task.toml") -> Task:
             f"{source}: stratum {foreign[0].name!r} looks at {foreign[0].part!r}, which is no text part of this task",
             reason="unknown_part",
             fix=f"name one of: {', '.join(texts)}" if texts else "strata need a text part",
+        )
+    if problem := next(faults(task.privacy, task.inputs), ""):
+        raise OperatorConfigError(
+            f"{source}: {problem}", reason="privacy_unfit", fix="correct it; see docs/privacy.md for what can be said"
         )
     if task.budget.when_spent == "keep" and not task.privacy.keep_examples:
         raise OperatorConfigError(

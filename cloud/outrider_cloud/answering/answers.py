@@ -3,6 +3,8 @@
 import math
 from collections.abc import Mapping, Sequence
 
+from msgspec import UNSET, UnsetType
+
 from outrider_cloud.answering.strategies import LEAST_CAPTURED, STRATEGIES, Strategy, Terms
 from outrider_cloud.large.base import LargeRefusal, LargeReply
 from outrider_wire.messages import Answer
@@ -19,6 +21,7 @@ def make_answer(
     terms: Terms,
     model: str,
     ms: Mapping[str, float],
+    form: str | UnsetType = UNSET,
 ) -> Answer:
     """The answer by ``strategy``; its label is the likeliest, the first of equals.
 
@@ -28,6 +31,7 @@ def make_answer(
         terms: what the strategy computes with.
         model: name and revision of the large model.
         ms: milliseconds a stage.
+        form: on which form it was decided, where there was a first one.
     """
     combined = [min(max(p, 0.0), 1.0) for p in STRATEGIES[strategy].combine(large, small, terms)]
     best = combined.index(max(combined))
@@ -40,6 +44,7 @@ def make_answer(
         strategy=strategy,
         model=model,
         ms={stage: round(value, 3) for stage, value in ms.items()},
+        form=form,
     )
 
 

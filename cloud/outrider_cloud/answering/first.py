@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from outrider_cloud.large.embeddings import check_embeddings
 from outrider_engine.decoder import PictureDecoder, decoder_of
 from outrider_engine.model import Model, load_model
 from outrider_wire.errors import BundleMismatchError, CallerInputError, OperatorConfigError
@@ -77,4 +78,5 @@ def load_first(folder: str, task: Task, *, threads: int) -> FirstModel | None:
         )
     decoder = decoder_of(task.inputs)
     model = load_model(Path(folder), threads=threads, bounds=task.inputs, decode=decoder or decode_picture)
+    check_embeddings(task, model.manifest.inputs, named=f"fuse_with {folder}")
     return FirstModel(model=model, task=task, decoder=decoder)

@@ -1,4 +1,5 @@
-"""A large model's temperature by how much of the input it was given: a thumbnail makes it over-confident. Pure."""
+"""A large model's temperature by how much of the input it was given, and how sure of that is enough: a thumbnail makes it
+over-confident. Pure."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -11,6 +12,8 @@ from outrider_wire.messages import Part
 
 _LEAST = 1e-9
 """Smallest probability before logarithms."""
+ENOUGH = 0.95
+"""How sure the large model must be of a first form for which no grade says otherwise."""
 
 
 class Grade(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -23,6 +26,8 @@ class Grade(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     media_type: Annotated[str, Meta(max_length=128)] = ""
     """Empty: any."""
     max_bytes: Annotated[int, Meta(ge=1)] | None = None
+    enough: Annotated[float, Meta(gt=0.0, le=1.0)] = ENOUGH
+    """Of a first form: the confidence, after the temperature, at which the full one is not asked for."""
 
     def fits(self, part: Part) -> bool:
         """Whether that part is of this grade."""
@@ -33,9 +38,15 @@ class Grade(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
         )
 
 
+def grade_of(parts: Sequence[Part], grades: Sequence[Grade]) -> Grade | None:
+    """The first grade that a part fits; None where none does."""
+    return next((grade for grade in grades if any(grade.fits(part) for part in parts)), None)
+
+
 def temperature_of(parts: Sequence[Part], grades: Sequence[Grade]) -> float:
     """The temperature of the first grade that a part fits; 1 where none does."""
-    return next((grade.temperature for grade in grades if any(grade.fits(part) for part in parts)), 1.0)
+    grade = grade_of(parts, grades)
+    return 1.0 if grade is None else grade.temperature
 
 
 def tempered(probabilities: Sequence[float], temperature: float) -> list[float]:

@@ -54,6 +54,17 @@ class Settler:
         job.came_to("claimed" if found.outcome == "claimed" else "repeated")
         return found
 
+    async def restate(self, job: Job) -> None:
+        """Stores what more has come of a job; returns when that is durable. Nothing of one that is forgotten, or whose task gave
+        durability up."""
+        if job.in_memory or job.forgotten:
+            return
+        if not job.claimed:
+            found = await self._commit(partial(inputs.start, wanted=self._claim_of(job)))
+            job.came_to("claimed" if found.outcome == "claimed" else "repeated")
+        request = encode(job.escalation)
+        await self._commit(partial(inputs.restate, device=job.device, input_id=job.id, request=request))
+
     async def renew(self) -> None:
         """Prolongs the leases of all that this worker holds. One that comes too late may find that others have taken over."""
         now = asyncio.get_running_loop().time()

@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Protocol
 
+from msgspec import UnsetType
 from sqlalchemy.exc import SQLAlchemyError
 
 from outrider_cloud.answering.answers import check_replies, make_answer, mass_problem, spread
 from outrider_cloud.answering.batcher import DeadlineQueue, wait_for_more
 from outrider_cloud.answering.first import FirstModel
+from outrider_cloud.answering.forms import decided_on, suffices
 from outrider_cloud.answering.grades import temperature_of, tempered
 from outrider_cloud.answering.settler import Settler
 from outrider_cloud.answering.strategies import LEAST_CAPTURED, STRATEGIES
@@ -50,6 +52,14 @@ class PartReader(Protocol):
         ...
 
 
+class Completer(Protocol):
+    """Who gets the full forms of an input whose first ones did not suffice."""
+
+    async def complete(self, job: Job) -> bool:
+        """Puts them into the job, as durably as its task asks. False: they cannot be had."""
+        ...
+
+
 class Worker:
     """Batches of one task, one at a time."""
 
@@ -62,6 +72,7 @@ class Worker:
         large: LargeModel,
         first: FirstModel | None = None,
         parts: PartReader,
+        completer: Completer,
         settler: Settler,
         admission: Admission,
         roles_key: str,
@@ -76,6 +87,7 @@ class Worker:
         self._first = first
         self._cited = ""
         self._parts = parts
+        self._completer = completer
         self._settler = settler
         self._admission = admission
         self._roles_key = roles_key
@@ -169,7 +181,7 @@ class Worker:
 
     async def _still_ours(self, jobs: Sequence[Job]) -> list[Job]:
         """Without what was let go of meanwhile, and what another worker took over while this process stood still."""
-        wanted = [job for job in jobs if not job.forgotten and not job.expired]
+        wanted = [job for job in jobs if not job.over]
         ours = await self._settler.ours(wanted)
         for job in wanted:
             if job not in ours:
@@ -220,19 +232,49 @@ class Worker:
             self._take(job, request, reply)
 
     def _take(self, job: Job, request: LargeRequest, reply: LargeReply | LargeRefusal) -> None:
-        """An answer is settled, a refusal too, unless it is the large model's own trouble: then the input waits."""
+        """What becomes of a reply: the input waits where it is the large model's own trouble, and where a first form did not
+        suffice, for the full one."""
         self._metrics.paid(self.task.name, reply.cost)
-        if isinstance(reply, LargeRefusal):
-            if reply.retry_after_s is None:
-                self.refuse(job, reply.reason, reply.detail)
-                return
+        if job.over:
+            return
+        if isinstance(reply, LargeRefusal) and reply.retry_after_s is not None:
             self._metrics.put_off.labels(self.task.name, reply.reason).inc()
             wait_s = min(max(_RETRY_S, reply.retry_after_s), _LONGEST_RETRY_S)
             asyncio.get_running_loop().call_later(wait_s, self._push, job)
+        elif job.holds_back and not self._suffices(job, reply):
+            self._background.spawn(self._ask_fully(job, request, reply), "full form")
+        else:
+            self._conclude(job, request, reply, decided_on(job.escalation))
+
+    def _suffices(self, job: Job, reply: LargeReply | LargeRefusal) -> bool:
+        if isinstance(reply, LargeRefusal) or mass_problem(
+            reply, STRATEGIES[self._strategy_of(job)], self._settings.terms
+        ):
+            return False
+        return suffices(self._said(job, reply), job.escalation.parts, self._settings.grades)
+
+    async def _ask_fully(self, job: Job, request: LargeRequest, reply: LargeReply | LargeRefusal) -> None:
+        """Asks again about the full form; where it cannot be had, the first one has to do."""
+        try:
+            complete = await self._completer.complete(job)
+        except BaseException:  # cancelled too: there was no receipt, so that the device offers it again
+            self.drop(job)
+            raise
+        if complete:
+            self.enqueue(job)
+        else:
+            self._conclude(job, request, reply, "first_only")
+
+    def _conclude(
+        self, job: Job, request: LargeRequest, reply: LargeReply | LargeRefusal, form: str | UnsetType
+    ) -> None:
+        """An answer is settled, a refusal too."""
+        if isinstance(reply, LargeRefusal):
+            self.refuse(job, reply.reason, reply.detail)
         elif problem := mass_problem(reply, STRATEGIES[self._strategy_of(job)], self._settings.terms):
             self.refuse(job, "mass_too_low", problem)
         else:
-            self._background.spawn(self._answer(job, request, reply), "settle")
+            self._background.spawn(self._answer(job, request, reply, form), "settle")
 
     def _look_at_name(self) -> None:
         """A large model that changes under the cloud is said, counted, and cited by its new name."""
@@ -294,25 +336,30 @@ class Worker:
         else:
             self.refuse(job, "large_model_failed", f"the large model failed on it {MAX_FAILURES} times")
 
-    async def _answer(self, job: Job, request: LargeRequest, reply: LargeReply) -> None:
+    def _said(self, job: Job, reply: LargeReply) -> Sequence[float]:
+        """The large model's own word, as sure as it may be of what it was given."""
         temperature = temperature_of(job.escalation.parts, self._settings.grades)
-        large = tempered(reply.probabilities, temperature)
+        return spread(tempered(reply.probabilities, temperature), reply.captured)
+
+    async def _answer(self, job: Job, request: LargeRequest, reply: LargeReply, form: str | UnsetType) -> None:
+        large = self._said(job, reply)
         job.ms["total"] = (asyncio.get_running_loop().time() - job.arrived) * 1000
         answer = make_answer(
             input_id=job.escalation.id,
             task=self.task,
-            large=spread(large, reply.captured),
+            large=large,
             small=request.small,
             strategy=self._strategy_of(job),
             terms=self._settings.terms,
             model=self._large.name,
             ms=job.ms,
+            form=form,
         )
+        if form:
+            self._metrics.forms.labels(self.task.name, form).inc()
         example = None
         if reply.captured >= LEAST_CAPTURED or job.is_audit:  # less is no distribution to learn from, but an outcome
-            example = job.example(
-                spread(large, reply.captured), model=self._large.name, key=self._roles_key, shares=self._shares
-            )
+            example = job.example(large, model=self._large.name, key=self._roles_key, shares=self._shares)
         await self._finish(job, "answered", answer, example)
 
     async def _finish(
@@ -328,11 +375,12 @@ class Worker:
             self._background.spawn(self._acknowledge(job), "receipt")
 
     async def _acknowledge(self, job: Job) -> None:
-        """The receipt, of what stands in the store by then. What is answered already gets the answer again instead."""
+        """The receipt, of what stands in the store by then. What is answered already gets the answer again instead, and the
+        device keeps what a full form may still be pulled of."""
         try:
             found = None if job.claimed else await self._settler.claim(job)
         except SQLAlchemyError:
             job.came_to("failed")  # no receipt; it is answered all the same, once that can be written
             return
-        if found is None or found.outcome != "settled":
+        if not job.holds_back and (found is None or found.outcome != "settled"):
             await self._settler.send(job, Receipt(id=job.escalation.id))

@@ -3,10 +3,27 @@
 import hashlib
 from collections.abc import Mapping
 
+from msgspec import UNSET
+
+from outrider_link.envelope import Incoming
 from outrider_wire.errors import PeerMessageError
 from outrider_wire.limits import INLINE_BYTES
 from outrider_wire.messages import Escalation, Part
 from outrider_wire.task import InputPart, Task
+
+
+def check_manner(message: Incoming) -> None:
+    """Whether a message was sent as it must be: only QoS 1 and MQTT 5 tell its sender when the broker refuses it.
+
+    Raises:
+        PeerMessageError: it came at QoS 0, or without a content type, which MQTT 3.1.1 cannot give.
+    """
+    if message.qos != 1:
+        raise PeerMessageError("it came at QoS 0", reason="wrong_qos", fix="publish at QoS 1")
+    if not message.content_type:
+        raise PeerMessageError(
+            "it has no content type", reason="no_content_type", fix="speak MQTT 5 and say the payload's content type"
+        )
 
 
 def check_escalation(escalation: Escalation, task_in_topic: str, tasks: Mapping[str, Task]) -> Task:
@@ -58,6 +75,11 @@ def _check_part(part: Part, declared: InputPart) -> None:
     if part.size > declared.max_bytes:
         raise _refused(
             "part_too_large", f"part {part.name!r} has {part.size} bytes, more than the {declared.max_bytes} allowed"
+        )
+    if part.full is not UNSET and part.full.size > declared.max_bytes:
+        raise _refused(
+            "part_too_large",
+            f"all of part {part.name!r} has {part.full.size} bytes, more than the {declared.max_bytes} allowed",
         )
     if part.inline is None:
         return

@@ -20,7 +20,7 @@ from outrider_cloud.answering.worker import Worker
 from outrider_cloud.background import Background
 from outrider_cloud.clock import now_ms
 from outrider_cloud.intake.admission import Admission, Shed
-from outrider_cloud.intake.checks import check_escalation, check_labels
+from outrider_cloud.intake.checks import check_escalation, check_labels, check_manner
 from outrider_cloud.intake.jobs import Job, job_from_row, new_job, with_inline
 from outrider_cloud.intake.parking import CORRELATION_BYTES, REPLIES_AT_ONCE, Parking, echoed, read_id
 from outrider_cloud.intake.pulls import Pulls
@@ -122,6 +122,7 @@ class Intake:
         Raises:
             PeerError: it is no escalation that this cloud can answer.
         """
+        check_manner(message)
         if len(message.correlation or b"") > CORRELATION_BYTES:
             what = f"its correlation data is longer than {CORRELATION_BYTES} bytes"
             raise PeerMessageError(what, reason="correlation_too_long")
@@ -152,7 +153,7 @@ class Intake:
     async def _offered(self, worker: Worker, job: Job, *, pull: bool) -> None:
         if (known := worker.find(job.key)) is not None:
             self._count(job, "repeated")
-            if known.claimed:
+            if known.claimed and not known.holds_back:
                 self._tell(job, Receipt(id=job.escalation.id))
         elif shed := self._no_room(job):
             await self._put_off(job, shed)
@@ -391,6 +392,8 @@ class Intake:
         return await self._store.read(partial(inputs.find, device=job.device, input_id=job.escalation.id))
 
     def _repeat(self, job: Job, reply: bytes) -> None:
+        if not reply and job.holds_back:  # whoever holds it may still pull the full form
+            return
         if (standing := _reply_of(job.escalation.id, reply)) is not None:
             self._tell(job, standing, committed=bool(reply))
 

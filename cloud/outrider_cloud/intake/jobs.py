@@ -50,6 +50,11 @@ class Job:
     ms: dict[str, float] = field(default_factory=dict)
 
     @property
+    def over(self) -> bool:
+        """Whether nothing is to come of it any more, whatever is still under way."""
+        return self.forgotten or self.expired
+
+    @property
     def key(self) -> tuple[str, str]:
         """What identifies it: ids are the device's own."""
         return self.device, self.escalation.id
@@ -66,9 +71,19 @@ class Job:
             self.stored.set_result(offered)
 
     @property
+    def id(self) -> str:
+        """The input's."""
+        return self.escalation.id
+
+    @property
     def size(self) -> int:
-        """Bytes of its parts."""
-        return sum(part.size for part in self.escalation.parts)
+        """Bytes of its parts, and of what may still be pulled of them: room is taken for both when it is admitted."""
+        return sum(part.size + (part.unseen.size if part.unseen else 0) for part in self.escalation.parts)
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether the device must keep what it has, and so gets no receipt: a full form may still be asked for."""
+        return any(part.unseen for part in self.escalation.parts)
 
     @property
     def is_audit(self) -> bool:

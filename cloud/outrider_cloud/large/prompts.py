@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from outrider_cloud.large.base import LargeRequest
 from outrider_cloud.large.quoting import TEXT_CHARACTERS, quoted
 from outrider_wire.errors import CallerInputError, OperatorConfigError
+from outrider_wire.pictures import upright
 from outrider_wire.task import Task
 
 CODES = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -108,7 +109,7 @@ def _prompt(task: Task, request: LargeRequest, asking: str) -> Prompt:
     for part in task.inputs:
         data = request.parts.get(part.name)
         if data is not None and part.modality == "image":
-            images.append((_image_type(data), data))
+            images.append((_image_type(data), upright(data, max_pixels=part.max_pixels)))  # servers seldom heed the tag
         elif data is not None:
             blocks.append(f"{part.name}: {quoted(_text(part.name, data))}")
     if request.facts:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from outrider_cloud.config import TaskSettings
 from outrider_cloud.large.base import LargeModel
+from outrider_cloud.large.embeddings import check_embeddings
 from outrider_cloud.large.prompts import check_codes
 from outrider_cloud.large.zero import ZeroModel
 from outrider_wire.errors import OperatorConfigError, OperatorSetupError, UnreachableError
@@ -53,6 +54,7 @@ def _onnx(folder: str, settings: TaskSettings, task: Task) -> LargeModel:
     from outrider_wire.steps import bounds_of
 
     bundle = open_bundle(Path(folder))
+    check_embeddings(task, bundle.manifest.inputs, named=f"onnx:{folder}")
     bounds = bounds_of(task, bundle.manifest.inputs)
     decoder = decoder_of(task.inputs)
     model = load_model(bundle, threads=settings.threads, bounds=bounds, decode=decoder or decode_picture)
@@ -62,6 +64,7 @@ def _onnx(folder: str, settings: TaskSettings, task: Task) -> LargeModel:
 def _transformers(folder: str, settings: TaskSettings, task: Task) -> LargeModel:
     from outrider_cloud.large.checkpoints import open_checkpoint
 
+    check_embeddings(task, named=f"transformers:{folder}")
     checkpoint = open_checkpoint(Path(folder))
     try:
         from outrider_cloud.large.causal import CausalModel
@@ -87,6 +90,7 @@ def _openai(place: str, settings: TaskSettings, task: Task) -> LargeModel:
     """A server that does not answer yet is no reason not to start; one that has no such model is."""
     from outrider_cloud.large.compatible import CompatibleServer
 
+    check_embeddings(task, named=f"openai:{place}")
     url, _, model = place.rpartition("#")
     key = _key(settings.asking.api_key_env)
     server = CompatibleServer(url=url, model=model, key=key, task=task, asking=settings.asking)

@@ -9,8 +9,8 @@ from typing import Any, Literal, NamedTuple
 import sqlalchemy as sa
 from msgspec import Struct
 
+from outrider_cloud.store import identities, references
 from outrider_cloud.store import inputs as account
-from outrider_cloud.store import references
 from outrider_cloud.store.schema import (
     assignments,
     certifications,
@@ -56,6 +56,8 @@ class Found(Struct, kw_only=True, frozen=True):
     dead_letters: int
     devices: int
     assignments: int
+    access: identities.Standing | None
+    """Of a device: what it may do on the broker. None: an input is forgotten."""
     retained: list[str]
     """Topics on which the broker keeps a message of the device."""
     used: list[Use]
@@ -64,7 +66,7 @@ class Found(Struct, kw_only=True, frozen=True):
     def nothing(self) -> bool:
         """Whether there is nothing to forget."""
         rows = self.inputs + self.examples + self.dead_letters + self.devices + self.assignments
-        return not rows + self.files
+        return not rows + self.files and self.access in (None, identities.Standing(state=None, invitations=0))
 
 
 class Erased(NamedTuple):
@@ -118,6 +120,7 @@ def find(connection: sa.Connection, *, whom: Whom) -> Found:
         dead_letters=count(dead_letters, _letters(whom)),
         devices=count(devices, devices.c.device == whom.device) if whole else 0,
         assignments=count(assignments, assignments.c.device == whom.device) if whole else 0,
+        access=identities.standing(connection, whom.device) if whole else None,
         retained=[],
         used=_rounds(connection, whom) + _certifications(connection, whom),
     )
@@ -141,6 +144,7 @@ def erase(connection: sa.Connection, *, whom: Whom) -> Erased:
     if not whom.input:
         for table in (assignments, devices):
             connection.execute(sa.delete(table).where(table.c.device == whom.device))
+        identities.forget(connection, whom.device)
     gone = references.unnamed(connection, named)
     connection.execute(sa.delete(payloads).where(payloads.c.sha256.in_(gone)))
     return Erased(gone, still_open)

@@ -50,6 +50,7 @@ _SETTLE = (
         request=None,
     )
 )
+_RESTATE = sa.update(inputs).where(_IS_IT, inputs.c.state == "claimed").values(request=sa.bindparam("as_said"))
 _MARK_SENT = sa.update(inputs).where(_IS_IT).values(sent=True)
 _COUNT = (
     insert(counts)
@@ -102,6 +103,11 @@ def _row(claim: Claim) -> dict[str, Any]:
 
 def _terms(lease: Lease) -> dict[str, Any]:
     return {"of_boot": lease.boot, "now_ms": lease.now_ms, "until_ms": lease.until_ms}
+
+
+def restate(connection: sa.Connection, *, device: str, input_id: str, request: bytes) -> None:
+    """More is known of a claimed input: from now on this is what is stored of it."""
+    connection.execute(_RESTATE, {"of_device": device, "of_id": input_id, "as_said": request})
 
 
 class Settlement(Struct, kw_only=True, frozen=True):

@@ -43,4 +43,4 @@ def parts_of(request: bytes) -> set[str]:
         escalation = decode(request, limit=BLOB_BYTES)
     except PeerError:
         return set()
-    return {part.sha256 for part in escalation.parts} if isinstance(escalation, Escalation) else set()
+    return escalation.digests if isinstance(escalation, Escalation) else set()

@@ -179,3 +179,47 @@ rounds = sa.Table(
     sa.Column("finished_ms", sa.BigInteger),
 )
 """Learning rounds and their verdicts."""
+
+invitations = sa.Table(
+    "invitations",
+    METADATA,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("secret_sha256", sa.String(64), nullable=False),
+    sa.Column("device", sa.String(64), nullable=False),  # the only one it lets in; empty: any new one
+    sa.Column("group", sa.String(64), nullable=False),
+    sa.Column("ask", sa.Boolean, nullable=False),  # whether a person accepts each device
+    sa.Column("uses_left", sa.Integer, nullable=False),
+    sa.Column("expires_ms", sa.BigInteger, nullable=False),
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+)
+"""By what devices join; of its secret only the hash."""
+
+identities = sa.Table(
+    "identities",
+    METADATA,
+    sa.Column("device", sa.String(64), primary_key=True),
+    sa.Column("state", sa.String(16), nullable=False),  # waiting, accepted or revoked
+    sa.Column("invitation", sa.String(32), nullable=False),
+    sa.Column("group", sa.String(64), nullable=False),
+    sa.Column("key_sha256", sa.String(64), nullable=False),  # of its public key: who asks again is known by it
+    sa.Column("request", sa.Text, nullable=False),
+    sa.Column("certificate", sa.Text, nullable=False),  # empty until it is signed
+    sa.Column("serial", sa.String(64), nullable=False),
+    sa.Column("not_after_ms", sa.BigInteger, nullable=False),
+    sa.Column("asked_ms", sa.BigInteger, nullable=False),
+    sa.Column("changed_ms", sa.BigInteger, nullable=False),
+    sa.Column("granted", sa.String(64), nullable=False),  # digest of what the broker was last told; empty: nothing
+)
+"""Every device that asked to be let in."""
+
+certificates = sa.Table(
+    "certificates",
+    METADATA,
+    sa.Column("serial", sa.String(64), primary_key=True),
+    sa.Column("device", sa.String(64), nullable=False),
+    sa.Column("not_after_ms", sa.BigInteger, nullable=False),
+    sa.Column("issued_ms", sa.BigInteger, nullable=False),
+    sa.Column("revoked_ms", sa.BigInteger),
+    sa.Index("certificates_by_device", "device"),
+)
+"""Every certificate that was signed for a device."""

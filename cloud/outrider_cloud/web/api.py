@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from aiohttp import web
 
+from outrider_cloud.access.roster import Roster
 from outrider_cloud.metrics import Metrics
 from outrider_cloud.web.openapi import document
 from outrider_cloud.web.route import JSON_TYPE, Handler, Route, error_reply, json_reply
-from outrider_wire.errors import CallerInputError, OutriderError
+from outrider_wire.errors import CallerInputError, OutriderError, RuleRefusalError
 
 log = logging.getLogger(__name__)
 
@@ -19,12 +20,13 @@ _HTTP_REASON = {404: "no_such_route", 405: "no_such_route", 413: "too_large"}
 class Api:
     """The routes of every group, behind one guard."""
 
-    def __init__(self, *, routes: Sequence[Route], metrics: Metrics, token: str = "") -> None:
+    def __init__(self, *, routes: Sequence[Route], metrics: Metrics, roster: Roster, token: str = "") -> None:
         self.routes = [
             *routes,
             Route(method="GET", path="/openapi.json", handler=self._openapi, what="This document", gives=JSON_TYPE),
         ]
         self._metrics = metrics
+        self._roster = roster
         self._token = token
         self._who = {route.path: route.who for route in self.routes}
 
@@ -58,12 +60,18 @@ class Api:
 
         Raises:
             CallerInputError: it is nobody that the route serves.
+            RuleRefusalError: it is a device, or has a certificate, that was revoked.
         """
+        name, serial = peer_certificate(request)
+        if name and self._roster.refuses(name, serial):
+            raise RuleRefusalError(
+                f"the certificate of {name!r} has been revoked", reason="device_revoked", fix="ask for a new join line"
+            )
         resource = request.match_info.route.resource
         who = self._who.get(resource.canonical, "operator") if resource else "operator"
         if who == "anyone" or self._is_operator(request):
             return
-        if who == "device" and (name := peer_name(request)) and name == request.match_info["device"]:
+        if who == "device" and name and name == request.match_info["device"]:
             return
         raise CallerInputError(
             "the bearer token is missing or wrong", reason="unauthorised", fix="send Authorization: Bearer TOKEN"
@@ -77,8 +85,8 @@ class Api:
         return json_reply(document(self.routes))
 
 
-def peer_name(request: web.Request) -> str:
-    """The common name in the client certificate of a connection; '' without one."""
+def peer_certificate(request: web.Request) -> tuple[str, str]:
+    """Common name and serial number of the client certificate of a connection; empty without one."""
     certificate = request.get_extra_info("peercert") or {}
     names = dict(pair for relative in certificate.get("subject", ()) for pair in relative)
-    return str(names.get("commonName", ""))
+    return str(names.get("commonName", "")), str(certificate.get("serialNumber", ""))

@@ -26,6 +26,7 @@ _NAMES: Mapping[str, Any] = {"sha256": Digest, "digest": Digest, "task": Name, "
 _FAILURES = {
     400: "What was sent is not what it should be",
     401: "The token is missing or wrong",
+    403: "It is refused: no such invitation, or the device has been revoked",
     404: "There is no such thing here",
     409: "A rule says no, or something it refers to is not here",
     410: "Its time ran out",
@@ -109,7 +110,7 @@ def _operation(route: Described) -> Json:
 def _replies(route: Described, named: bool) -> Json:
     failures = set(route.fails)
     if route.who != "anyone":
-        failures.add(401)
+        failures |= {401, 403}
     if named or route.query or route.body:
         failures.add(400)
     if route.body:
@@ -119,7 +120,7 @@ def _replies(route: Described, named: bool) -> Json:
     for status, gives in {route.answers: route.gives, **route.also}.items():
         replies[str(status)] = _reply(route.what, None if silent else gives, route.messages)
     for status in sorted(failures):
-        shape = route.gives if route.who == "anyone" else ErrorReply
+        shape = route.gives if route.who == "anyone" and not route.body else ErrorReply
         replies[str(status)] = _reply(_FAILURES[status], None if silent else shape)
     return replies
 

@@ -33,7 +33,14 @@ _STATUS: tuple[tuple[type[OutriderError], int], ...] = (
     (RuleRefusalError, 409),
     (UnreachableError, 503),
 )
-_REASON_STATUS = {"too_large": 413, "unauthorised": 401, "bad_media_type": 415}
+_REASON_STATUS = {
+    "too_large": 413,
+    "unauthorised": 401,
+    "bad_media_type": 415,
+    "invitation_refused": 403,
+    "device_revoked": 403,
+    "too_many": 429,
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -166,3 +166,44 @@ class AssignedReply(Struct, kw_only=True, frozen=True):
 
     release: str
     counters: dict[str, int]
+
+
+class InvitedReply(Struct, kw_only=True, frozen=True):
+    """A join line."""
+
+    line: str
+    invitation: str
+    expires_s: int
+
+
+class IdentityView(Struct, kw_only=True, frozen=True):
+    """A device that asked to join."""
+
+    device: str
+    state: str
+    group: str
+    serial: str
+    not_after_ms: int
+    asked_ms: int
+    changed_ms: int
+    online: bool
+    seen_ms: int | None
+
+
+class IdentitiesReply(Struct, kw_only=True, frozen=True):
+    """All of them, by name."""
+
+    identities: list[IdentityView]
+
+
+class StateReply(Struct, kw_only=True, frozen=True):
+    """What a device is now: waiting, accepted or revoked."""
+
+    device: str
+    state: str
+
+
+class RevokedReply(StateReply, kw_only=True, frozen=True):
+    """Whether the broker knows it already."""
+
+    broker_told: bool

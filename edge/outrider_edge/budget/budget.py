@@ -146,6 +146,16 @@ class TaskBudget:
         for window in self._audits.values():
             window.add(now, self.cost(size))
 
+    def count_pulled(self, now: float, *, size: int, audit: bool = False) -> None:
+        """All of an input is pulled of which a first form was sent: its bytes are spent, whatever the limits say; those of an
+        ``audit`` count with the audits."""
+        now, cost = self._later(now), Spend(0, size, 0)
+        if not audit:
+            self._draw(now, cost)
+            return
+        for window in self._audits.values():
+            window.add(now, cost)
+
     def cost(self, size: int) -> Spend:
         """Of one escalation of that many bytes."""
         return Spend(1, size, self._micros)

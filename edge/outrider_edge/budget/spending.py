@@ -66,6 +66,12 @@ class Spending:
             budget.count_audit(self._clock.now(), size=size)
             self._save(task, budget)
 
+    def count_pulled(self, task: str, *, size: int, audit: bool) -> None:
+        """As `TaskBudget.count_pulled`."""
+        if (budget := self._budgets.get(task)) is not None:
+            budget.count_pulled(self._clock.now(), size=size, audit=audit)
+            self._save(task, budget)
+
     def view(self, task: str) -> dict[str, LimitView]:
         """As `TaskBudget.view`; empty for a task without limits."""
         budget = self._budgets.get(task)

@@ -15,6 +15,7 @@ What the caller is told is final at its deadline; what the account says is set o
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import time
 from collections.abc import Coroutine, Mapping
@@ -40,13 +41,15 @@ from outrider_edge.journey.reports import (
 )
 from outrider_edge.journey.subtasks import SubtaskModels
 from outrider_edge.journey.watch import Promise, Watch
+from outrider_edge.journey.way_out import Left, WayOut
 from outrider_edge.memory.answers import Hit
 from outrider_edge.memory.memory import MemoryView, TaskMemory
 from outrider_edge.metrics import Metrics
-from outrider_edge.ports import LedgerPort, OutboxEntry, UplinkPort
-from outrider_edge.uplink.escalations import wire_size
+from outrider_edge.ports import LedgerPort, OutboxEntry, Pulled, UplinkPort
+from outrider_edge.uplink.escalations import pull_size, wire_size
 from outrider_wire.errors import CallerUnknownError, OutriderError
-from outrider_wire.messages import Answer, Escalation
+from outrider_wire.images import Decode, decode_picture
+from outrider_wire.messages import Answer, Escalation, Fact
 from outrider_wire.report import TERMINAL, Account, AnswerReport
 
 log = logging.getLogger(__name__)
@@ -68,6 +71,7 @@ class Agent:
         spending: the tasks' budgets.
         memories: of the tasks that have one.
         subtasks: by task name, where this device answers some.
+        decode: turns pictures into pixels, where what leaves is drawn anew.
     """
 
     def __init__(
@@ -81,6 +85,7 @@ class Agent:
         spending: Spending,
         memories: Mapping[str, TaskMemory],
         subtasks: Mapping[str, SubtaskModels] = NO_SUBTASKS,
+        decode: Decode = decode_picture,
     ) -> None:
         self.runtimes = runtimes
         self.stopping = False
@@ -95,6 +100,10 @@ class Agent:
         self._decider = Decider(
             watch=self.watch, watches=ledger.watches, spending=spending, memories=memories, audit_key=audit_key
         )
+        self._ways_out = {
+            name: WayOut(runtime.task, key=audit_key, redacted=metrics.tasks[name].redacted, decode=decode)
+            for name, runtime in runtimes.items()
+        }
         self._finals = Finals()
         self._recent = Recent()
         self._background: set[asyncio.Task[Any]] = set()
@@ -223,9 +232,14 @@ class Agent:
         """Whether the budget has room for an input that is kept to be learnt from; then it is spent."""
         sizes = ((part.name, part.size) for part in escalation.parts)
         names = len(escalation.task) + len(escalation.group)
+        fulls = sum(part.unseen is not None for part in escalation.parts)
         return self._spending.ask_spare(
-            escalation.task, size=wire_size(sizes, names=names, labels=len(escalation.probabilities))
+            escalation.task, size=wire_size(sizes, names=names, labels=len(escalation.probabilities), fulls=fulls)
         )
+
+    def on_pulled(self, pulled: Pulled) -> None:
+        """The uplink's word that a worker pulls all of an input of which a first form was sent."""
+        self._spending.count_pulled(pulled.task, size=pull_size(pulled.size), audit=pulled.audit)
 
     async def drain(self, grace_s: float) -> None:
         """Gives the inputs under way that long to get their answers, then the device's own to whoever still waits."""
@@ -235,6 +249,8 @@ class Agent:
         self._finals.release()
         await self._idle.wait()
         await asyncio.gather(*self._background)
+        for way_out in self._ways_out.values():
+            way_out.close()
 
     async def _answered(self, asked: Asked, runtime: TaskRuntime) -> LocalAnswer:
         """The device's own answer; whatever prevents it is counted, so that the account adds up."""
@@ -246,7 +262,8 @@ class Agent:
             raise
 
     async def _decided(self, asked: Asked, local: LocalAnswer) -> AnswerReport:
-        judged, metrics = self._decider.judge(asked, local, alone=not self._uplink.enabled), self._metrics
+        asked, alone = await self._sized(asked, local), not self._uplink.enabled
+        judged, metrics = self._decider.judge(asked, local, alone=alone), self._metrics
         if judged.held_back:
             metrics.tasks[asked.task.name].not_sent[judged.held_back] += 1
         report = local_report(
@@ -276,9 +293,22 @@ class Agent:
         if not decision.audited and name in self._memories:
             self._memories[name].expect(report.id, asked.parts, local)
         if decision.answer_here:
-            self._send_copy(asked, entry)
+            self._send_copy(asked, local, entry)
             return report
-        return await self._escalated(asked, entry)
+        return await self._escalated(asked, local, entry)
+
+    async def _sized(self, asked: Asked, local: LocalAnswer) -> Asked:
+        """With what leaves of it, where a budget must know how much that is; of one that is not fit to leave, without."""
+        way_out = self._ways_out[asked.task.name]
+        if not way_out.changes_size or not self._decider.weighs(asked, local, alone=not self._uplink.enabled):
+            return asked
+        with contextlib.suppress(OutriderError):  # said where it is to be sent
+            return dataclasses.replace(asked, left=await self._left(asked, local))
+        return asked
+
+    async def _left(self, asked: Asked, local: LocalAnswer) -> Left:
+        """What leaves of an input, made once."""
+        return asked.left or await self._ways_out[asked.task.name].leave(asked.parts, local, group=asked.group)
 
     def _from_memory(
         self, asked: Asked, local: LocalAnswer, report: AnswerReport, hit: Hit, *, audited: bool
@@ -289,21 +319,19 @@ class Agent:
         self._recent.add(report)
         if audited:
             memory.expect(report.id, asked.parts, local, hit)
-            self._send_copy(asked, asked.audit_of_memory(local, report))
+            self._send_copy(asked, local, asked.audit_of_memory(local, report))
         else:
             self._ledger.count_local(name, "memory", uncertified=True)
         return report
 
-    def _send_copy(self, asked: Asked, entry: OutboxEntry) -> None:
+    def _send_copy(self, asked: Asked, local: LocalAnswer, entry: OutboxEntry) -> None:
         """Sends what is answered already: an audit, or what is kept to be learnt from."""
-        if entry.report.audited and entry.task in self._spending:
-            self._spending.count_audit(entry.task, size=asked.wire_size())
-        self._in_background(self._kept(entry))
+        self._in_background(self._kept(asked, local, entry))
 
-    async def _escalated(self, asked: Asked, entry: OutboxEntry) -> AnswerReport:
+    async def _escalated(self, asked: Asked, local: LocalAnswer, entry: OutboxEntry) -> AnswerReport:
         with self._finals.waiter(entry.id) as waiter:
             # Shielded: once begun, it is kept or counted, whether or not its caller still waits.
-            if problem := await asyncio.shield(self._in_background(self._told(entry, asked.parts))):
+            if problem := await asyncio.shield(self._in_background(self._kept(asked, local, entry))):
                 return stands(entry.report, problem)
             if not asked.wait:
                 return entry.report
@@ -318,15 +346,13 @@ class Agent:
             stopping=self.stopping,
         )
 
-    async def _told(self, entry: OutboxEntry, parts: Parts) -> str:
-        """`_kept`, with what this device can answer of the sub-tasks. Audits are asked plainly, and carry none."""
-        if (subtasks := self._subtasks.get(entry.task)) is not None:
-            entry = replace(entry, facts=await subtasks.facts(parts))
-        return await self._kept(entry)
-
-    async def _kept(self, entry: OutboxEntry) -> str:
-        """Makes an entry durable. '' or, when that fails and the input is counted as answered here, what the matter is."""
+    async def _kept(self, asked: Asked, local: LocalAnswer, entry: OutboxEntry) -> str:
+        """Makes durable what leaves. '' or, when that fails and the input is counted as answered here, what the matter is."""
         try:
+            left = await self._left(asked, local)
+            if entry.report.audited and entry.task in self._spending:
+                self._spending.count_audit(entry.task, size=dataclasses.replace(asked, left=left).wire_size())
+            entry = replace(entry, parts=left.parts, group=left.group, facts=await self._facts(entry, left))
             await self._uplink.escalate(entry)
         except OutriderError as error:
             self._metrics.tasks[entry.task].not_sent[error.reason] += 1
@@ -339,6 +365,11 @@ class Agent:
                 self._ledger.watches.audit_missed(entry.report)
             return error.what
         return ""
+
+    async def _facts(self, entry: OutboxEntry, left: Left) -> list[Fact]:
+        """What this device can answer of the sub-tasks, from what leaves. Audits are asked plainly, and carry none."""
+        subtasks, readable = self._subtasks.get(entry.task), left.readable
+        return await subtasks.facts(readable) if subtasks and readable and entry.state == "pending" else []
 
     def _in_background(self, work: Coroutine[Any, Any, str]) -> "asyncio.Task[str]":
         task = asyncio.get_running_loop().create_task(work)

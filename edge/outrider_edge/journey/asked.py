@@ -1,14 +1,14 @@
-"""One input as its caller asked, and what of it leaves the device. Pure values."""
+"""One input as its caller asked, and what is kept of it for the cloud. Pure values: what leaves is made by `way_out`."""
 
 import math
 from dataclasses import dataclass
 
 from outrider_edge.journey.gate import Decision
 from outrider_edge.journey.pipeline import LocalAnswer, Parts
-from outrider_edge.ports import OutboxEntry, OutboxPart
+from outrider_edge.journey.way_out import Left
+from outrider_edge.ports import OutboxEntry
 from outrider_edge.uplink.escalations import wire_size
 from outrider_wire.errors import CallerInputError
-from outrider_wire.messages import Modality
 from outrider_wire.report import AnswerReport
 from outrider_wire.task import Task
 
@@ -32,6 +32,8 @@ class Asked:
     """The large model is asked even when the device is sure."""
     began: float
     """On `time.perf_counter`, in seconds."""
+    left: Left | None = None
+    """What leaves of it, once that is known."""
 
     def check(self) -> None:
         """The wishes' bounds; the parts are the pipeline's to judge.
@@ -53,12 +55,12 @@ class Asked:
             )
 
     def entry(self, local: LocalAnswer, decision: Decision, report: AnswerReport) -> OutboxEntry:
-        """What is sent of it."""
+        """What is sent of it, but for what leaves of its parts and its group."""
         policy = self.task.policy
         return OutboxEntry(
             id=report.id,
             task=self.task.name,
-            parts=self._outgoing(),
+            parts=[],
             why=decision.sent_as or decision.why,
             model=local.model.digest,
             label=local.label,
@@ -66,53 +68,38 @@ class Asked:
             audit=policy.audit_rate if decision.audited and decision.sent_as != "alarm" else 0.0,
             answer_within_ms=max(0, self.answer_within_ms - math.ceil(report.ms["total"])) if decision.send else 0,
             keep_for_s=max(policy.keep_for_s, AUDIT_KEEP_S) if decision.audited else policy.keep_for_s,
-            group=self.group,
             state="edge" if decision.answer_here else "pending",
             report=report,
             durability=policy.durability,
         )
 
     def audit_of_memory(self, local: LocalAnswer, report: AnswerReport) -> OutboxEntry:
-        """What is sent of an input that was answered from memory, to see whether the large model still says so."""
+        """What is sent of an input that was answered from memory, to see whether the large model still says so; as `entry`."""
         return OutboxEntry(
             id=report.id,
             task=self.task.name,
-            parts=self._outgoing(),
+            parts=[],
             why="memory",
             model=local.model.digest,
             label=local.label,
             probabilities=local.probabilities,
             answer_within_ms=0,
             keep_for_s=self.task.policy.keep_for_s,
-            group=self.group,
             state="memory",
             report=report,
             durability=self.task.policy.durability,
         )
 
     def wire_size(self) -> int:
-        """Bytes that sending it would take."""
-        sizes = ((part.name, _size(self.parts[part.name])) for part in self.task.inputs)
-        return wire_size(sizes, names=len(self.task.name) + len(self.group), labels=len(self.task.labels))
-
-    def _outgoing(self) -> list[OutboxPart]:
-        outgoing = []
-        for part in self.task.inputs:
-            value = self.parts[part.name]
-            data = value.encode() if isinstance(value, str) else bytes(value)
-            media_type = media_type_of(part.modality, data)
-            outgoing.append(OutboxPart(name=part.name, modality=part.modality, media_type=media_type, data=data))
-        return outgoing
+        """Bytes that sending it takes; an upper bound while it is not known what leaves."""
+        if self.left is None:
+            sizes = [(part.name, _size(self.parts[part.name])) for part in self.task.inputs]
+            group, fulls = self.group, 0
+        else:
+            sizes = [(part.name, len(part.data)) for part in self.left.parts]
+            group, fulls = self.left.group, sum(part.full is not None for part in self.left.parts)
+        return wire_size(sizes, names=len(self.task.name) + len(group), labels=len(self.task.labels), fulls=fulls)
 
 
 def _size(value: bytes | str) -> int:
     return len(value) if isinstance(value, bytes) else len(value.encode())
-
-
-def media_type_of(modality: Modality, data: bytes) -> str:
-    """What the bytes are: the first of them decide, whatever the caller called them."""
-    if modality == "text":
-        return "text/plain; charset=utf-8"
-    if modality == "image":
-        return "image/png" if data.startswith(b"\x89PNG") else "image/jpeg"
-    return "application/octet-stream"

@@ -105,6 +105,13 @@ class Decider:
             spare=bool(over) and decision.uncertified and self._keeps(asked),
         )
 
+    def weighs(self, asked: Asked, local: LocalAnswer, *, alone: bool) -> bool:
+        """Whether the budget will be asked about that input, unless the memory knows its answer."""
+        if asked.task.name not in self._spending or kept_back(asked.task, alone=alone)[0]:
+            return False
+        suspended = self._watch.suspended(asked.task, local.model)
+        return asked.insist or bool(local.model.certified) or not keeps_here(local.verdict, suspended)
+
     def _keeps(self, asked: Asked) -> bool:
         """Whether an input that the budget does not send is kept to be learnt from: not if no budget will ever send it."""
         task = asked.task

@@ -24,7 +24,7 @@ from outrider_edge.outbox.watch_desk import write as write_watches
 from outrider_edge.outbox.watching import Moved
 from outrider_edge.outbox.writer import MemoryWriter, OutboxWriter, Writer
 from outrider_edge.ports import OutboxEntry, Watched
-from outrider_edge.uplink.escalations import envelope_of
+from outrider_edge.uplink.escalations import envelope_of, fulls_of
 from outrider_wire.errors import OperatorSetupError, RuleRefusalError
 from outrider_wire.limits import INLINE_BYTES
 from outrider_wire.messages import Escalation
@@ -158,7 +158,7 @@ class Outbox:
         Raises:
             RuleRefusalError: the outbox is full; nothing is kept or counted.
         """
-        size = sum(len(part.data) for part in entry.parts)
+        size = sum(len(part.data) + (len(part.full.data) if part.full else 0) for part in entry.parts)
         if not self._has_room(size, share=_share_of(entry)):
             raise RuleRefusalError(
                 f"the outbox is full: it holds {self._open} inputs and {self._bytes} bytes",
@@ -230,8 +230,9 @@ class Outbox:
         at_s = self._clock.now()
         shelf = await self._shelf_for(entry)
         inline = [part.data if len(part.data) <= INLINE_BYTES else None for part in entry.parts]
-        row = NewRow.of(entry, envelope, inline, at_s=at_s)
-        large = {
+        fulls = fulls_of(entry, envelope)
+        row = NewRow.of(entry, envelope, inline, fulls=fulls, at_s=at_s)
+        large = fulls | {
             part.sha256: held.data
             for part, held in zip(envelope.parts, entry.parts, strict=True)
             if part.size > INLINE_BYTES

@@ -77,6 +77,9 @@ def final_report(report: AnswerReport, outcome: Outcome, *, age_s: float, answer
             assert_never(never)
 
 
+_FIRST_ONLY = "the large model was not sure of the first form, and could not have the full one"
+
+
 def _answered(report: AnswerReport, answer: Answer, age_s: float, *, late: bool) -> AnswerReport:
     cloud_ms = round(age_s * 1000, 3)
     named = dict(zip(report.probabilities, answer.probabilities, strict=False))
@@ -89,7 +92,8 @@ def _answered(report: AnswerReport, answer: Answer, age_s: float, *, late: bool)
         final=True,
         certified=False,
         late=late,
-        note="",
+        note=_FIRST_ONLY if answer.form == "first_only" else "",
+        form=answer.form or "",
         large_model=answer.model,
         strategy=answer.strategy,
         probabilities=named or report.probabilities,

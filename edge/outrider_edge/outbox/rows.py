@@ -56,14 +56,22 @@ class NewRow:
     report_data: bytes
     envelope_data: bytes
     parts: tuple[tuple[str, bytes | None], ...]
-    """(sha256, the bytes or None when they lie in the payload folder), in the envelope's order."""
+    """(sha256, the bytes or None when they lie in the payload folder), in the envelope's order; then the full forms."""
     payload_bytes: int
     at_s: float
     """Run time from which its deadline counts: when it was handed over, however long the disk takes."""
 
     @classmethod
-    def of(cls, entry: OutboxEntry, envelope: Escalation, parts: Sequence[bytes | None], *, at_s: float) -> "NewRow":
-        """Encodes an entry; ``parts`` in the envelope's order."""
+    def of(
+        cls,
+        entry: OutboxEntry,
+        envelope: Escalation,
+        parts: Sequence[bytes | None],
+        *,
+        fulls: Mapping[str, bytes],
+        at_s: float,
+    ) -> "NewRow":
+        """Encodes an entry; ``parts`` in the envelope's order, ``fulls`` (by digest) lie in the payload folder."""
         return cls(
             at_s=at_s,
             report=entry.report,
@@ -71,8 +79,11 @@ class NewRow:
             audit=entry.report.audited,
             report_data=_ENCODER.encode(entry.report),
             envelope_data=_ENCODER.encode(envelope),
-            parts=tuple((part.sha256, data) for part, data in zip(envelope.parts, parts, strict=True)),
-            payload_bytes=sum(part.size for part in envelope.parts),
+            parts=(
+                *((part.sha256, data) for part, data in zip(envelope.parts, parts, strict=True)),
+                *((sha256, None) for sha256 in fulls),
+            ),
+            payload_bytes=sum(part.size for part in envelope.parts) + sum(map(len, fulls.values())),
         )
 
     def counts(self) -> Counts:
@@ -263,7 +274,8 @@ class OutboxStore:
         row = _open_row(found)
         data: list[bytes | None] = [None] * len(row.envelope.parts)
         parts = self._sql.execute(
-            "SELECT position, data FROM part WHERE seq = (SELECT seq FROM input WHERE id = ?)", (id_,)
+            "SELECT position, data FROM part WHERE seq = (SELECT seq FROM input WHERE id = ?) AND position < ?",
+            (id_, len(data)),
         )
         for position, value in parts:
             data[position] = value

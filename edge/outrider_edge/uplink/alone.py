@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from outrider_edge.ports import MaySpare, OnAside, OnFinal, OutboxEntry
+from outrider_edge.ports import MaySpare, OnAside, OnFinal, OnPulled, OutboxEntry
 from outrider_wire.errors import RuleRefusalError, UnreachableError
 
 _FIX = "set [broker] url in edge.toml"
@@ -27,6 +27,9 @@ class AloneUplink:
 
     def spare_when(self, may_spare: MaySpare) -> None:
         """Nothing will be sent."""
+
+    def listen_pulled(self, on_pulled: OnPulled) -> None:
+        """Nothing will be pulled."""
 
     def attach(self, updates: object) -> None:
         """Nobody will desire anything."""

@@ -18,8 +18,9 @@ from outrider_edge.outbox.clock import RunClock
 from outrider_edge.outbox.outbox import Outbox
 from outrider_edge.outbox.outcomes import Answered, Expired, Outcome, Refused
 from outrider_edge.outbox.rows import is_spare
-from outrider_edge.ports import MaySpare, OnAside, OnFinal, OutboxEntry
+from outrider_edge.ports import MaySpare, OnAside, OnFinal, OnPulled, OutboxEntry
 from outrider_edge.uplink.escalations import envelope_of, offer_of
+from outrider_edge.uplink.fulls import FullForms
 from outrider_edge.uplink.offers import OfferBook, Question
 from outrider_wire.errors import OutriderError
 from outrider_wire.limits import INLINE_BYTES
@@ -84,6 +85,8 @@ class Offering:
         self._on_final: OnFinal | None = None
         self._on_aside: OnAside | None = None
         self._may_spare: MaySpare | None = None
+        self._on_pulled: OnPulled | None = None
+        self._fulls = FullForms()
         self._spare: deque[Question] = deque()
         self._lent: dict[str, dict[str, bytes]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -105,6 +108,10 @@ class Offering:
     def spare_when(self, may_spare: MaySpare) -> None:
         """Names who knows whether the budget has room for what nobody waits for; without one it has."""
         self._may_spare = may_spare
+
+    def listen_pulled(self, on_pulled: OnPulled) -> None:
+        """Names whom to tell of full forms that are pulled."""
+        self._on_pulled = on_pulled
 
     async def start(self) -> None:
         """Takes up what the outbox holds, and goes on until `stop`."""
@@ -139,7 +146,8 @@ class Offering:
             id=entry.id, expires_at=now + entry.keep_for_s, due_at=math.inf if spare else now, spare=spare
         )
         data = [part.data for part in entry.parts]
-        overlaps = not spare and self._ready and all(len(part) <= INLINE_BYTES for part in data)
+        inline = all(len(part.data) <= INLINE_BYTES and part.full is None for part in entry.parts)
+        overlaps = not spare and self._ready and inline  # what may be pulled must be there before it is offered
         committed = self._outbox.put(entry, envelope, kept=None if overlaps else partial(self._take_up, question))
         if overlaps:
             question.in_flight = True
@@ -158,6 +166,8 @@ class Offering:
 
     def open_blob(self, sha256: str) -> bytes | Path | None:
         """Payload that a worker may pull."""
+        if (wanted := self._fulls.wanted(sha256)) is not None and self._on_pulled is not None:
+            self._on_pulled(wanted)
         for lent in self._lent.values():
             if sha256 in lent:
                 return lent[sha256]
@@ -171,6 +181,7 @@ class Offering:
             return
         self.counts["receipts"] += 1
         self._lent.pop(receipt.id, None)
+        self._fulls.close(receipt.id)
         self._book.received(receipt.id, self._clock.now())
         self._outbox.received(receipt.id)
 
@@ -293,6 +304,8 @@ class Offering:
         }
         if lent:
             self._lent[question.id] = lent
+        if not question.received:
+            self._fulls.offer(escalation)
         self._flying += 1
         sent = False
         try:
@@ -340,6 +353,7 @@ class Offering:
     def _close(self, id_: str) -> None:
         self._book.remove(id_)
         self._lent.pop(id_, None)
+        self._fulls.close(id_)
 
     def _odd(self, id_: str, what: str, why: str = "") -> None:
         """An answer that changes nothing is counted; only one that should never have come is worth a line."""

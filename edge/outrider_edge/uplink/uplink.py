@@ -13,7 +13,7 @@ from typing import Any, Protocol, assert_never
 
 from outrider_edge.outbox.clock import RunClock, run_clock
 from outrider_edge.outbox.outbox import Outbox
-from outrider_edge.ports import FiguresPort, MaySpare, OnAside, OnFinal, OutboxEntry
+from outrider_edge.ports import FiguresPort, MaySpare, OnAside, OnFinal, OnPulled, OutboxEntry
 from outrider_edge.uplink.alone import AloneUplink
 from outrider_edge.uplink.offering import Offering
 from outrider_edge.uplink.presence import offline, online, telemetry
@@ -167,6 +167,10 @@ class Uplink:
     def spare_when(self, may_spare: MaySpare) -> None:
         """As `outrider_edge.ports.UplinkPort.spare_when`."""
         self.offering.spare_when(may_spare)
+
+    def listen_pulled(self, on_pulled: OnPulled) -> None:
+        """As `outrider_edge.ports.UplinkPort.listen_pulled`."""
+        self.offering.listen_pulled(on_pulled)
 
     def attach(self, updates: UpdatesPort) -> None:
         """Names whose slots are reported and who hears of desired releases; called once, before `start`."""

@@ -147,6 +147,40 @@ def _audits(value: float | None) -> str:
 
 
 @app.command()
+def progressive(
+    *,
+    seed: Annotated[int, typer.Option(help="Of the demo's world and models.")] = 0,
+    folder: Annotated[Path, typer.Option(metavar="DIR", help="Where the demo keeps its models.")] = Path(
+        ".outrider/demo"
+    ),
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Weigh what a first form saves against what it costs."""
+    from outrider.bench.progressive import ProgressivePlan, measure
+    from outrider.progress import bar
+
+    screen = Screen(json=json, quiet=quiet)
+    with bar(screen) as tell:
+        found = measure(ProgressivePlan(folder=folder, seed=seed), tell)
+    columns = ("sent", "bytes", "of full", "right", "pulled", "first form enough, and right")
+    for source, ways in found.sources.items():
+        rows = [_way_row(name, way, ways["full"].bytes) for name, way in ways.items()]
+        screen.table(columns, rows, title=f"Pictures as {source}")
+    screen.note(
+        f"{found.escalated} escalated questions; a first form is enough from a confidence of {found.enough:g} on, at "
+        f"temperatures {', '.join(f'{name} {value:.2f}' for name, value in found.temperatures.items())}"
+    )
+    Screen(json=True).value(found)
+
+
+def _way_row(name: str, way: Any, full_bytes: float) -> Sequence[object]:
+    pulled = f"{way.pulled:.1%}" if name.endswith("-then-full") else ""
+    right = "" if way.first_accuracy is None else f"{1 - way.pulled:.1%}, {way.first_accuracy:.1%}"
+    return (name, f"{way.bytes:,.0f}", f"{way.bytes / full_bytes:.0%}", f"{way.accuracy:.1%}", pulled, right)
+
+
+@app.command()
 def gate(
     *,
     task: Annotated[

@@ -17,6 +17,9 @@ def doctor(
         list[Path] | None,
         typer.Option(help="edge.toml or cloud.toml; repeat it for both. Default: those in this folder."),
     ] = None,
+    production: Annotated[
+        bool, typer.Option("--production", help="Complain of what a lab may do and a fleet may not.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -25,7 +28,7 @@ def doctor(
 
     screen = Screen(json=json, quiet=quiet)
     files = config or [each for each in (Path("edge.toml"), Path("cloud.toml")) if each.exists()]
-    findings = examine(files)
+    findings = examine(files, production=production)
     bad = sum(finding.level == "bad" for finding in findings)
     warnings = sum(finding.level == "warning" for finding in findings)
     screen.result(

@@ -24,7 +24,7 @@ def forget(
     """Forget a device, or one input: nothing of it is left behind.
 
     Rows, files, what the broker keeps, and the bytes of the store go. The store is written anew, and takes nothing in meanwhile. A
-    device that is still connected comes back: revoke it first.
+    device that is still connected comes back: revoke it first, and it stays revoked.
     Models keep what they have learnt; what they saw of it is listed."""
     from outrider.operating import OperatorApi, lines
 

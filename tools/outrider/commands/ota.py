@@ -16,6 +16,10 @@ TokenFile = Annotated[
     Path | None,
     typer.Option(envvar="OUTRIDER_OTA_TOKEN_FILE", metavar="FILE", help="File with the cloud's bearer token."),
 ]
+CaFile = Annotated[
+    Path | None,
+    typer.Option(envvar="OUTRIDER_OTA_CA_FILE", metavar="FILE", help="Who signed the certificate of an https:// API."),
+]
 
 
 @app.command()
@@ -25,6 +29,7 @@ def publish(
     to: Annotated[list[str] | None, typer.Option("--to", metavar="DEVICE", help="One device; default: all.")] = None,
     cloud: Cloud = DEFAULT_CLOUD,
     token_file: TokenFile = None,
+    ca_file: CaFile = None,
     dry_run: DryRun = False,
     yes: Yes = False,
     json: Json = False,
@@ -36,7 +41,7 @@ def publish(
     from outrider.progress import bar
 
     screen = Screen(json=json, quiet=quiet)
-    api = releases.CloudApi(cloud, token_file=token_file)
+    api = releases.CloudApi(cloud, token_file=token_file, ca_file=ca_file)
     todo = releases.plan(api, bundle, to or [])
     about = f"{todo.task} {todo.version} ({todo.release[:12]}…) to {todo.whom}: {size(todo.bytes)} to upload"
     if dry_run:
@@ -55,13 +60,17 @@ def publish(
 
 @app.command()
 def status(
-    cloud: Cloud = DEFAULT_CLOUD, token_file: TokenFile = None, json: Json = False, quiet: Quiet = False
+    cloud: Cloud = DEFAULT_CLOUD,
+    token_file: TokenFile = None,
+    ca_file: CaFile = None,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Show what really runs on every device, and what should."""
     from outrider import releases
 
     screen = Screen(json=json, quiet=quiet)
-    rows = releases.rows(releases.CloudApi(cloud, token_file=token_file).devices())
+    rows = releases.rows(releases.CloudApi(cloud, token_file=token_file, ca_file=ca_file).devices())
     screen.result({"devices": rows}, "" if rows else "no device was ever heard of; start one with: outrider edge run")
     if rows:
         screen.table(

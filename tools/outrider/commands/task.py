@@ -43,10 +43,11 @@ def check(file: Annotated[Path, typer.Argument(help="Task file.")], json: Json =
     """Check a task file, and what its promise asks of your data."""
     from outrider.settings_files import read_task
     from outrider.task_template import summary
+    from outrider_wire.leaving import words
 
     screen = Screen(json=json, quiet=quiet)
     task = read_task(file)
-    screen.result({"ok": True, "task": task}, f"✓ {file}: task {task.name}")
+    screen.result({"ok": True, "task": task, "leaves": words(task)}, f"✓ {file}: task {task.name}")
     screen.table(("", ""), summary(task))
 
 

@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "0003"
+down_revision = "0002_access"
 branch_labels = None
 depends_on = None
 
@@ -14,6 +14,9 @@ def upgrade() -> None:
     op.add_column("inputs", sa.Column("boot", sa.String(length=64), nullable=False, server_default=""))
     op.execute("ALTER TABLE dead_letters RENAME COLUMN head TO payload")
     op.add_column("dead_letters", sa.Column("content_type", sa.String(length=64), nullable=False, server_default=""))
+    op.execute(
+        "UPDATE dead_letters SET content_type = 'application/msgpack'"
+    )  # what is not known to be another was taken for it
     op.add_column("dead_letters", sa.Column("correlation", sa.LargeBinary(), nullable=True))
 
 

@@ -1,0 +1,1 @@
+"""How a device comes by its certificate, and by the next one."""
