@@ -258,7 +258,9 @@ class Intake:
             worker.enqueue(job)
             return
         if worker.quick and job.escalation.offer == 1:
-            await self._ask_first(worker, job)
+            # A device that died after its first offer offers for the first time again, and a broker may repeat it.
+            if not await self._known(worker, job):
+                await self._ask_first(worker, job)
             return
         try:
             found = await self._settler.claim(job)
