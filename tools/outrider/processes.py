@@ -19,10 +19,16 @@ from outrider_wire.errors import OperatorSetupError, UndecidedError
 
 
 class Processes:
-    """Children that end with their parent's block, however it ends. Use as a context manager."""
+    """Children that end with their parent's block, however it ends. Use as a context manager.
 
-    def __init__(self, *, logs: Path) -> None:
+    Args:
+        logs: folder for what they print.
+        isolated: keeps the user's own ``OUTRIDER_…`` settings from them.
+    """
+
+    def __init__(self, *, logs: Path, isolated: bool = False) -> None:
         self._logs = logs
+        self._isolated = isolated
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> "Processes":
@@ -35,10 +41,17 @@ class Processes:
 
     def start(self, name: str, command: Sequence[str]) -> None:
         """Runs ``outrider COMMAND…``; what it prints goes to ``NAME.log``."""
+        self.run(name, [sys.executable, "-m", "outrider", *command])
+
+    def run(self, name: str, program: Sequence[str]) -> None:
+        """Runs any program, as `start`."""
         with (self._logs / f"{name}.log").open("ab") as log:
-            self._children[name] = subprocess.Popen(
-                [sys.executable, "-m", "outrider", *command], stdout=log, stderr=log, env=_environment()
-            )
+            self._children[name] = subprocess.Popen(program, stdout=log, stderr=log, env=self._environment())
+
+    def runs(self, name: str) -> bool:
+        """Whether it was started and has neither ended nor been stopped."""
+        child = self._children.get(name)
+        return child is not None and child.poll() is None
 
     def wait_ready(self, name: str, url: str, *, within_s: float = 30.0, every_s: float = 0.05) -> None:
         """Returns when ``url`` answers 200, which is looked for ``every_s``.
@@ -91,6 +104,13 @@ class Processes:
         """The process id of a running child."""
         return self._children[name].pid
 
+    def _environment(self) -> dict[str, str]:
+        """One OpenMP thread a process: spinning threads of five processes on two cores cost minutes."""
+        mine = {
+            name: value for name, value in os.environ.items() if not (self._isolated and name.startswith("OUTRIDER_"))
+        }
+        return {**mine, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+
     def _check_alive(self, name: str) -> None:
         code = self._children[name].poll()
         if code is not None:
@@ -123,8 +143,3 @@ def free_port(wanted: int) -> int:
     raise OperatorSetupError(
         f"no free port from {wanted} to {wanted + 49}", reason="port_occupied", fix="give another --port-offset"
     )
-
-
-def _environment() -> dict[str, str]:
-    """One OpenMP thread a process: spinning threads of five processes on two cores cost minutes."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}

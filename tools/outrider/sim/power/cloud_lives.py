@@ -16,7 +16,7 @@ _FAR_MS = 4_000_000_000_000
 
 
 async def answer(folder: Path, say: Say) -> None:
-    """Claims with a receipt, large payload beside it, answers, an answer in one commit with its claim, and a second answer that comes too late."""
+    """Claims with payload, their answers, an answer in one commit with its claim, and one that comes too late."""
     store = _store(folder)
     store.open()
     make_folder(folder / "blobs")

@@ -82,7 +82,9 @@ async def _outbox_faults(folder: Path, said: list[str]) -> list[Broken]:
             broken.append(Broken(f"{id_} is pending and will never be offered"))
         elif report.state != "pending" and id_ in rows:
             broken.append(Broken(f"{id_} is answered and would be offered again", lost=False))
-    broken += [problem for row in rows.values() if not row.received for problem in await _payload_faults(outbox, row.id)]
+    broken += [
+        problem for row in rows.values() if not row.received for problem in await _payload_faults(outbox, row.id)
+    ]
     account = outbox.account()
     if not account.adds_up or account.pending != len(rows) or account.cloud > len(answered) + 1:
         broken.append(Broken(f"the account does not add up: {account}", lost=False))

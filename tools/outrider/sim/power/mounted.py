@@ -50,7 +50,9 @@ class Mounted:
         """
         if problem := missing():
             raise OperatorSetupError(
-                f"no disk can be simulated: {problem}", reason="no_fuse", fix="install fuse3 and mfusepy, or leave it out"
+                f"no disk can be simulated: {problem}",
+                reason="no_fuse",
+                fix="install fuse3 and mfusepy, or leave it out",
             )
         self.folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "outrider.sim.power.mount", str(self.folder), str(self._journal_file)]

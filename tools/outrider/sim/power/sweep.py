@@ -62,7 +62,9 @@ def recorded(name: str) -> Iterator[Recorded]:
             command = [sys.executable, "-m", "outrider.sim.power.lives", name, str(disk.folder), str(work)]
             done = subprocess.run(command, capture_output=True, text=True, timeout=_RUN_S, check=False)
         if done.returncode:
-            raise OperatorSetupError(f"{name} failed on a sound disk: {done.stderr.strip()[-2000:]}", reason="run_failed")
+            raise OperatorSetupError(
+                f"{name} failed on a sound disk: {done.stderr.strip()[-2000:]}", reason="run_failed"
+            )
         yield Recorded(name=name, work=str(work), journal=disk.journal)
 
 
