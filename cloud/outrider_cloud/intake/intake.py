@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any, Literal
 
 import msgspec
-from sqlalchemy.exc import SQLAlchemyError
 
 from outrider_cloud.answering.deliveries import Deliveries
 from outrider_cloud.answering.settler import Settler
@@ -235,6 +234,12 @@ class Intake:
         except (OutriderError, OSError) as error:
             await self._not_fetched(worker, job, error)
             return
+        except (
+            BaseException
+        ):  # no memory, no thread: the room taken for it must be given back, or no repeat is ever taken
+            worker.drop(job)
+            self._count(job, "failed")
+            raise
         with_inline(job, {name: data for name, data in fetched.items() if data is not None})
         job.ms["pull"] = (loop.time() - started) * 1000
         await self._claim(worker, job)
@@ -264,7 +269,7 @@ class Intake:
             return
         try:
             found = await self._settler.claim(job)
-        except SQLAlchemyError:
+        except BaseException:  # the store's own errors, and whatever else prevents it, as in `_fetch`
             worker.drop(job)
             self._count(job, "failed")  # no receipt, so the device offers it again
             raise

@@ -40,15 +40,15 @@ def faults(
         return
     names = [name for name in chosen(only or []) if not _passed_over(name, impossible(name, kind), named=bool(only))]
     _silence_checks()
-    found: dict[str, Any] = {}
     with bar(screen) as tell:
-        for name, figures in play(Order(names=names, rounds=rounds, seed=seed, broker=kind), tell):
-            found[name] = figures
+        found = dict(play(Order(names=names, rounds=rounds, seed=seed, broker=kind), tell))
     columns = ("fault", "rounds", "accepted", "answered", "expired", "refused", "lost", "duplicated")
     screen.table(columns, [(name, *_row(found[name])) for name in NAMES if name in found])
     for name, figures in found.items():
         for finding in figures.findings:
             screen.note(f"{name}: {finding}")
+        if not figures.felt:
+            screen.note(f"{name}: no log shows that anything happened; more rounds may")
     Screen(json=True).value({name: found[name] for name in NAMES if name in found})
     if not all(figures.sound for figures in found.values()):
         raise typer.Exit(1)

@@ -14,9 +14,7 @@ from outrider.sim.records import Asked, question
 from outrider_wire.errors import OutriderError
 from outrider_wire.report import TERMINAL
 
-SMALL_BYTES, LARGE_BYTES = 2_000, 100_000
-LARGE_EVERY = 5
-"""Every so manieth input is too large for one message, so that the cloud pulls it."""
+SMALL_BYTES = 2_000
 LOCAL_EVERY = 4
 """Every so manieth is one that the device answers itself if it is sure."""
 _LOOK_S = 0.1
@@ -46,13 +44,13 @@ class Callers:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def ask(self, count: int) -> "list[Future[None]]":
-        """Asks so many inputs, and does not wait for what becomes of them."""
+    def ask(self, count: int, *, large_bytes: int, large_every: int) -> "list[Future[None]]":
+        """Asks so many inputs, and does not wait for what becomes of them; some are so large that the cloud pulls them."""
         futures = []
         for _ in range(count):
             asked = Asked(number=next(self._numbers), device=next(self._devices))
             self.book.append(asked)
-            size = LARGE_BYTES if asked.number % LARGE_EVERY == 0 else SMALL_BYTES
+            size = SMALL_BYTES if asked.number % large_every else large_bytes
             picture = noise_picture(self._rng, size)
             futures.append(self._pool.submit(self._ask, asked, picture))
         return futures
@@ -75,10 +73,10 @@ class Callers:
                 self._look(one)
 
     def _ask(self, asked: Asked, picture: bytes) -> None:
-        parts = {"image": picture, "question": question(asked.number)}
+        parts: dict[str, bytes | str] = {"image": picture, "question": question(asked.number)}
         insist = asked.number % LOCAL_EVERY != 0
         try:
-            report = self._of(asked.device).ask(self._task, parts, wait=False, insist=insist)
+            report = self._of(asked.device).ask(self._task, dict(parts), wait=False, insist=insist)
         except OutriderError:
             return  # in doubt: the device may have taken it and died, or never have heard of it
         asked.id = report.id

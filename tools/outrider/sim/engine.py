@@ -1,10 +1,11 @@
 """Plays faults: rounds of each on one system that goes on running, and after each fault the auditor's verdict."""
 
 import random
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -39,6 +40,8 @@ class Figures(Struct, kw_only=True):
     lost: int
     duplicated: int
     refused: int = 0
+    felt: bool = True
+    """False: no log shows what the fault should have done; it has proven nothing."""
     findings: list[str] = []
     """What was lost or duplicated, in sentences."""
 
@@ -109,12 +112,16 @@ class Play:
 
     def _fault(self, fault: Fault, rounds: int, callers: Callers, tell: Tell) -> Figures:
         chance = random.Random(f"{self._seed} {fault.name}")  # noqa: S311 - chooses victims and moments
-        first = len(callers.book)
+        first, logs = len(callers.book), self._world.log_sizes()
+
+        def ask(count: int) -> "list[Future[None]]":
+            return callers.ask(count, large_bytes=fault.large_bytes, large_every=fault.large_every)
+
         for number in range(rounds):
             tell(fault.name, number / rounds)
-            calls = callers.ask(fault.inputs // 2)
+            calls = ask(fault.inputs // 2)
             with fault.cause(self._world, chance):
-                calls += callers.ask(fault.inputs - fault.inputs // 2)
+                calls += ask(fault.inputs - fault.inputs // 2)
                 time.sleep(fault.hold_s)
             self._world.heal()
             wait(calls, timeout=_CALLS_S)
@@ -123,7 +130,8 @@ class Play:
         self._settled(fault.settle_s)
         callers.look_again(callers.book)
         tell(fault.name, 1.0)
-        return self._figures(rounds, self._verdict(callers))
+        felt = any(re.search(fault.felt_as, text) for text in self._world.logs_since(logs, fault.felt_by))
+        return self._figures(rounds, self._verdict(callers), felt=felt or not fault.felt_by)
 
     def _settled(self, within_s: float) -> None:
         """Waits for what no caller knows of, and for counts that reach the disk a moment later."""
@@ -142,7 +150,7 @@ class Play:
         )
         return audit(books, world.task.labels)
 
-    def _figures(self, rounds: int, now: Verdict) -> Figures:
+    def _figures(self, rounds: int, now: Verdict, *, felt: bool) -> Figures:
         """What this fault added."""
         before, self._before = self._before, now
         lost = [what for what in now.lost if what not in before.lost]
@@ -153,6 +161,7 @@ class Play:
             answered=now.answered - before.answered,
             expired=now.expired - before.expired,
             refused=now.refused - before.refused,
+            felt=felt,
             lost=len(lost),
             duplicated=len(duplicated),
             findings=[*lost, *duplicated],

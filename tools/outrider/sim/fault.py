@@ -29,6 +29,14 @@ class Fault:
     """How long it lasts."""
     inputs: int = 8
     """Asked around each round: half before it begins, half while it lasts."""
+    large_bytes: int = 100_000
+    """Of each input that is too large for one message."""
+    large_every: int = 5
+    """Every so manieth is."""
+    felt_by: str = ""
+    """``device``, ``cloud``, or both words: whose log must show it; '': a fault that leaves no trace there."""
+    felt_as: str = ""
+    """What the log shows, as a regular expression: a fault that nobody felt has proven nothing."""
     needs: frozenset[Need] = frozenset()
     settle_s: float = 60.0
     """How long afterwards every input must have its end."""

@@ -53,6 +53,8 @@ FAULTS: Sequence[Fault] = (
         undone="they connect again",
         cause=reset,
         rounds=3,
+        felt_by="device cloud",
+        felt_as="session.down",
     ),
     Fault(
         name="link-loss",
@@ -60,6 +62,8 @@ FAULTS: Sequence[Fault] = (
         undone="fair weather",
         cause=weather(Weather(cut_after=20_000)),
         hold_s=2.0,
+        felt_by="device cloud",
+        felt_as="session.down",
     ),
     Fault(
         name="link-delay",
@@ -104,5 +108,7 @@ FAULTS: Sequence[Fault] = (
         cause=half_open,
         rounds=1,
         settle_s=150.0,
+        felt_by="device cloud",
+        felt_as="session.down",
     ),
 )

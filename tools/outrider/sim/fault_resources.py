@@ -11,7 +11,6 @@ from outrider.sim.fault import Cause, Fault
 from outrider.sim.large_server import Manner
 from outrider.sim.world import World
 
-_SPARE_FILES = 1
 _SPARE_BYTES = 8 * 1024 * 1024
 
 
@@ -42,7 +41,7 @@ def too_many_files(whose: str) -> Cause:
         name = world.device if whose == "device" else whose
         pid = world.processes.pid(name)
         now = len(list(Path(f"/proc/{pid}/fd").iterdir()))
-        with _limited(world, name, resource.RLIMIT_NOFILE, now + _SPARE_FILES):
+        with _limited(world, name, resource.RLIMIT_NOFILE, now):
             yield
 
     return cause
@@ -93,6 +92,11 @@ _MANNERS: Sequence[tuple[Manner, str]] = (
     ("down", "answers 503"),
 )
 
+_DISKS = (
+    ("full", "full", "is full", "disk is full|No space left"),
+    ("readonly", "read-only", "is read-only", "readonly database|disk I/O error|Read-only file system"),
+)
+
 FAULTS: Sequence[Fault] = (
     *(
         Fault(
@@ -101,10 +105,12 @@ FAULTS: Sequence[Fault] = (
             undone="the disk works again",
             cause=disk(mood, whose),
             hold_s=3.0,
+            felt_by=whose,
+            felt_as=sign,
             needs=frozenset({"disks"}),
-            settle_s=90.0,
+            settle_s=120.0,
         )
-        for mood, word, how in (("full", "full", "is full"), ("readonly", "read-only", "is read-only"))
+        for mood, word, how, sign in _DISKS
         for whose in ("device", "cloud")
     ),
     *(
@@ -114,6 +120,9 @@ FAULTS: Sequence[Fault] = (
             undone="the limit is lifted",
             cause=too_many_files(whose),
             hold_s=3.0,
+            large_every=2,
+            felt_by=whose,
+            felt_as="Too many open files|reason=disk",
         )
         for whose in ("device", "cloud")
     ),
@@ -122,7 +131,13 @@ FAULTS: Sequence[Fault] = (
         what="the cloud gets no more memory",
         undone="the limit is lifted; the cloud is started again if it died",
         cause=out_of_memory,
+        rounds=1,
         hold_s=3.0,
+        inputs=16,
+        large_bytes=900_000,
+        large_every=2,
+        felt_by="cloud",
+        felt_as="MemoryError|[Cc]annot allocate|can't start new thread",
     ),
     *(
         Fault(
@@ -132,6 +147,8 @@ FAULTS: Sequence[Fault] = (
             cause=large_model(manner),
             rounds=1,
             hold_s=5.0,
+            felt_by="cloud",
+            felt_as="large_model.un(answered|readable)",
             settle_s=90.0,
         )
         for manner, how in _MANNERS

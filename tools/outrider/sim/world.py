@@ -7,7 +7,7 @@ import contextlib
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,6 +143,19 @@ class World:
                 said[device.name] = client.account()
         return said
 
+    def log_sizes(self) -> Mapping[str, int]:
+        """How much each process has printed so far."""
+        return {name: self._log(name).stat().st_size for name in self.parts()}
+
+    def logs_since(self, sizes: Mapping[str, int], whose: str) -> Iterator[str]:
+        """What has been printed since; ``whose``: ``device``, ``cloud``, or both words."""
+        for word in whose.split():
+            name = self.device if word == "device" else word
+            yield self._log(name).read_bytes()[sizes[name] :].decode(errors="replace")
+
+    def _log(self, name: str) -> Path:
+        return self.folder / "logs" / f"{name}.log"
+
     # --- starting, killing, healing
 
     def launch(self, name: str) -> None:
@@ -230,12 +243,15 @@ class World:
         self._stack.enter_context(self.backstage)
         for server in (self.large, *self.links):
             self.backstage.call(server.start())
-            self._stack.callback(lambda server=server: self.backstage.call(server.stop()))
+            self._stack.callback(self._stop, server)
         self._stack.enter_context(self.processes)
         (self.folder / "task.toml").write_text(task_to_toml(self.task))
         for name in self.parts():
             self.launch(name)
         self.wait_whole()
+
+    def _stop(self, server: LargeServer | Link) -> None:
+        self.backstage.call(server.stop())
 
     def _launch_broker(self) -> None:
         if self.plan.broker == "mosquitto":

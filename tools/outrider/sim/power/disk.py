@@ -18,7 +18,7 @@ MOOD = "/.mood"
 """What is written to this file is how the disk takes changes from now on: one of `MOODS`."""
 MOODS = {"ok": 0, "full": errno.ENOSPC, "readonly": errno.EROFS, "broken": errno.EIO}
 
-Kind = Literal["create", "mkdir", "write", "truncate", "unlink", "rmdir", "rename", "fsync", "fsyncdir", "said"]
+Kind = Literal["create", "mkdir", "link", "write", "truncate", "unlink", "rmdir", "rename", "fsync", "fsyncdir", "said"]
 Model = Literal["strict", "journalled", "lucky"]
 """What survives of what was not synced. ``strict``: nothing. ``journalled``: every name, no byte (a file system that
 journals its metadata). ``lucky``: everything, as after a kill."""
@@ -83,6 +83,8 @@ class Disk:
         match op.kind:
             case "create" | "mkdir":
                 self._inodes[op.inode] = Inode(is_folder=op.kind == "mkdir")
+                self._inodes[op.folder].names[op.name] = op.inode
+            case "link":
                 self._inodes[op.folder].names[op.name] = op.inode
             case "write":
                 _write(self._inodes[op.inode].data, op.at, op.data)

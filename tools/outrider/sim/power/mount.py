@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import mfusepy
+import mfusepy  # type: ignore[import-untyped]  # it ships no types
 import msgspec
 
 from outrider.sim.power.disk import MOOD, MOODS, ROOT, SAID, Disk, Kind, Op, split
@@ -41,6 +41,10 @@ class Served(mfusepy.Operations):  # type: ignore[misc]  # mfusepy ships no type
 
     def mkdir(self, path: str, mode: int) -> None:
         self._make("mkdir", path)
+
+    def link(self, target: str, source: str) -> None:
+        folder, name = split(target)
+        self._do(Op("link", self._inode(folder), name, self._inode(source), path=target))
 
     def write(self, path: str, data: bytes, offset: int, fh: int) -> int:
         if path == SAID:
