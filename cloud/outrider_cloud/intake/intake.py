@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Literal
 
 import msgspec
+from sqlalchemy.exc import SQLAlchemyError
 
 from outrider_cloud.answering.deliveries import Deliveries
 from outrider_cloud.answering.settler import Settler
@@ -234,9 +235,7 @@ class Intake:
         except (OutriderError, OSError) as error:
             await self._not_fetched(worker, job, error)
             return
-        except (
-            BaseException
-        ):  # no memory, no thread: the room taken for it must be given back, or no repeat is ever taken
+        except BaseException:  # no memory, no thread, cancelled: else no repeat of it would ever be taken
             worker.drop(job)
             self._count(job, "failed")
             raise
@@ -269,9 +268,13 @@ class Intake:
             return
         try:
             found = await self._settler.claim(job)
-        except BaseException:  # the store's own errors, and whatever else prevents it, as in `_fetch`
+        except SQLAlchemyError:
             worker.drop(job)
             self._count(job, "failed")  # no receipt, so the device offers it again
+            raise
+        except BaseException:  # as in `_fetch`
+            worker.drop(job)
+            self._count(job, "failed")
             raise
         if found.outcome == "claimed":
             self._count(job, "claimed")
