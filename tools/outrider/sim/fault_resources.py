@@ -11,7 +11,7 @@ from outrider.sim.fault import Cause, Fault
 from outrider.sim.large_server import Manner
 from outrider.sim.world import World
 
-_SPARE_BYTES = 8 * 1024 * 1024
+_SPARE_BYTES = 256 * 1024
 
 
 def disk(mood: str, whose: str) -> Cause:
