@@ -7,7 +7,7 @@ import typer
 from outrider.commands.options import Json, Quiet, group
 from outrider.output import Screen
 
-app = group("Cause real faults in a system of real processes, and check that nothing is lost.")
+app = group("Cause real faults, and check that nothing is lost.")
 
 
 @app.callback()
@@ -28,7 +28,10 @@ def faults(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Kill, cut, fill and starve a system of its own in a temporary folder; no other is touched."""
+    """Kill, cut, fill and starve a system, then audit it.
+
+    The system is this command's own, in a temporary folder and on free ports of the loopback. No other is touched.
+    """
     from outrider.progress import bar
     from outrider.sim.engine import Order, play
     from outrider.sim.faults import NAMES, chosen, impossible
