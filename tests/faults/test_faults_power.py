@@ -19,7 +19,7 @@ from outrider.sim.power.mounted import Mounted, missing
 from outrider.sim.power.sweep import Recorded, recorded, sweep
 
 LUCKY_EVERY = 16
-"""Disks that kept everything differ after every write: by default so manieth of them is looked at."""
+"""Disks that kept everything differ after every write: by default one in so many is looked at."""
 MATTERS = [
     ("enqueue", "fsync", r"/outbox/payload/\..*"),
     ("enqueue", "fsyncdir", r"/outbox/payload"),

@@ -90,10 +90,10 @@ def _look_at_caller(one: Asked, books: Books, labels: Sequence[str], verdict: Ve
         return
     who = f"input {one.number} ({one.id})"
     ends = [told for told in one.told if told[0] in TERMINAL]
-    if one.id not in books.devices[one.device].rows:
-        verdict.lost.append(f"{who} was accepted, and the device knows nothing of it")
-    elif not ends:
+    if not ends:
         verdict.lost.append(f"{who} was accepted, and is {one.state} to this day")
+    elif one.id not in books.devices[one.device].rows:
+        verdict.lost.append(f"{who} was accepted, and the device has not written it down")
     elif ends[0] == ("cloud", None) or (ends[0][0] == "cloud" and ends[0][1] != right_answer(one.number, labels)):
         verdict.lost.append(f"{who} was answered {ends[0][1]}, which is another input's answer")
     if len(set(ends)) > 1:

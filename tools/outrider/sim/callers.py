@@ -16,7 +16,7 @@ from outrider_wire.report import TERMINAL
 
 SMALL_BYTES = 2_000
 LOCAL_EVERY = 4
-"""Every so manieth is one that the device answers itself if it is sure."""
+"""Of so many inputs one is not sent by all means: the device answers it if it is sure."""
 _LOOK_S = 0.1
 
 

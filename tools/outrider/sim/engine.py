@@ -27,7 +27,7 @@ PATIENT_S = 6 * 3600
 HASTY_S = 1800
 _CALLS_S = 60.0
 POWER_EVERY = 8
-"""Of the disks that kept everything, which differ after every write, so manieth is looked at."""
+"""Disks that kept everything differ after every write: each eighth is looked at."""
 
 
 class Figures(Struct, kw_only=True):
@@ -134,7 +134,7 @@ class Play:
         return self._figures(rounds, self._verdict(callers), felt=felt or not fault.felt_by)
 
     def _settled(self, within_s: float) -> None:
-        """Waits for what no caller knows of, and for counts that reach the disk a moment later."""
+        """Waits for the inputs that no caller knows of too."""
         deadline = time.monotonic() + within_s
         while any(account.pending for account in self._world.accounts().values()) and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -171,18 +171,18 @@ class Play:
 def _cut_power(name: str, tell: Tell) -> Figures:
     """A power cut after every operation of one run."""
     with recorded(POWER_CUTS[name]) as run:
-        seen, faults = sweep(run, models=("strict", "journalled"), tell=lambda share: tell(name, 0.7 * share))
+        seen, breaches = sweep(run, models=("strict", "journalled"), tell=lambda share: tell(name, 0.7 * share))
         more, others = sweep(
             run, models=("lucky",), every=POWER_EVERY, tell=lambda share: tell(name, 0.7 + 0.3 * share)
         )
-    faults += others
-    findings = sorted({fault.what for fault in faults})
+    breaches += others
+    findings = sorted({breach.what for breach in breaches})
     return Figures(
         rounds=seen + more,
         accepted=run.said("accepted") + run.said("received") + run.said("running"),
         answered=run.said("answered"),
         expired=0,
-        lost=len({fault.what for fault in faults if fault.lost}),
-        duplicated=len({fault.what for fault in faults if not fault.lost}),
+        lost=len({breach.what for breach in breaches if breach.lost}),
+        duplicated=len({breach.what for breach in breaches if not breach.lost}),
         findings=findings,
     )

@@ -32,7 +32,7 @@ class Fault:
     large_bytes: int = 100_000
     """Of each input that is too large for one message."""
     large_every: int = 5
-    """Every so manieth is."""
+    """Of so many inputs one is."""
     felt_by: str = ""
     """``device``, ``cloud``, or both words: whose log must show it; '': a fault that leaves no trace there."""
     felt_as: str = ""

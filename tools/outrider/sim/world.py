@@ -206,20 +206,16 @@ class World:
         self.outages.append(outage)
         return outage
 
-    def heal(self) -> list[str]:
-        """Everything as it should be: fair weather, a sound large model, sound disks, every process up; which had died.
-
-        As systemd would start them again.
-        """
+    def heal(self) -> None:
+        """Everything as it should be: fair weather, a sound large model, sound disks; what has died is started, as systemd would."""
         self.large.manner = "well"
         for link in self.links:
             self.backstage.call(link.change(FAIR))
         for disk in self.disks.values():
             disk.mood("ok")
-        died = [name for name in self.parts() if not self.processes.runs(name)]
-        for name in died:
-            self.launch(name)
-        return died
+        for name in self.parts():
+            if not self.processes.runs(name):
+                self.launch(name)
 
     def wait_whole(self) -> None:
         """Returns when every part is ready, and every device has reached the broker."""

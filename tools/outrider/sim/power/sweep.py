@@ -38,7 +38,7 @@ class Recorded(Struct, kw_only=True):
         return sum(op.kind == "said" and op.data.decode().split()[0] == word for op in self.journal)
 
 
-class Fault(Struct, kw_only=True, frozen=True):
+class Breach(Struct, kw_only=True, frozen=True):
     """A promise that a cut broke."""
 
     after: int
@@ -76,15 +76,15 @@ def sweep(
     deaf: int | None = None,
     first_only: bool = False,
     tell: Tell = lambda _share: None,
-) -> tuple[int, list[Fault]]:
+) -> tuple[int, list[Breach]]:
     """Cuts the power; how many different disks that left, and every promise broken.
 
     Args:
-        every: only each so manieth of them, and the last.
+        every: of so many disks one is looked at, and the last.
         deaf: a sync that the disk forgets.
         first_only: the first broken promise is enough.
     """
-    seen, faults = 0, list[Fault]()
+    seen, breaches = 0, list[Breach]()
     for number, model in enumerate(models):
         found = list(cuts(run.journal, model, deaf=deaf))
         for place, cut in enumerate(found):
@@ -92,17 +92,17 @@ def sweep(
                 continue
             tell((number + place / len(found)) / len(models))
             seen += 1
-            faults += _faults(run, cut)
-            if faults and first_only:
-                return seen, faults
-    return seen, faults
+            breaches += _breaches(run, cut)
+            if breaches and first_only:
+                return seen, breaches
+    return seen, breaches
 
 
-def _faults(run: Recorded, cut: Cut) -> list[Fault]:
+def _breaches(run: Recorded, cut: Cut) -> list[Breach]:
     with tempfile.TemporaryDirectory(prefix="outrider-cut-", dir=_fast()) as place:
         lay_out(cut.image, Path(place))
         broken = LIVES[run.name].check(Path(place), cut.said, Path(run.work))
-    return [Fault(after=cut.after, model=cut.model, what=one.what, lost=one.lost) for one in broken]
+    return [Breach(after=cut.after, model=cut.model, what=one.what, lost=one.lost) for one in broken]
 
 
 def lay_out(image: Image, folder: Path) -> None:
