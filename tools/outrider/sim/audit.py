@@ -102,19 +102,15 @@ def _look_at_caller(one: Asked, books: Books, labels: Sequence[str], verdict: Ve
 
 def _look_at_device(name: str, book: DeviceBook, books: Books, verdict: Verdict) -> None:
     """Every input in one state, each counted once, and none that nobody asked."""
-    for id_, state in book.rows.items():
-        if state == "pending":
-            verdict.lost.append(f"{name}: {id_} is pending to this day")
     known = {one.id for one in books.asked if one.device == name}
+    for id_, state in book.rows.items():
+        if state == "pending" and id_ not in known:
+            verdict.lost.append(f"{name}: {id_} is pending to this day")
     doubtful = sum(not one.id for one in books.asked if one.device == name)
-    held = {
-        *book.rows,
-        *(id_ for device, id_ in books.cloud.rows if device == name),
-    }  # the first offer overtakes the commit
-    if len(held - known) > doubtful:
-        verdict.duplicated.append(
-            f"{name}: {len(held - known)} inputs that no caller knows, and {doubtful} calls in doubt"
-        )
+    at_the_cloud = {id_ for device, id_ in books.cloud.rows if device == name}  # the first offer overtakes the commit
+    strangers = (book.rows.keys() | at_the_cloud) - known
+    if len(strangers) > doubtful:
+        verdict.duplicated.append(f"{name}: {len(strangers)} inputs that no caller knows, {doubtful} calls in doubt")
     if not book.account.adds_up:
         verdict.lost.append(f"{name}: its account does not add up: {book.account}")
     rows = Counter(book.rows.values())
