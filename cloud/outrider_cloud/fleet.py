@@ -11,7 +11,9 @@ from sqlalchemy.dialects.sqlite import insert
 from outrider_cloud.clock import now_ms
 from outrider_cloud.store.schema import assignments, devices
 from outrider_cloud.store.store import Store
+from outrider_wire.codec import common_version
 from outrider_wire.errors import PeerMessageError
+from outrider_wire.limits import ENTRIES
 from outrider_wire.messages import Presence, Reported, Telemetry
 
 log = logging.getLogger(__name__)
@@ -42,7 +44,10 @@ class Fleet:
         _check_speaker(device, said.device)
         values: dict[str, Any] = {"online": said.online, "boot_id": said.boot_id}
         if said.online:  # a last will knows nothing but that
-            values |= {"agent": said.agent, "wire": said.wire, "capabilities": said.capabilities}
+            wire = said.wire or [said.v]
+            values |= {"agent": said.agent, "wire": wire, "capabilities": said.capabilities}
+            if common_version(wire) is None:
+                log.warning("device.unserved_version", extra={"device": device, "wire": wire})
         await self._store.write(partial(note, device=device, values=values, seen_ms=now_ms()))
 
     async def on_reported(self, device: str, said: Reported) -> None:
@@ -80,10 +85,16 @@ def note(connection: sa.Connection, *, device: str, values: dict[str, Any], seen
 
 
 def note_telemetry(connection: sa.Connection, *, device: str, said: Telemetry, seen_ms: int) -> bool:
-    """Replaces the telemetry of one task; True when it tells of an alarm that was not there before."""
+    """Replaces the telemetry of one task; True when it tells of an alarm that was not there before.
+
+    Raises:
+        PeerMessageError: the device makes up one task after another.
+    """
     old = (
         connection.execute(sa.select(devices.c.telemetry).where(devices.c.device == device)).scalar_one_or_none() or {}
     )
+    if said.task not in old and len(old) >= ENTRIES:
+        raise PeerMessageError(f"{device!r} tells of more than {ENTRIES} tasks", reason="too_many_tasks")
     new = msgspec.to_builtins(said)
     note(connection, device=device, values={"telemetry": old | {said.task: new}}, seen_ms=seen_ms)
     return _alarmed(new) and not _alarmed(old.get(said.task, {}))
@@ -100,12 +111,12 @@ def alarms(connection: sa.Connection) -> dict[str, int]:
 
 
 def view(connection: sa.Connection) -> list[dict[str, Any]]:
-    """The devices by name, each with its assignments by task."""
+    """The devices by name, each with the wire version that both sides speak (None: none), and its assignments by task."""
     assigned: dict[str, dict[str, Any]] = {}
     for row in connection.execute(sa.select(assignments)).mappings():
         assigned.setdefault(row["device"], {})[row["task"]] = {"release": row["release"], "counter": row["counter"]}
     rows = connection.execute(sa.select(devices).order_by(devices.c.device)).mappings()
-    return [{**row, "assigned": assigned.get(row["device"], {})} for row in rows]
+    return [{**row, "speaks": common_version(row["wire"]), "assigned": assigned.get(row["device"], {})} for row in rows]
 
 
 def _alarmed(telemetry: dict[str, Any]) -> bool:

@@ -29,6 +29,8 @@ class AgentCollector(Collector):
         connected: whether the broker can be reached now.
         budgets: how every limit stands, by task and name.
         memories: how every answer memory fares, by task.
+        ignored: what came from the cloud and changed nothing, by reason.
+        decoder_restarts: how many pictures have cost the process that decodes them.
     """
 
     def __init__(
@@ -39,12 +41,16 @@ class AgentCollector(Collector):
         connected: Callable[[], bool],
         budgets: Callable[[], Mapping[str, Mapping[str, LimitView]]] = dict,
         memories: Callable[[], Mapping[str, MemoryView]] = dict,
+        ignored: Callable[[], Mapping[str, int]] = dict,
+        decoder_restarts: Callable[[], int] = int,
     ) -> None:
         self._metrics = metrics
         self._accounts = accounts
         self._connected = connected
         self._budgets = budgets
         self._memories = memories
+        self._ignored = ignored
+        self._decoder_restarts = decoder_restarts
 
     def collect(self) -> Iterable[Metric]:
         """Every family, in a fixed order."""
@@ -69,6 +75,17 @@ class AgentCollector(Collector):
         yield from _budget_families(self._budgets())
         yield from _memory_families(self._memories())
         yield from _monitor_families(self._metrics.monitors())
+        ignored = CounterMetricFamily(
+            "outrider_downlink_ignored", "What came from the cloud and changed nothing", labels=["reason"]
+        )
+        for reason, count in self._ignored().items():
+            ignored.add_metric([reason], count)
+        yield ignored
+        yield CounterMetricFamily(
+            "outrider_decoder_restarts",
+            "Pictures that crashed, overran or exhausted the process that decodes them",
+            value=self._decoder_restarts(),
+        )
         yield GaugeMetricFamily(
             "outrider_broker_connected", "Whether the broker can be reached", value=self._connected()
         )

@@ -74,6 +74,19 @@ class StatusView(Struct, kw_only=True, frozen=True):
     """How every answer memory fares, by task."""
 
 
+class LiveView(Struct, kw_only=True, frozen=True):
+    """The process serves."""
+
+    live: bool
+
+
+class ReadyView(Struct, kw_only=True, frozen=True):
+    """Whether it answers inputs, and of which tasks."""
+
+    ready: bool
+    tasks: list[str]
+
+
 class ErrorView(Struct, kw_only=True, frozen=True):
     """What was wrong, and the way out."""
 

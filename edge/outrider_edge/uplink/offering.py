@@ -74,7 +74,8 @@ class Offering:
         spare_every_s: float = SPARE_EVERY_S,
     ) -> None:
         self.counts: Counter[str] = Counter()
-        """``offers``, ``unheard`` (nobody listened), ``receipts``, ``busy``, and answers by what became of them."""
+        """``offers``, ``unheard`` (nobody listened), ``receipts`` and ``idle_receipts`` (of no open question), ``busy``, and answers by
+        what became of them."""
         self._outbox = outbox
         self._line = line
         self._clock = clock
@@ -166,6 +167,7 @@ class Offering:
         """The cloud has stored it."""
         self._heard()
         if receipt.id not in self._book:
+            self.counts["idle_receipts"] += 1  # a repeated one, as a rule
             return
         self.counts["receipts"] += 1
         self._lent.pop(receipt.id, None)
@@ -187,6 +189,8 @@ class Offering:
             wait_s = refusal.retry_after_s * _SPREAD.uniform(1.0, 1.25)
             self._book.busy(refusal.id, self._clock.now(), wait_s)
             self._wake.set()
+        else:
+            self._odd(refusal.id, "unknown")
 
     # Inside
 

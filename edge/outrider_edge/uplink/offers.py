@@ -9,6 +9,8 @@ import heapq
 from dataclasses import dataclass
 
 MAX_TIMER_S = 30.0
+_SPARE_ENTRIES = 64
+"""Entries that may be out of date before they are swept out, beside as many as there are questions."""
 
 
 @dataclass(kw_only=True)
@@ -51,7 +53,8 @@ class OfferBook:
 
     def remove(self, id_: str) -> None:
         """It is answered, expired or refused."""
-        self._open.pop(id_, None)
+        if self._open.pop(id_, None) is not None:
+            self._sweep()
 
     def take_due(self, now: float, limit: int) -> list[Question]:
         """At most ``limit`` questions to offer now, longest due first; each is in flight until `offered`."""
@@ -71,6 +74,7 @@ class OfferBook:
             _, id_ = heapq.heappop(self._by_expiry)
             if self._open.pop(id_, None) is not None:
                 expired.append(id_)
+        self._sweep()
         return expired
 
     def next_at(self, *, offering: bool) -> float:
@@ -122,3 +126,14 @@ class OfferBook:
     def _due(self, question: Question, at: float) -> None:
         question.due_at = at
         heapq.heappush(self._by_due, (at, question.id))
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Rebuilds a heap that is mostly out of date: neither a flood of replies nor a busy day may fill the memory."""
+        most = 2 * len(self._open) + _SPARE_ENTRIES
+        if len(self._by_due) > most:
+            self._by_due = [(each.due_at, each.id) for each in self._open.values() if not each.in_flight]
+            heapq.heapify(self._by_due)
+        if len(self._by_expiry) > most:
+            self._by_expiry = [(each.expires_at, each.id) for each in self._open.values()]
+            heapq.heapify(self._by_expiry)
