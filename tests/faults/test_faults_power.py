@@ -5,13 +5,13 @@ what a disk may have kept. The negative control: with any one sync that matters 
 """
 
 import re
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 
 import pytest
+from absent import skip_without
 
 from outrider.sim.power.disk import Op, cuts
 from outrider.sim.power.lives import LIVES
@@ -37,9 +37,12 @@ MATTERS = [
 ]
 """(life, kind of sync, path): wherever one of these is left out, something that was promised is lost."""
 
-if missing():
-    warnings.warn(f"the power cuts are NOT tested here: {missing()}", stacklevel=1)
-fuse = pytest.mark.skipif(bool(missing()), reason=f"no file system of our own can be mounted: {missing()}")
+
+@pytest.fixture
+def fuse() -> None:
+    """Skips, loudly, where no file system of our own can be mounted."""
+    if missing():
+        skip_without("FUSE", missing())
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +57,7 @@ class Runs:
         self.of = cache(lambda name: stack.enter_context(recorded(name)))
 
 
-@fuse
+@pytest.mark.usefixtures("fuse")
 @pytest.mark.parametrize("name", LIVES)
 def test_what_was_promised_before_the_cut_is_there_after_it(name: str, runs: Runs) -> None:
     run: Recorded = runs.of(name)
@@ -65,7 +68,7 @@ def test_what_was_promised_before_the_cut_is_there_after_it(name: str, runs: Run
     assert not sweep(run, models=("lucky",), every=LUCKY_EVERY)[1]
 
 
-@fuse
+@pytest.mark.usefixtures("fuse")
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", LIVES)
@@ -73,7 +76,7 @@ def test_a_kill_after_any_operation_breaks_no_promise(name: str, runs: Runs) -> 
     assert not sweep(runs.of(name), models=("lucky",))[1]
 
 
-@fuse
+@pytest.mark.usefixtures("fuse")
 @pytest.mark.parametrize(("name", "kind", "path"), MATTERS)
 def test_with_one_sync_left_out_a_promise_is_broken(name: str, kind: str, path: str, runs: Runs) -> None:
     run: Recorded = runs.of(name)
@@ -82,7 +85,7 @@ def test_with_one_sync_left_out_a_promise_is_broken(name: str, kind: str, path: 
     assert any(sweep(run, models=("strict",), deaf=place, first_only=True)[1] for place in places)
 
 
-@fuse
+@pytest.mark.usefixtures("fuse")
 def test_the_disk_can_be_full_read_only_and_well_again(tmp_path: Path) -> None:
     with Mounted(folder=tmp_path / "disk") as disk:
         file = disk.folder / "file"

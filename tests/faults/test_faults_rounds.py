@@ -7,14 +7,15 @@ whose outbox is in memory: the simulation must see what a kill loses there.
 import json
 import subprocess
 import sys
-import warnings
 from typing import Any
 
 import pytest
+from absent import skip_without
+from mosquitto import require
 
 from outrider.sim.engine import Figures, Order, play
 from outrider.sim.faults import FAULTS, POWER_CUTS, impossible
-from outrider.sim.world import Kind, mosquitto_missing
+from outrider.sim.world import Kind
 
 pytestmark = pytest.mark.broker
 KEYS = {"rounds", "accepted", "answered", "expired", "lost", "duplicated"}
@@ -42,6 +43,13 @@ def played(fault: str, *, rounds: int | None = None, broker: Kind = "embedded", 
     """One fault, on a system of its own."""
     ((_, figures),) = play(Order(names=[fault], rounds=rounds, broker=broker, **order))
     return figures
+
+
+@pytest.fixture(autouse=True)
+def mosquitto_at_hand(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests' own mosquitto, where a test is played with one; skipped, loudly, where there is none."""
+    if "broker" in request.fixturenames and request.getfixturevalue("broker") == "mosquitto":
+        monkeypatch.setenv("OUTRIDER_MOSQUITTO", str(require()))
 
 
 def check(figures: Figures) -> None:
@@ -77,9 +85,8 @@ def test_what_cannot_be_caused_is_said_and_what_is_no_fault_is_refused() -> None
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("name", "broker"), CASES)
 def test_each_fault_loses_nothing_and_answers_nothing_twice(name: str, broker: Kind) -> None:
-    if problem := mosquitto_missing() if broker == "mosquitto" else impossible(name, broker):
-        warnings.warn(f"{name} is NOT tested here: {problem}", stacklevel=1)
-        pytest.skip(problem)
+    if problem := impossible(name, broker):
+        skip_without("FUSE", problem)
     figures = played(name, broker=broker)
     check(figures)
     if name == "cloud-away":
@@ -90,9 +97,6 @@ def test_each_fault_loses_nothing_and_answers_nothing_twice(name: str, broker: K
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("broker", BROKERS)
 def test_two_hundred_kills_lose_nothing_and_answer_nothing_twice(broker: Kind) -> None:
-    if problem := mosquitto_missing() if broker == "mosquitto" else "":
-        warnings.warn(f"kills of mosquitto are NOT tested here: {problem}", stacklevel=1)
-        pytest.skip(problem)
     figures = played("kill", rounds=200, broker=broker)
     check(figures)
     assert figures.rounds == 200

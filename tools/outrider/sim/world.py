@@ -4,6 +4,7 @@ Everything lies in one temporary folder and listens on free ports of the loopbac
 """
 
 import contextlib
+import os
 import secrets
 import shutil
 import sys
@@ -343,10 +344,14 @@ def _ready(port: int) -> str:
 
 
 def _mosquitto() -> str:
-    found = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
+    """``OUTRIDER_MOSQUITTO``, or the system's; daemons are seldom on a user's path."""
+    places = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
+    found = os.environ.get("OUTRIDER_MOSQUITTO") or shutil.which("mosquitto", path=places)
     if found is None:
         raise OperatorSetupError(
-            "mosquitto is not installed", reason="no_mosquitto", fix="apt install mosquitto, or take --broker embedded"
+            "mosquitto is not installed",
+            reason="no_mosquitto",
+            fix="apt install mosquitto, name one in OUTRIDER_MOSQUITTO, or take --broker embedded",
         )
     return found
 
