@@ -23,7 +23,7 @@ class Processes:
 
     Args:
         logs: folder for what they print.
-        isolated: keeps the user's own ``OUTRIDER_…`` settings from them.
+        isolated: keeps the user's own ``OUTRIDER_…`` settings from them, and what they leave when killed beside their logs.
     """
 
     def __init__(self, *, logs: Path, isolated: bool = False) -> None:
@@ -106,9 +106,10 @@ class Processes:
 
     def _environment(self) -> dict[str, str]:
         """One OpenMP thread a process: spinning threads of five processes on two cores cost minutes."""
-        mine = {
-            name: value for name, value in os.environ.items() if not (self._isolated and name.startswith("OUTRIDER_"))
-        }
+        mine = dict(os.environ)
+        if self._isolated:
+            mine = {name: value for name, value in mine.items() if not name.startswith("OUTRIDER_")}
+            mine["TMPDIR"] = str(self._logs.absolute())
         return {**mine, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
     def _check_alive(self, name: str) -> None:
