@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 
 from outrider_edge.config import ApiSettings, EdgeConfig
-from outrider_link.files import write_durably
+from outrider_link.files import make_folder, write_durably
 from outrider_link.settings import read_secret
 from outrider_wire.errors import OperatorSetupError
 
@@ -24,7 +24,7 @@ def hold_folder(folder: Path) -> int:
         OperatorSetupError: it cannot be written, or another agent uses it.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         descriptor = os.open(folder / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise OperatorSetupError(

@@ -265,6 +265,10 @@ class Intake:
         except (OutriderError, OSError) as error:
             await self._not_fetched(worker, job, error)
             return
+        except BaseException:  # no memory, no thread, cancelled: else no repeat of it would ever be taken
+            worker.drop(job)
+            self._count(job, "failed")
+            raise
         with_inline(job, {name: data for name, data in fetched.items() if data is not None})
         job.ms["pull"] = (loop.time() - started) * 1000
         await self._claim(worker, job)
@@ -288,13 +292,19 @@ class Intake:
             worker.enqueue(job)
             return
         if worker.quick and job.escalation.offer == 1:
-            await self._ask_first(worker, job)
+            # A device that died after its first offer offers for the first time again, and a broker may repeat it.
+            if not await self._known(worker, job):
+                await self._ask_first(worker, job)
             return
         try:
             found = await self._settler.claim(job)
         except SQLAlchemyError:
             worker.drop(job)
             self._count(job, "failed")  # no receipt, so the device offers it again
+            raise
+        except BaseException:  # as in `_fetch`
+            worker.drop(job)
+            self._count(job, "failed")
             raise
         if found.outcome == "claimed":
             self._count(job, "claimed")

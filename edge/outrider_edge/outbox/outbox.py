@@ -25,6 +25,7 @@ from outrider_edge.outbox.watching import Moved
 from outrider_edge.outbox.writer import MemoryWriter, OutboxWriter, Writer
 from outrider_edge.ports import OutboxEntry, Watched
 from outrider_edge.uplink.escalations import envelope_of, fulls_of
+from outrider_link.files import make_folder
 from outrider_wire.errors import OperatorSetupError, RuleRefusalError
 from outrider_wire.limits import INLINE_BYTES
 from outrider_wire.messages import Escalation
@@ -93,7 +94,7 @@ class Outbox:
         Raises:
             OperatorSetupError: it cannot be opened, is damaged, or is newer than this version.
         """
-        await asyncio.to_thread((self._folder / "payload").mkdir, parents=True, exist_ok=True)
+        await asyncio.to_thread(make_folder, self._folder / "payload")
         await self._disk.writer.start()
         accounts, rows, digests, self.remembered = await self._disk.writer.run(
             lambda store: (store.accounts(), store.open_rows(), store.payload_digests(), store.remembered())
