@@ -49,6 +49,7 @@ def make_entry(
         "answer_within_ms": 2_000,
         "keep_for_s": 3_600,
         "state": report.state,
+        "probabilities": [0.5, 0.3, 0.2],
         **fields,
     }
     return OutboxEntry(
@@ -60,7 +61,6 @@ def make_entry(
         ],
         model=MODEL,
         label="red",
-        probabilities=[0.5, 0.3, 0.2],
         report=report,
         **values,
     )

@@ -26,7 +26,9 @@ from outrider_edge.journey.agent import NO_TASK, Agent
 from outrider_edge.journey.pipeline import TaskRuntime
 from outrider_edge.journey.subtasks import SubtaskModels, load_subtasks
 from outrider_edge.local_api.api import Api
+from outrider_edge.local_api.ended_route import EndedRoute
 from outrider_edge.local_api.openapi import agent_version
+from outrider_edge.local_api.outbox_routes import OutboxRoutes
 from outrider_edge.local_api.views import StatusView, task_view
 from outrider_edge.memory.memory import TaskMemory, check_embedding
 from outrider_edge.metrics import Metrics
@@ -136,9 +138,15 @@ async def serving(config: EdgeConfig) -> AsyncIterator[Serving]:
         updater = _updater(config, loaded, uplink)
         await _start(uplink, updater, stack)
         api = Api(
-            agent=agent, status=_status(config, agent, uplink, updater), metrics=_metrics_page(agent, metrics, uplink)
+            agent=agent,
+            status=_status(config, agent, uplink, updater, outbox),
+            metrics=_metrics_page(agent, metrics, uplink, outbox),
+            groups=[
+                OutboxRoutes(outbox=outbox, uplink=uplink),
+                EndedRoute(feed=outbox.feed, stopping=lambda: agent.stopping),
+            ],
         )
-        yield Serving(agent=agent, addresses=await _open(api.application(), agent, sockets, stack))
+        yield Serving(agent=agent, addresses=await _open(api.application(), agent, outbox, sockets, stack))
 
 
 def _load_tasks(config: EdgeConfig) -> dict[str, _Loaded]:
@@ -178,12 +186,7 @@ def _loader(config: EdgeConfig, task: Task) -> Load:
 
 async def _outbox(config: EdgeConfig, stack: AsyncExitStack) -> Outbox:
     settings = config.outbox
-    outbox = Outbox(
-        folder=config.folder / "outbox",
-        max_count=settings.max_count,
-        max_bytes=settings.max_bytes,
-        keep_settled=settings.keep_ended,
-    )
+    outbox = Outbox(folder=config.folder / "outbox", bounds=settings.bounds, keep_settled=settings.keep_ended)
     await outbox.start()
     stack.push_async_callback(outbox.stop)
     return outbox
@@ -236,11 +239,16 @@ async def _start(uplink: Uplink | AloneUplink, updater: Updater, stack: AsyncExi
     stack.push_async_callback(updater.stop)
 
 
-async def _open(app: web.Application, agent: Agent, sockets: list[socket.socket], stack: AsyncExitStack) -> list[str]:
+async def _open(
+    app: web.Application, agent: Agent, outbox: Outbox, sockets: list[socket.socket], stack: AsyncExitStack
+) -> list[str]:
     """Opens the API; closing it lets the inputs under way finish first."""
 
     async def drain(_: web.Application) -> None:
-        await agent.drain(GRACE_S)
+        draining = asyncio.ensure_future(agent.drain(GRACE_S))
+        await asyncio.sleep(0)
+        outbox.feed.wake()  # who reads along is told to go, once the agent says that it stops
+        await draining
 
     app.on_shutdown.append(drain)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=_CLOSE_S)
@@ -262,7 +270,7 @@ def _address(bound: socket.socket) -> str:
 
 
 def _status(
-    config: EdgeConfig, agent: Agent, uplink: Uplink | AloneUplink, updater: Updater
+    config: EdgeConfig, agent: Agent, uplink: Uplink | AloneUplink, updater: Updater, outbox: Outbox
 ) -> Callable[[], StatusView]:
     began = time.monotonic()
 
@@ -279,12 +287,13 @@ def _status(
             slots=updater.slots(),
             budgets=agent.budgets(),
             memories=agent.memories(),
+            outbox=outbox.view(),
         )
 
     return status
 
 
-def _metrics_page(agent: Agent, metrics: Metrics, uplink: Uplink | AloneUplink) -> Callable[[], bytes]:
+def _metrics_page(agent: Agent, metrics: Metrics, uplink: Uplink | AloneUplink, outbox: Outbox) -> Callable[[], bytes]:
     def accounts() -> dict[str, Account]:
         return {name: agent.account(name) for name in (*agent.runtimes, NO_TASK)}
 
@@ -294,5 +303,6 @@ def _metrics_page(agent: Agent, metrics: Metrics, uplink: Uplink | AloneUplink) 
         connected=lambda: uplink.connected,
         budgets=agent.budgets,
         memories=agent.memories,
+        outbox=outbox.view,
     )
     return lambda: page(collector)

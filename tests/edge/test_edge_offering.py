@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from edge_entries import HandClock, make_answer, make_entry, new_id, until
 
-from outrider_edge.outbox.outbox import Outbox
+from outrider_edge.outbox.outbox import UNBOUNDED, Outbox
 from outrider_edge.ports import OutboxEntry
 from outrider_edge.uplink.escalations import envelope_of, offer_of
 from outrider_edge.uplink.offering import Offering
@@ -46,7 +46,9 @@ class Bench:
         self.finals: list[AnswerReport] = []
 
     async def start(self, **limits: int) -> None:
-        self.outbox = Outbox(folder=self.folder, clock=self.hand.clock, flush_s=0.02, **limits)
+        self.outbox = Outbox(
+            folder=self.folder, clock=self.hand.clock, flush_s=0.02, bounds=UNBOUNDED._replace(**limits)
+        )
         await self.outbox.start()
         self.offering = Offering(outbox=self.outbox, line=self.line, clock=self.hand.clock)
 
@@ -213,7 +215,7 @@ async def test_a_full_outbox_offers_nothing(bench: Bench) -> None:
     await bench.start(max_count=1)
     kept = await bench.ask()
     with pytest.raises(RuleRefusalError):
-        await bench.ask()
+        await bench.ask(make_entry(probabilities=[0.6, 0.3, 0.1]))
     bench.outbox.count_local("colours", "edge", uncertified=True)
     assert {offer.id for offer in bench.line.offers} == {kept}
 

@@ -3,13 +3,14 @@
 import asyncio
 from pathlib import Path
 
+import pytest
 from edge_agents import QUIET, Bench, running_agent
 from edge_entries import HandClock, make_answer, make_entry, until
 from msgspec.structs import asdict, replace
 
 from factory import foreign, make_task, parts_of, sure, unsure
 from outrider_edge.exposition import AgentCollector, page
-from outrider_edge.outbox.outbox import Outbox
+from outrider_edge.outbox.outbox import UNBOUNDED, Outbox
 from outrider_edge.uplink.offering import Offering
 from outrider_wire.errors import RuleRefusalError
 from outrider_wire.messages import Escalation
@@ -141,18 +142,16 @@ async def test_an_input_that_no_budget_will_ever_send_is_not_kept(tmp_path: Path
 
 
 async def test_kept_inputs_never_crowd_out_what_somebody_waits_for(tmp_path: Path) -> None:
-    outbox = Outbox(folder=tmp_path, max_count=4)
+    outbox = Outbox(folder=tmp_path, bounds=UNBOUNDED._replace(max_count=2))
     await outbox.start()
     try:
-        for _ in range(2):
+        kept, waited = [make_entry(state="edge") for _ in range(2)], [make_entry() for _ in range(2)]
+        for entry in kept + waited:
+            await outbox.put(entry)
+        assert [row.id for row in await outbox.open_rows()] == [entry.id for entry in waited]
+        with pytest.raises(RuleRefusalError) as refused:
             await outbox.put(make_entry(state="edge"))
-        try:
-            await outbox.put(make_entry(state="edge"))
-        except RuleRefusalError as error:
-            assert error.reason == "outbox_full"
-        else:
-            raise AssertionError("a third was kept")
-        await outbox.put(make_entry())
+        assert refused.value.reason == "outbox_full"
     finally:
         await outbox.stop()
 

@@ -28,7 +28,15 @@ class Refused:
     refusal: Refusal
 
 
-Outcome = Answered | Expired | Refused
+@dataclass(frozen=True)
+class GivenUp:
+    """It was given up before its time: it made way, or a person dropped it, or its payload was lost."""
+
+    why: str
+    """For the application: ``it made way for what is worth more``."""
+
+
+Outcome = Answered | Expired | Refused | GivenUp
 
 
 def fault_of(answer: Answer, report: AnswerReport) -> str:
@@ -68,6 +76,8 @@ def final_report(report: AnswerReport, outcome: Outcome, *, age_s: float, answer
             return _answered(report, answer, age_s, late=age_s * 1000 > answer_within_ms)
         case Expired():
             return replace(report, state="expired", final=True, note="expired before the cloud answered")
+        case GivenUp(why):
+            return replace(report, state="expired", final=True, note=f"given up: {why}"[:2048])
         case Refused(refusal):
             detail = f" ({refusal.detail})" if refusal.detail else ""
             return replace(

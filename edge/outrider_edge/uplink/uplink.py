@@ -175,6 +175,10 @@ class Uplink:
         """As `outrider_edge.ports.UplinkPort.escalate`."""
         await self.offering.escalate(entry)
 
+    async def retry(self, id_: str = "") -> int:
+        """As `Offering.retry`."""
+        return await self.offering.retry(id_)
+
     async def offer(self, escalation: Escalation) -> bool:
         """As `outrider_edge.uplink.offering.Line.offer`."""
         return await self._session.publish(
