@@ -136,7 +136,7 @@ async def test_an_audit_finds_room_where_others_wait_and_the_one_that_it_displac
     assert (watched.monitor.audits, watched.monitor.errors) == (1, 1)
     assert outbox.account() == Account(received=7, edge=4, expired=3, audited=4, uncertified=3)
     assert outbox.account() == (await outbox.accounts_on_disk())["colours"]
-    assert outbox.evictions == {("max_count", "waited"): 3, ("max_count", "precious"): 1}
+    assert outbox.view().evictions == {"max_count/waited": 3, "max_count/precious": 1}
     await outbox.stop()
 
 

@@ -8,8 +8,9 @@ from msgspec import Struct
 
 from outrider_edge.local_api.replies import Handler, json_reply
 from outrider_edge.local_api.submission import whole_number
-from outrider_edge.outbox.looking import MOST, EntryDetail, Page
-from outrider_edge.outbox.rows import Delivery, Settled
+from outrider_edge.outbox.looking import MOST, Page
+from outrider_edge.outbox.outbox import Outbox
+from outrider_edge.outbox.rows import Delivery
 from outrider_edge.outbox.view import OutboxView
 from outrider_wire.errors import CallerInputError, CallerUnknownError
 
@@ -38,26 +39,6 @@ class Dropped(Struct, kw_only=True, frozen=True):
     """False: it had ended already."""
 
 
-class OutboxDesk(Protocol):
-    """The outbox, as these routes see it. Real: `outrider_edge.outbox.outbox.Outbox`."""
-
-    def view(self) -> OutboxView:
-        """How it fares."""
-        ...
-
-    async def page(self, *, after: int, limit: int, task: str = "", delivery: str = "", memory: bool = False) -> Page:
-        """Open entries, the oldest first."""
-        ...
-
-    async def entry(self, id_: str) -> EntryDetail | None:
-        """One entry, whole."""
-        ...
-
-    async def give_up(self, id_: str, why: str) -> Settled:
-        """Ends one."""
-        ...
-
-
 class Retrier(Protocol):
     """Whoever offers questions. Real: `outrider_edge.uplink.uplink.Uplink`."""
 
@@ -69,7 +50,7 @@ class Retrier(Protocol):
 class OutboxRoutes:
     """The routes under ``/v1/outbox``."""
 
-    def __init__(self, *, outbox: OutboxDesk, uplink: Retrier) -> None:
+    def __init__(self, *, outbox: Outbox, uplink: Retrier) -> None:
         self._outbox = outbox
         self._uplink = uplink
 
@@ -99,7 +80,7 @@ class OutboxRoutes:
             raise CallerInputError(
                 f"limit is {limit}, and not between 1 and {MOST}", reason="invalid_parameter", fix="ask page by page"
             )
-        page = await self._outbox.page(
+        page = await self._outbox.shelves.page(
             after=whole_number(query.get("after", "0"), "after"),
             limit=limit,
             task=query.get("task", ""),
@@ -110,7 +91,7 @@ class OutboxRoutes:
 
     async def _show(self, request: web.Request) -> web.StreamResponse:
         id_ = request.match_info["id"]
-        if (found := await self._outbox.entry(id_)) is None:
+        if (found := await self._outbox.shelves.entry(id_)) is None:
             raise _unknown(id_)
         return json_reply(found)
 

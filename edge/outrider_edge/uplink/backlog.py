@@ -7,7 +7,7 @@ begins `ask_again_s` after the last one began.
 
 import math
 
-from outrider_edge.outbox.outbox import Outbox
+from outrider_edge.outbox.shelves import Shelves
 from outrider_edge.outbox.waiting import Waiting
 from outrider_edge.uplink.offers import OfferBook, Question
 
@@ -21,14 +21,14 @@ class Backlog:
     """Takes questions up from the outbox into the book, as there is room.
 
     Args:
-        outbox: where they wait.
+        shelves: where they wait.
         book: where they go.
         window: how many it holds.
         ask_again_s: how long a round over the file takes at least.
     """
 
-    def __init__(self, *, outbox: Outbox, book: OfferBook, window: int, ask_again_s: float) -> None:
-        self._outbox = outbox
+    def __init__(self, *, shelves: Shelves, book: OfferBook, window: int, ask_again_s: float) -> None:
+        self._shelves = shelves
         self._book = book
         self._window = window
         self._ask_again_s = ask_again_s
@@ -56,7 +56,7 @@ class Backlog:
 
     def rewind(self, now: float) -> None:
         """Another round at once: from the oldest on."""
-        self._outbox.rewind()
+        self._shelves.rewind()
         self._behind, self._parked, self._round_at = True, False, now
 
     def wants(self, now: float) -> bool:
@@ -77,7 +77,7 @@ class Backlog:
         limit = min(self._turn, self._window - len(self._book))
         self._behind = False  # what comes from now on may be missing from what is found
         try:
-            found = await self._outbox.next_open(limit)
+            found = await self._shelves.next_open(limit)
         except BaseException:  # cancelled too: nothing was taken up
             self._behind = True
             raise

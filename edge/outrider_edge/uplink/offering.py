@@ -88,7 +88,7 @@ class Offering:
         self._on_final: OnFinal | None = None
         self._on_aside: OnAside | None = None
         self._may_spare: MaySpare | None = None
-        self._backlog = Backlog(outbox=outbox, book=self._book, window=window, ask_again_s=ask_again_s)
+        self._backlog = Backlog(shelves=outbox.shelves, book=self._book, window=window, ask_again_s=ask_again_s)
         self._expires_at = math.inf
         self._expiring = False
         self._lent: dict[str, dict[str, bytes]] = {}
@@ -262,7 +262,7 @@ class Offering:
 
     async def _offered_spares(self) -> bool:
         """One turn; whether another one at once may find more."""
-        found = await self._outbox.next_spare(SPARE_LOOKS)
+        found = await self._outbox.shelves.next_spare(SPARE_LOOKS)
         done = [await self._offered_spare(one.id) for one in found if one.id not in self._book]
         return len(done) >= SPARE_LOOKS and all(done)
 
