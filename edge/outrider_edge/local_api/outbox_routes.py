@@ -1,7 +1,7 @@
 """The outbox for people: what waits, one entry whole, try again now, give up. Payload never leaves by these routes."""
 
 from collections.abc import Sequence
-from typing import Protocol, get_args
+from typing import Protocol
 
 from aiohttp import web
 from msgspec import Struct
@@ -10,7 +10,7 @@ from outrider_edge.local_api.replies import Handler, json_reply
 from outrider_edge.local_api.submission import whole_number
 from outrider_edge.outbox.looking import MOST, Page
 from outrider_edge.outbox.outbox import Outbox
-from outrider_edge.outbox.rows import Delivery
+from outrider_edge.outbox.states import OPEN
 from outrider_edge.outbox.view import OutboxView
 from outrider_wire.errors import CallerInputError, CallerUnknownError
 
@@ -73,7 +73,7 @@ class OutboxRoutes:
                 fix=f"known ones: {', '.join(_FILTERS)}",
             )
         delivery, durability = query.get("delivery", ""), query.get("durability", "disk")
-        _one_of("delivery", delivery, ("", *get_args(Delivery)[:-1]))
+        _one_of("delivery", delivery, ("", *OPEN))
         _one_of("durability", durability, ("disk", "memory"))
         limit = whole_number(query.get("limit", "100"), "limit")
         if not 1 <= limit <= MOST:

@@ -9,7 +9,6 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from msgspec.structs import replace
 
@@ -19,13 +18,12 @@ from outrider_edge.outbox.coding import ENCODER, ENVELOPE, REPORT, decoded
 from outrider_edge.outbox.looking import LookRows
 from outrider_edge.outbox.outcomes import Answered, Expired, Outcome, audit_loss, fault_of, final_report, is_watched
 from outrider_edge.outbox.policy import Held, Need, Standing, Worth, is_spare, worth_of
+from outrider_edge.outbox.states import Delivery
 from outrider_edge.outbox.waiting import WaitingRows
 from outrider_edge.outbox.watching import MonitorRows, Moved, ShadowRows
 from outrider_edge.ports import OutboxEntry
 from outrider_wire.messages import Escalation
 from outrider_wire.report import Account, AnswerReport, State, account_from
-
-Delivery = Literal["queued", "offered", "received", "done"]
 
 _SEEN_EVERY_S = 1.0
 """How often a file that is written all the time notes for how long this boot has run."""

@@ -1,4 +1,4 @@
-"""The places of the outbox together: the disk's, and memory's for tasks that gave durability up. Knows where an input is, changes nothing."""
+"""The places of the outbox: the disk's, and memory's for tasks that gave durability up. Knows where an input is; changes no row."""
 
 from contextlib import suppress
 from pathlib import Path

@@ -6,10 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
+from outrider.commands import outbox
 from outrider.commands.options import AgentAddress, Json, LogForm, LogFrom, Quiet, group
 from outrider.logs import LogFormat, LogLevel
 
 app = group("Run the agent on a device, or ask a model once.")
+app.add_typer(outbox.app, name="outbox")
 
 Config = Annotated[
     Path | None, typer.Option(envvar="OUTRIDER_EDGE_CONFIG", help="edge.toml; default: the one in this folder.")
