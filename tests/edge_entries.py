@@ -26,15 +26,16 @@ def make_entry(
 ) -> OutboxEntry:
     """An escalation (or audit) with one image part for each of ``parts``."""
     id_ = id_ or new_id()
+    state = fields.get("state", "edge" if audit else "pending")
     report = AnswerReport(
         id=id_,
         task=task,
-        state="edge" if audit else "pending",
+        state=state,
         label="red",
         confidence=0.5,
         threshold=0.8,
-        answered_by="edge",
-        final=audit,
+        answered_by="memory" if state == "memory" else "edge",
+        final=state != "pending",
         certified=audit or certified,
         audited=audit,
         why="accepted" if audit else "low_confidence",

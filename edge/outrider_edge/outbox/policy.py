@@ -147,5 +147,9 @@ def victims(newcomer: Standing, held: Iterable[Held], need: Need) -> Sequence[He
 
 
 def in_order(held: Iterable[Held]) -> list[Held]:
-    """The order of the table. The file's own query gives the same (`outrider_edge.outbox.waiting.ORDER`)."""
-    return sorted(held, key=lambda one: (not one.expired, one.standing))
+    """The order of the table; the file's own query gives the same (`outrider_edge.outbox.waiting.ORDER`). What has expired stays
+    in the order in which it is given."""
+    return sorted(held, key=lambda one: (0, _FIRST) if one.expired else (1, one.standing))
+
+
+_FIRST = Standing(Worth.SPARE, False, 0.0, 0)
