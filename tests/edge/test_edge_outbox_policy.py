@@ -134,7 +134,11 @@ def test_nobody_makes_way_for_what_is_worth_less_and_never_more_than_needed(
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(["plain", "spare", "audit", "requested"]), st.integers(34, 99), st.integers(1, 9))))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["plain", "spare", "audit", "requested"]), st.integers(34, 99), st.integers(1, 9))
+    )
+)
 def test_the_files_own_order_is_that_of_the_table(kinds: list[tuple[str, int, int]]) -> None:
     clock = HandClock()
     opened = open_memory(clock.clock)
@@ -142,7 +146,9 @@ def test_the_files_own_order_is_that_of_the_table(kinds: list[tuple[str, int, in
     with closing(opened.connection):
         for kind, percent, keep_s in kinds:
             p = percent / 100
-            fields = {"spare": {"state": "edge"}, "audit": {"audit": True}, "requested": {"why": "requested"}}.get(kind, {})
+            fields = {"spare": {"state": "edge"}, "audit": {"audit": True}, "requested": {"why": "requested"}}.get(
+                kind, {}
+            )
             entry = make_entry(probabilities=[p, 1 - p, 0.0], keep_for_s=keep_s, **fields)  # type: ignore[arg-type]
             opened.store.put(NewRow.of(entry, envelope_of(entry), [b"pixels"], at_s=clock.now))
             if rng.random() < 0.3:

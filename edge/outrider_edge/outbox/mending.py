@@ -5,10 +5,11 @@ A kill at any moment leaves either the damaged file in place, or the finished ne
 """
 # ruff: noqa: S608 - statements are put together from constants of this module; every value is bound
 
+import hashlib
 import logging
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,7 +131,7 @@ def _copy(old: sqlite3.Connection, new: sqlite3.Connection) -> None:
             continue
         insert = f"INSERT OR IGNORE INTO {table} ({', '.join(known)}) VALUES ({', '.join('?' * len(known))})"
         for row in _rows(old, table, known, key):
-            if table != "input" or _is_sound(dict(zip(known, row, strict=True))):
+            if _SOUND.get(table, bool)(dict(zip(known, row, strict=True))):
                 new.execute(insert, row)
     if version < 3:
         backfill.to_schema_3(new)
@@ -154,7 +155,7 @@ def _rows(old: sqlite3.Connection, table: str, columns: Sequence[str], key: Sequ
         yield from _asked(old, f"SELECT {', '.join(columns)} FROM {table} NOT INDEXED ORDER BY {ordered}")
 
 
-def _is_sound(row: Mapping[str, Any]) -> bool:
+def _is_sound_input(row: Mapping[str, Any]) -> bool:
     try:
         report, envelope = decoded(REPORT, row["report"]), decoded(ENVELOPE, row["envelope"])
     except RowDamagedError:
@@ -166,6 +167,15 @@ def _is_sound(row: Mapping[str, Any]) -> bool:
         and row["state"] in states
         and row["delivery"] in ("queued", "offered", "received", "done")
     )
+
+
+def _is_sound_part(row: Mapping[str, Any]) -> bool:
+    """Bytes beside a page's own can be overwritten without SQLite's noticing; the digest tells."""
+    data = row["data"]
+    return data is None or (isinstance(data, bytes) and hashlib.sha256(data).hexdigest() == row["sha256"])
+
+
+_SOUND: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {"input": _is_sound_input, "part": _is_sound_part}
 
 
 def _made_whole(new: sqlite3.Connection) -> int:

@@ -49,8 +49,9 @@ class Opened:
         """
         (free,) = self.connection.execute("PRAGMA freelist_count").fetchone()
         if free > SLACK_PAGES:
-            self.connection.execute(f"PRAGMA incremental_vacuum({min(STEP_PAGES, free - SLACK_PAGES)})").fetchall()
-            return bool(free - STEP_PAGES > SLACK_PAGES)
+            pages = min(STEP_PAGES, free - SLACK_PAGES)
+            self.connection.executescript(f"PRAGMA incremental_vacuum({pages})")  # `execute` stops after the first page
+            return True
         self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         return False
 
@@ -64,8 +65,13 @@ def open_memory(clock: RunClock) -> Opened:
     return _entered(open_file(None), clock)
 
 
-def open_sound(path: Path, clock: RunClock) -> tuple[Opened, Mended | None]:
+def open_sound(path: Path, clock: RunClock, *, damage: str = "") -> tuple[Opened, Mended | None]:
     """The outbox in that file; and what was done, when it had to be mended.
+
+    Args:
+        path: of the file.
+        clock: this machine's.
+        damage: what was found wrong with it while it was in use; '' for nothing.
 
     Raises:
         OperatorSetupError: the file was written by a newer version.
@@ -73,12 +79,14 @@ def open_sound(path: Path, clock: RunClock) -> tuple[Opened, Mended | None]:
         OSError: a damaged one cannot be put aside now.
     """
     finish(path)
-    try:
-        return _checked(path, clock), None
-    except (sqlite3.Error, RowDamagedError) as error:
-        if not (is_damage(error) or _is_foreign(error)):
-            raise
-        mended = mend(path, str(error))
+    if not damage:
+        try:
+            return _checked(path, clock), None
+        except (sqlite3.Error, RowDamagedError) as error:
+            if not (is_damage(error) or _is_foreign(error)):
+                raise
+            damage = str(error)
+    mended = mend(path, damage)
     return _checked(path, clock), mended
 
 

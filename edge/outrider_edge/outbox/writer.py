@@ -115,6 +115,7 @@ class OutboxWriter:
         self._opened: Opened | None = None
         self._tried_at = self._mended_at = float("-inf")
         self._untidy = True
+        self._damage = ""
 
     async def start(self) -> None:
         """Opens the file and brings it to the newest schema. One that is out of reach is opened later: see `fault`.
@@ -179,7 +180,8 @@ class OutboxWriter:
         return batch or None
 
     def _work(self, batch: list[_Job]) -> None:
-        if self._opened is None and time.monotonic() - self._tried_at >= REOPEN_S:
+        waits_s = MEND_S - (time.monotonic() - self._mended_at) if self._damage else 0.0
+        if self._opened is None and waits_s <= 0 and time.monotonic() - self._tried_at >= REOPEN_S:
             self._reopen()
         if self._opened is None:
             _fail(batch, _unwritable(self.fault))
@@ -188,6 +190,7 @@ class OutboxWriter:
         if error is not None and is_damage(error):
             self._opened.close(clean=False)
             self._opened = None
+            self._damage = str(error)
             if time.monotonic() - self._mended_at >= MEND_S:
                 self._reopen()
             if self._opened is None:
@@ -209,10 +212,11 @@ class OutboxWriter:
         self._tried_at = time.monotonic()
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._opened, mended = open_sound(self._path, self._clock)
+            self._opened, mended = open_sound(self._path, self._clock, damage=self._damage)
         except (sqlite3.Error, OSError, RowDamagedError) as error:
             self._say(str(error))
             return False
+        self._damage = ""
         if mended is not None:
             self._mended_at = time.monotonic()
             self.mended += 1
