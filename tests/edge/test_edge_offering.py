@@ -6,34 +6,17 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from edge_entries import HandClock, make_answer, make_entry, new_id, until
+from edge_entries import HandClock, HandLine, make_answer, make_entry, new_id, until
 
 from outrider_edge.outbox.outbox import UNBOUNDED, Outbox
 from outrider_edge.ports import OutboxEntry
 from outrider_edge.uplink.escalations import envelope_of, offer_of
 from outrider_edge.uplink.offering import Offering
 from outrider_wire.codec import encode
-from outrider_wire.errors import RuleRefusalError, UnreachableError
+from outrider_wire.errors import RuleRefusalError
 from outrider_wire.limits import INLINE_BYTES, MESSAGE_BYTES
-from outrider_wire.messages import Escalation, Receipt, Refusal
+from outrider_wire.messages import Receipt, Refusal
 from outrider_wire.report import Account, AnswerReport
-
-
-class HandLine:
-    """`outrider_edge.uplink.offering.Line` that keeps what is offered."""
-
-    def __init__(self) -> None:
-        self.connected = True
-        self.packet_limit = MESSAGE_BYTES
-        self.heard = True
-        self.offers: list[Escalation] = []
-
-    async def offer(self, escalation: Escalation) -> bool:
-        """Keeps it, when connected."""
-        if not self.connected:
-            raise UnreachableError("gone", reason="broker_unreachable")
-        self.offers.append(escalation)
-        return self.heard
 
 
 class Bench:

@@ -95,9 +95,9 @@ def test_only_what_the_cloud_has_stored_is_parked_and_the_longest_stored_goes_fi
         book.add(Question(id=str(number), due_at=0.0))
     for number in (2, 0, 3):
         book.received(str(number), 1.0)
-    assert book.park(2) == 2
+    assert book.park(2.0, 2) == 2
     assert ["2" in book, "0" in book, "3" in book, "1" in book] == [False, False, True, True]
-    assert book.park(5) == 1
+    assert book.park(2.0, 5) == 1
     assert len(book) == 1
 
 

@@ -23,7 +23,7 @@ from outrider_edge.outbox.mending import damaged_files
 from outrider_edge.outbox.outcomes import GivenUp, Outcome
 from outrider_edge.outbox.payloads import PayloadFiles
 from outrider_edge.outbox.policy import Bounds
-from outrider_edge.outbox.putting import Putting, size_of
+from outrider_edge.outbox.putting import Kept, Putting, size_of
 from outrider_edge.outbox.room import Room
 from outrider_edge.outbox.rows import Freed, NewRow, OpenRow, OutboxStore, Settled
 from outrider_edge.outbox.shelf import Shelf, received, sweep
@@ -190,7 +190,7 @@ class Outbox:
         return self._putting.need(entry) is None
 
     def put(
-        self, entry: OutboxEntry, envelope: Escalation | None = None, *, kept: Callable[[], None] | None = None
+        self, entry: OutboxEntry, envelope: Escalation | None = None, *, kept: Kept | None = None
     ) -> "asyncio.Future[None]":
         """Keeps an escalation; the future resolves when it is as durable as it asks.
 

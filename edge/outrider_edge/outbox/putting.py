@@ -20,6 +20,8 @@ from outrider_wire.messages import Escalation
 
 OnPut = Callable[[NewRow, bool], None]
 """A row was written (True), or its id was there already."""
+Kept = Callable[[], bool]
+"""Told that an entry is durable. True: whoever offers entries has this one and every older one, and need not be given it again."""
 OnEvicted = Callable[[Shelf, str, Settled], None]
 """A held entry has made way."""
 
@@ -66,7 +68,7 @@ class Putting:
         return self._room.need(size_of(entry), on_disk=goes_to_disk(entry))
 
     async def put(
-        self, entry: OutboxEntry, envelope: Escalation, need: Need | None, at_s: float, kept: Callable[[], None] | None
+        self, entry: OutboxEntry, envelope: Escalation, need: Need | None, at_s: float, kept: Kept | None
     ) -> None:
         """Keeps it; `Room.coming` has been told of it, and ``need`` is what `need` said just before.
 
@@ -94,28 +96,29 @@ class Putting:
                 self._shelves.forget(entry.id)
                 self._room.arrived(size_of(entry), kept=False)
 
-    async def _write(self, shelf: Shelf, row: NewRow, large: dict[str, bytes], kept: Callable[[], None] | None) -> bool:
+    async def _write(self, shelf: Shelf, row: NewRow, large: dict[str, bytes], kept: Kept | None) -> bool:
         """Whether it is new here. Its large payload is there before its row is, and gone when that cannot be written."""
-        done = partial(self._written, row, kept)
+        done = partial(self._written, shelf, row, kept)
+        seq = 0
         if not large:
-            return await shelf.writer.run(self._job(row), done=done)
+            seq = await shelf.writer.run(self._job(row), done=done)
+            return seq > 0
         loop = asyncio.get_running_loop()
-        is_new = False
         try:
             await loop.run_in_executor(self._disk_work, shelf.hold, large)
-            is_new = await shelf.writer.run(self._job(row), done=done)
+            seq = await shelf.writer.run(self._job(row), done=done)
         finally:
             shelf.release(large)
-            if not is_new:
+            if not seq:
                 await shelf.drop_unreferenced(list(large))
-        return is_new
+        return seq > 0
 
-    def _written(self, row: NewRow, kept: Callable[[], None] | None, is_new: bool) -> None:
-        self._on_put(row, is_new)
-        if is_new:
+    def _written(self, shelf: Shelf, row: NewRow, kept: Kept | None, seq: int) -> None:
+        self._on_put(row, seq > 0)
+        if seq:
             self._room.arrived(row.payload_bytes, kept=True)
-            if kept is not None:
-                kept()
+            if kept is not None and kept():
+                shelf.passed(seq)
 
     async def _make_way(self, own: Shelf, newcomer: Standing, need: Need) -> None:
         """Ends what is worth less than a new entry; where it is to lie first, then elsewhere."""
@@ -143,11 +146,11 @@ class Putting:
             with suppress(OperatorSetupError):  # logged where it happened; the next flush tries again
                 await self._shelves.disk.writer.run(lambda store: store.remember(notes))
 
-    def _job(self, row: NewRow) -> Callable[[OutboxStore], bool]:
+    def _job(self, row: NewRow) -> Callable[[OutboxStore], int]:
         """Writes a row, and in the same transaction what is to be remembered."""
         notes = dict(self._notes())
 
-        def put(store: OutboxStore) -> bool:
+        def put(store: OutboxStore) -> int:
             store.remember(notes)
             return store.put(row)
 

@@ -167,8 +167,8 @@ class OutboxStore:
         """What was kept by `remember`, and this module's own notes."""
         return dict(self._sql.execute("SELECT name, value FROM meta").fetchall())
 
-    def put(self, row: NewRow) -> bool:
-        """Writes an input and counts it; False when its id is here already."""
+    def put(self, row: NewRow) -> int:
+        """Writes an input and counts it; its place in the order of arrival, or 0 when its id is here already."""
         report = row.report
         found = self._sql.execute(
             "INSERT INTO input (id, task, state, delivery, report, envelope, bytes, at_s, keep_s, worth, gain)"
@@ -187,13 +187,14 @@ class OutboxStore:
             ),
         ).fetchone()
         if found is None:
-            return False
+            return 0
+        seq: int = found[0]
         self._sql.executemany(
             "INSERT INTO part VALUES (?, ?, ?, ?)",
-            [(found[0], place, sha256, data) for place, (sha256, data) in enumerate(row.parts)],
+            [(seq, place, sha256, data) for place, (sha256, data) in enumerate(row.parts)],
         )
         self.count(report.task, row.counts())
-        return True
+        return seq
 
     def count(self, task: str, counts: Counts) -> None:
         """Adds to a task's account."""

@@ -45,6 +45,10 @@ class Shelf:
         self._spare_after = found[-1].seq if len(found) == limit else 0
         return found
 
+    def passed(self, seq: int) -> None:
+        """Everything up to there is at hand already."""
+        self._open_after = max(self._open_after, seq)
+
     def rewind(self) -> None:
         """From the first on again."""
         self._open_after = self._spare_after = 0

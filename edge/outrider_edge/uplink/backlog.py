@@ -43,6 +43,11 @@ class Backlog:
         return len(self._book) < 2 * self._window
 
     @property
+    def is_level(self) -> bool:
+        """Whether nothing is behind, nor just being taken up."""
+        return not (self._behind or self._taking)
+
+    @property
     def again_at(self) -> float:
         """When the next round begins, in run time; infinity: nothing is parked."""
         return self._round_at + self._ask_again_s if self._parked and not self._behind else math.inf
@@ -65,7 +70,7 @@ class Backlog:
             return False
         if now >= self.again_at:
             self.rewind(now)
-        self._taking = self._behind and self._makes_room()
+        self._taking = self._behind and self._makes_room(now)
         return self._taking
 
     async def take_up(self, now: float) -> None:
@@ -94,10 +99,10 @@ class Backlog:
     def _turn(self) -> int:
         return min(AT_ONCE, self._window)
 
-    def _makes_room(self) -> bool:
+    def _makes_room(self, now: float) -> bool:
         """Whether some fit in; for them, what the cloud has stored is parked."""
         lacking = self._turn - (self._window - len(self._book))
-        if lacking > 0 and self._book.park(lacking):
+        if lacking > 0 and self._book.park(now, lacking):
             self._parked = True
         return self._window - len(self._book) >= max(1, self._turn // 4)
 

@@ -227,12 +227,13 @@ class Offering:
             self.counts["failures"] += 1
             log.error("uplink.offering_failed", exc_info=error)
 
-    def _kept(self, question: Question, expires_at: float, *, spare: bool, offered: bool) -> None:
-        """It is durable: it is in the book, or the file keeps it for later."""
+    def _kept(self, question: Question, expires_at: float, *, spare: bool, offered: bool) -> bool:
+        """It is durable: it is in the book, or the file keeps it for later. As `outrider_edge.outbox.putting.Kept`."""
         if not (spare or offered):
             self._backlog.arrived(question)
         self._expires_at = min(self._expires_at, expires_at)
         self._wake.set()
+        return not spare and self._backlog.is_level
 
     def _begin_again(self) -> None:
         """The outbox is open, or is another file than before."""
@@ -285,14 +286,13 @@ class Offering:
             if now >= self._expires_at and not self._expiring:
                 self._expiring = True
                 self._spawn(self._expire())
-            next_at = float("inf") if self._expiring else self._expires_at
+            if self._backlog.wants(now):
+                self._spawn(self._take_up())
             if self._line.connected:
-                if self._backlog.wants(now):
-                    self._spawn(self._take_up())
                 for question in self._book.take_due(now, IN_FLIGHT - self._flying):
                     self._flying += 1  # counted here, so that the next look sees it
                     self._spawn(self._offer_stored(question))
-                next_at = min(next_at, self._backlog.again_at)
+            next_at = min(math.inf if self._expiring else self._expires_at, self._backlog.again_at)
             if self._ready:
                 next_at = min(next_at, self._book.next_at())
             await _wait(self._wake, next_at - self._clock.now())

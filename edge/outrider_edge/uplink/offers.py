@@ -53,9 +53,11 @@ class OfferBook:
         self._open.pop(id_, None)
         self._received.pop(id_, None)
 
-    def park(self, most: int) -> int:
-        """Lets questions go that the cloud has stored, the longest stored first; how many."""
-        parked = [id_ for id_ in self._received if not self._open[id_].in_flight][:most]
+    def park(self, now: float, most: int) -> int:
+        """Lets questions go that the cloud has stored and that are not due, the longest stored first; how many."""
+        parked = [id_ for id_ in self._received if not self._open[id_].in_flight and self._open[id_].due_at > now][
+            :most
+        ]
         for id_ in parked:
             self.remove(id_)
         return len(parked)
