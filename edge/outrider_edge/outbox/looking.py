@@ -132,7 +132,7 @@ class LookRows:
 
         A number that this file has not come to is of another file, which was lost: then all of them.
         """
-        (last,) = self._sql.execute("SELECT coalesce(max(ended), 0) FROM input").fetchone()
+        last = self.last_ended()
         rows = self._sql.execute(
             "SELECT ended, report FROM input WHERE ended > ? AND state IN ('cloud', 'expired', 'refused')"
             " ORDER BY ended LIMIT ?",
@@ -142,7 +142,9 @@ class LookRows:
 
     def last_ended(self) -> int:
         """The number of the last one that ended."""
-        number: int = self._sql.execute("SELECT coalesce(max(ended), 0) FROM input").fetchone()[0]
+        number: int = self._sql.execute("SELECT coalesce(max(ended), 0) FROM input WHERE ended IS NOT NULL").fetchone()[
+            0
+        ]
         return number
 
 

@@ -317,7 +317,8 @@ class OutboxStore:
         The newest arrival and the last to end stay in any case: the next ones are numbered after them.
         """
         self._sql.execute(
-            "DELETE FROM input WHERE ended <= (SELECT max(ended) FROM input) - ? AND seq < (SELECT max(seq) FROM input)",
+            "DELETE FROM input WHERE ended <= (SELECT max(ended) FROM input WHERE ended IS NOT NULL) - ?"
+            " AND seq < (SELECT max(seq) FROM input)",
             (max(keep, 1),),
         )
 
@@ -341,7 +342,7 @@ class OutboxStore:
 
 
 _OPEN_ROW = "SELECT id, delivery, offers, age_s + ? - at_s, envelope, bytes, state, keep_s FROM input"
-_DONE = "delivery = 'done', bytes = 0, ended = (SELECT coalesce(max(ended), 0) + 1 FROM input)"
+_DONE = "delivery = 'done', bytes = 0, ended = (SELECT coalesce(max(ended), 0) + 1 FROM input WHERE ended IS NOT NULL)"
 
 
 def _open_row(row: tuple[str, Delivery, int, float, bytes, int, State, float]) -> OpenRow:
