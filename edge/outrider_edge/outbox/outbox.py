@@ -23,7 +23,7 @@ from outrider_edge.outbox.mending import damaged_files
 from outrider_edge.outbox.outcomes import GivenUp, Outcome
 from outrider_edge.outbox.payloads import PayloadFiles
 from outrider_edge.outbox.policy import Bounds
-from outrider_edge.outbox.putting import Kept, Putting, size_of
+from outrider_edge.outbox.putting import Kept, Putting, age_of, size_of
 from outrider_edge.outbox.room import Room
 from outrider_edge.outbox.rows import Freed, NewRow, OpenRow, OutboxStore, Settled
 from outrider_edge.outbox.shelf import Shelf, received, sweep
@@ -205,7 +205,8 @@ class Outbox:
         """
         need = self._putting.need(entry)
         self._room.coming(size_of(entry))
-        put = self._putting.put(entry, envelope or self.envelope_of(entry), need, self._clock.now(), kept)
+        at_s = self._clock.now() - age_of(entry)  # in this order: it is never younger than its caller knows
+        put = self._putting.put(entry, envelope or self.envelope_of(entry), need, at_s, kept)
         return asyncio.shield(self._in_background(put))
 
     def offered(self, id_: str) -> None:

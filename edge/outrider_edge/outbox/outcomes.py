@@ -68,7 +68,7 @@ def final_report(report: AnswerReport, outcome: Outcome, *, age_s: float, answer
     Args:
         report: the provisional one; its ``probabilities`` are in the task's order.
         outcome: how it ended.
-        age_s: run time since the input was accepted.
+        age_s: run time since its caller asked.
         answer_within_ms: what the application waits; an answer after that is late.
     """
     match outcome:
@@ -88,7 +88,8 @@ def final_report(report: AnswerReport, outcome: Outcome, *, age_s: float, answer
 
 
 def _answered(report: AnswerReport, answer: Answer, age_s: float, *, late: bool) -> AnswerReport:
-    cloud_ms = round(age_s * 1000, 3)
+    own_ms = report.ms.get("total", 0.0)
+    cloud_ms = round(max(0.0, age_s * 1000 - own_ms), 3)
     named = dict(zip(report.probabilities, answer.probabilities, strict=False))
     return replace(
         report,
@@ -103,5 +104,5 @@ def _answered(report: AnswerReport, answer: Answer, age_s: float, *, late: bool)
         large_model=answer.model,
         strategy=answer.strategy,
         probabilities=named or report.probabilities,
-        ms={**report.ms, "cloud": cloud_ms, "total": round(report.ms.get("total", 0.0) + cloud_ms, 3)},
+        ms={**report.ms, "cloud": cloud_ms, "total": round(own_ms + cloud_ms, 3)},
     )

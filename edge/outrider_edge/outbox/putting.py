@@ -1,6 +1,7 @@
 """The way of an entry into the outbox: what makes way for it, its payload, its row. Knows no account and no end of a question."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -155,6 +156,11 @@ class Putting:
             return store.put(row)
 
         return put
+
+
+def age_of(entry: OutboxEntry) -> float:
+    """Seconds since its caller asked."""
+    return 0.0 if entry.began is None else max(0.0, time.perf_counter() - entry.began)
 
 
 def size_of(entry: OutboxEntry) -> int:

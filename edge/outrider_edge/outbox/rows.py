@@ -145,6 +145,10 @@ class OutboxStore:
             )
         self.touch()
 
+    def is_of_this_boot(self) -> bool:
+        """Whether `enter_boot` has nothing to do."""
+        return self.remembered().get("boot_id") == self._clock.boot_id
+
     def touch(self) -> None:
         """Remembers that this boot has run until now, give or take `_SEEN_EVERY_S`."""
         now = self._clock.now()

@@ -19,6 +19,7 @@ from outrider_edge.outbox.clock import RunClock
 from outrider_edge.outbox.outbox import Outbox
 from outrider_edge.outbox.outcomes import Answered, Outcome, Refused
 from outrider_edge.outbox.policy import is_spare
+from outrider_edge.outbox.putting import age_of
 from outrider_edge.outbox.rows import Settled
 from outrider_edge.ports import MaySpare, OnAside, OnFinal, OutboxEntry
 from outrider_edge.uplink.backlog import WINDOW, Backlog
@@ -134,13 +135,14 @@ class Offering:
         data = [part.data for part in entry.parts]
         small = all(len(part) <= INLINE_BYTES for part in data)
         overlaps = not spare and small and self._ready and self._backlog.has_room and self._outbox.has_room(entry)
-        expires_at = now + envelope.keep_for_s
+        age_s = age_of(entry)
+        expires_at = now - age_s + envelope.keep_for_s
         kept = partial(self._kept, question, expires_at, spare=spare, offered=overlaps)
         committed = self._outbox.put(entry, envelope, kept=kept)
         if overlaps:
             question.in_flight = True
             self._book.add(question)
-            self._spawn(self._offer(question, envelope, data, age_s=0.0))
+            self._spawn(self._offer(question, envelope, data, age_s=age_s))
         try:
             await committed
         except OutriderError:

@@ -12,7 +12,7 @@ from outrider.commands.options import AgentAddress, DryRun, Json, Quiet, Yes, gr
 if TYPE_CHECKING:
     from outrider.outbox_desk import OutboxDesk
 
-app = group("See what waits for the cloud on this device, try it again, give it up.")
+app = group("See what waits for the cloud, try it again, give it up.")
 
 Config = Annotated[
     Path | None,
@@ -122,7 +122,10 @@ def drop(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Give entries up: each ends as expired, the device's own answer stands, a dropped audit counts as an error."""
+    """Give entries up for good.
+
+    Each ends as expired, and the answer of the device stands; an audit that is dropped counts as an error.
+    """
     from outrider.output import Screen
 
     screen = Screen(json=json, quiet=quiet)
