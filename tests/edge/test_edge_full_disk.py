@@ -1,4 +1,4 @@
-"""A whole agent, as a process, whose disk is full: it answers, says what is wrong, and recovers by itself."""
+"""A whole agent, as a process, whose disk is full or read-only: it answers, says what is wrong, and recovers by itself."""
 
 import asyncio
 import shutil
@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 from edge_agents import SERVE, serve_environment, write_config
 from small_disk import small_disk
 
@@ -43,22 +44,26 @@ async def ask(client: AsyncClient) -> AnswerReport:
     return await client.ask("colours", {"image": unsure(), "question": "what colour is it?"}, wait=False)
 
 
-async def test_an_agent_on_a_full_disk_starts_answers_says_so_and_recovers(tmp_path: Path) -> None:
-    config = write_config(tmp_path / "site", extra=f"{BROKER}[outbox]\nmin_free_bytes = 0\n")
+@pytest.mark.parametrize("fault", ["full", "read-only"])
+async def test_an_agent_on_a_disk_that_takes_nothing_starts_answers_says_so_and_recovers(
+    tmp_path: Path, fault: str
+) -> None:
+    write_config(tmp_path / "site", extra=f"{BROKER}[outbox]\nmin_free_bytes = 0\n")
     with small_disk(tmp_path / "disk", megabytes=8) as disk:
         shutil.copytree(tmp_path / "site", disk.path / "site")
         config = disk.path / "site" / "edge.toml"
         async with serving(config) as client:
             assert (await ask(client)).state == "pending"
-        disk.fill()
+        disk.fill() if fault == "full" else disk.read_only(True)
         async with serving(config) as client:
             states = [(await ask(client)).state for _ in range(40)]
             assert states[-1] == "edge"
-            status = await client.status()
-            assert status["outbox"]["fault"]
-            disk.empty()
+            assert (await client.status())["outbox"]["fault"]
+            disk.empty() if fault == "full" else disk.read_only(False)
             async with asyncio.timeout(20):
                 while (await client.status())["outbox"]["fault"]:  # noqa: ASYNC110 - another process rings no bell
+                    await asyncio.sleep(0.1)
+                while (await client.account()).received != 41:  # noqa: ASYNC110 - as above: the file's account is read
                     await asyncio.sleep(0.1)
             assert (await ask(client)).state == "pending"
             account = await client.account()

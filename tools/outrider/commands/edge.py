@@ -113,6 +113,8 @@ def ps(agent: AgentAddress = "", json: Json = False, quiet: Quiet = False) -> No
             ("task", "memory", "answers", "hits", "audited", "disagreed"),
             [_memory_row(task, memory) for task, memory in status["memories"].items()],
         )
+    if status.get("outbox") and not json and not quiet:
+        print(f"outbox: {outbox.in_words(status['outbox'])}")
     for task in status["tasks"]:
         if not json and not quiet:
             print("\n".join(f"{task['name']}: {line}" for line in _promise_lines(task)))

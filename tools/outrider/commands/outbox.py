@@ -52,7 +52,7 @@ def ls(
     if found["read_from"] == "file":
         screen.note(DOWN)
     page, outbox = found["page"], found["outbox"]
-    screen.result(found, _fill(outbox) if outbox else "")
+    screen.result(found, in_words(outbox) if outbox else "")
     screen.table(
         ("task", "delivery", "entries", "bytes", "oldest"),
         [
@@ -198,7 +198,8 @@ def _row(entry: dict[str, Any]) -> tuple[object, ...]:
     )
 
 
-def _fill(outbox: dict[str, Any]) -> str:
+def in_words(outbox: dict[str, Any]) -> str:
+    """How full it is, and what is wrong with it."""
     text = (
         f"{outbox['count']:,} of {outbox['max_count']:,} entries, {outbox['bytes']:,} of {outbox['max_bytes']:,} bytes; "
         f"{sum(outbox['evictions'].values())} made way since the start"
