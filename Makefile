@@ -10,6 +10,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # A set-up is good for one pyproject.toml: the stamp carries its checksum, so that an unchanged tree needs no network.
 STAMP := $(VENV)/.ready-$(shell cksum pyproject.toml | cut -d' ' -f1)
+# What the tests use beyond Python, where it is to be had: tried once.
+BEYOND := $(VENV)/.beyond-python
 
 # ONNX Runtime sends usage data on Linux unless this is set before it is imported.
 export ORT_DISABLE_TELEMETRY := 1
@@ -19,10 +21,10 @@ export ORT_DISABLE_TELEMETRY := 1
 demo: $(STAMP)
 	$(BIN)/outrider demo $(ARGS)
 
-test: $(STAMP) lint
+test: $(STAMP) $(BEYOND) lint
 	$(BIN)/python -m pytest -m "not slow and not gpu"
 
-test-all: $(STAMP) lint
+test-all: $(STAMP) $(BEYOND) lint
 	$(BIN)/python -m pytest -m "not gpu"
 
 lint: $(STAMP)
@@ -46,6 +48,11 @@ $(STAMP):
 	@echo "setting up $(VENV): Outrider and what it needs"
 	@$(BIN)/pip install -q --disable-pip-version-check -e '.[all,dev]'
 	@rm -f $(VENV)/.ready-* && touch $@
+
+$(BEYOND): tools/get_mosquitto.sh tools/get_node_packages.sh tests/other_language/package-lock.json | $(STAMP)
+	@tools/get_mosquitto.sh $(VENV)/mosquitto
+	@tools/get_node_packages.sh $(VENV)/node
+	@touch $@
 
 clean:
 	rm -rf $(VENV) .outrider dist .mypy_cache .ruff_cache .pytest_cache

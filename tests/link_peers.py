@@ -27,9 +27,14 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 class Relay:
-    """A TCP relay to a broker; `cut` drops all connections without a word and takes no more, like a cable that is pulled."""
+    """A TCP relay to a broker; `cut` drops all connections without a word and takes no more, like a cable that is pulled.
 
-    def __init__(self, port: int) -> None:
+    ``bytes_per_s`` makes it a narrow link, in each direction; ``carried`` counts what has come through it, up and down.
+    """
+
+    def __init__(self, port: int, *, bytes_per_s: float | None = None) -> None:
+        self.carried = [0, 0]
+        self._bytes_per_s = bytes_per_s
         self._broker_port = port
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -56,14 +61,17 @@ class Relay:
             writer.transport.abort()
             return
         self._writers |= {writer, far_writer}
-        for source, sink in ((reader, far_writer), (far_reader, writer)):
-            task = asyncio.create_task(self._copy(source, sink))
+        for way, (source, sink) in enumerate(((reader, far_writer), (far_reader, writer))):
+            task = asyncio.create_task(self._copy(way, source, sink))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _copy(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    async def _copy(self, way: int, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         try:
-            while data := await source.read(65_536):
+            while data := await source.read(65_536 if self._bytes_per_s is None else 1000):
+                if self._bytes_per_s is not None:
+                    await asyncio.sleep(len(data) / self._bytes_per_s)
+                self.carried[way] += len(data)
                 sink.write(data)
                 await sink.drain()
         except OSError:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from mosquitto import Mosquitto
+
 from factory import make_bundle, make_task
 from outrider.client import Client
 from outrider.processes import Processes, free_port
@@ -12,10 +14,27 @@ LARGE_SAYS = "red"
 
 
 class System:
-    """One broker, one cloud, and agents, each a process with its own folder under ``folder``. Use as a context manager."""
+    """One broker, one cloud, and agents, each a process with its own folder under ``folder``. Use as a context manager.
 
-    def __init__(self, folder: Path, *, policy: Policy | None = None, first_port: int = 21000) -> None:
+    Args:
+        broker_kind: ``embedded`` or ``mosquitto``.
+        persistence: whether a mosquitto that is stopped remembers.
+        broker_extra: lines for a mosquitto's configuration.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        policy: Policy | None = None,
+        first_port: int = 21000,
+        broker_kind: str = "embedded",
+        persistence: bool = False,
+        broker_extra: str = "",
+    ) -> None:
         self.folder = folder
+        self._broker_kind = broker_kind
+        self._mosquitto = Mosquitto(folder / "broker", persistence=persistence, extra=broker_extra)
         self.task: Task = make_task(policy=policy or Policy(answer_within_ms=10_000, keep_for_s=600, audit_rate=0.05))
         self.processes = Processes(logs=folder / "logs")
         self.broker_port = free_port(first_port)
@@ -45,8 +64,12 @@ class System:
         return f"mqtt://127.0.0.1:{self.broker_port}"
 
     def start_broker(self) -> None:
-        """The embedded broker, listening."""
-        self.processes.start("broker", ["broker", "run", "--port", str(self.broker_port)])
+        """The broker, listening."""
+        if self._broker_kind == "embedded":
+            self.processes.start("broker", ["broker", "run", "--port", str(self.broker_port)])
+        else:
+            self._mosquitto.port = self.broker_port
+            self.processes.run("broker", self._mosquitto.command())
         self.processes.wait_port("broker", self.broker_port)
 
     def start_cloud(self) -> None:

@@ -14,18 +14,24 @@ class Background:
     def __init__(self, *, on_error: Callable[[str], None]) -> None:
         self._on_error = on_error
         self._tasks: set[asyncio.Task[None]] = set()
+        self._cut_short: set[asyncio.Task[None]] = set()
 
-    def spawn(self, work: Coroutine[Any, Any, object], what: str) -> asyncio.Task[None]:
-        """Starts ``work``; ``what`` names it in the log and the metrics."""
+    def spawn(self, work: Coroutine[Any, Any, object], what: str, *, waited_for: bool = True) -> asyncio.Task[None]:
+        """Starts ``work``; ``what`` names it in the log and the metrics; ``waited_for``: `drain` lets it end by itself."""
         task = asyncio.get_running_loop().create_task(self._guarded(work, what), name=what)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        if not waited_for:
+            self._cut_short.add(task)
+            task.add_done_callback(self._cut_short.discard)
         return task
 
     async def drain(self, timeout_s: float) -> None:
         """Waits for what runs and for what that starts, then cancels what is left."""
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout_s
+        for task in self._cut_short:
+            task.cancel()
         while self._tasks and (left_s := until - loop.time()) > 0:
             await asyncio.wait(self._tasks, timeout=left_s)
         for task in self._tasks:

@@ -111,6 +111,15 @@ class BatchSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tru
     """What a busy refusal asks the device to wait."""
 
 
+class DeviceSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """What one device may make the cloud carry."""
+
+    serve_bytes_per_s: Annotated[int, Meta(ge=1024)] = 8 * 1024 * 1024
+    """Of releases, over the broker and HTTP together."""
+    upload_bytes: Annotated[int, Meta(ge=0)] = 64 * 1024 * 1024
+    """What it may have put over HTTP that no input refers to yet."""
+
+
 class StoreSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """The durable store."""
 
@@ -138,6 +147,7 @@ class CloudConfig(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True)
     broker: CloudBrokerSettings = CloudBrokerSettings()
     api: ApiSettings = ApiSettings()
     batch: BatchSettings = BatchSettings()
+    devices: DeviceSettings = DeviceSettings()
     store: StoreSettings = StoreSettings()
     roles: RoleSettings = RoleSettings()
 

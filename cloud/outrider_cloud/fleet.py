@@ -11,6 +11,7 @@ from sqlalchemy.dialects.sqlite import insert
 from outrider_cloud.clock import now_ms
 from outrider_cloud.store.schema import assignments, devices
 from outrider_cloud.store.store import Store
+from outrider_wire.codec import common_version
 from outrider_wire.errors import PeerMessageError
 from outrider_wire.messages import Presence, Reported, Telemetry
 
@@ -42,7 +43,10 @@ class Fleet:
         _check_speaker(device, said.device)
         values: dict[str, Any] = {"online": said.online, "boot_id": said.boot_id}
         if said.online:  # a last will knows nothing but that
-            values |= {"agent": said.agent, "wire": said.wire, "capabilities": said.capabilities}
+            wire = said.wire or [said.v]
+            values |= {"agent": said.agent, "wire": wire, "capabilities": said.capabilities}
+            if common_version(wire) is None:
+                log.warning("device.unserved_version", extra={"device": device, "wire": wire})
         await self._store.write(partial(note, device=device, values=values, seen_ms=now_ms()))
 
     async def on_reported(self, device: str, said: Reported) -> None:
@@ -100,12 +104,12 @@ def alarms(connection: sa.Connection) -> dict[str, int]:
 
 
 def view(connection: sa.Connection) -> list[dict[str, Any]]:
-    """The devices by name, each with its assignments by task."""
+    """The devices by name, each with the wire version that both sides speak (None: none), and its assignments by task."""
     assigned: dict[str, dict[str, Any]] = {}
     for row in connection.execute(sa.select(assignments)).mappings():
         assigned.setdefault(row["device"], {})[row["task"]] = {"release": row["release"], "counter": row["counter"]}
     rows = connection.execute(sa.select(devices).order_by(devices.c.device)).mappings()
-    return [{**row, "assigned": assigned.get(row["device"], {})} for row in rows]
+    return [{**row, "speaks": common_version(row["wire"]), "assigned": assigned.get(row["device"], {})} for row in rows]
 
 
 def _alarmed(telemetry: dict[str, Any]) -> bool:

@@ -15,7 +15,7 @@ from outrider_cloud.store.store import Store
 log = logging.getLogger(__name__)
 
 _EVERY_S = 1.0
-_FORGET_EVERY_S = 3600.0
+_FORGET_EVERY_S = 600.0
 _FORGET_AFTER_MS = 86_400_000
 
 
@@ -67,4 +67,4 @@ class Housekeeping:
     async def _forget(self) -> None:
         before_ms = now_ms() - _FORGET_AFTER_MS
         await self._store.write(partial(inputs.forget, before_ms=before_ms))
-        await asyncio.to_thread(self._pulls.tidy, before_ms / 1000)
+        await asyncio.to_thread(self._pulls.tidy, now_ms() / 1000)

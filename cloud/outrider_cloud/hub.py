@@ -56,6 +56,7 @@ class Hub:
             case Presence():
                 await self._fleet.on_presence(address.device, message)
                 if message.online:
+                    self._pulls.connected(address.device)
                     self._releases.offer_soon(address.device)
             case Reported():
                 await self._fleet.on_reported(address.device, message)

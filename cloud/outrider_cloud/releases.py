@@ -5,7 +5,8 @@ The cloud says what a device should hold; the device verifies and decides. Nothi
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from outrider_engine.walk import walk
 from outrider_link.blobs import BlobHolder
 from outrider_link.envelope import Outgoing
 from outrider_link.files import sha256_file
+from outrider_link.lanes import Shares
+from outrider_wire.blobs import blocks_for
 from outrider_wire.codec import encode
 from outrider_wire.errors import (
     BundleDamagedError,
@@ -29,7 +32,7 @@ from outrider_wire.errors import (
     UnreachableError,
 )
 from outrider_wire.manifest import Manifest, decode_manifest
-from outrider_wire.messages import BlobWant, Desired
+from outrider_wire.messages import BlobGone, BlobWant, Desired
 from outrider_wire.task import Task
 from outrider_wire.topics import Topics
 
@@ -37,6 +40,8 @@ log = logging.getLogger(__name__)
 
 WANTS_AT_ONCE = 4
 """Wants of one device that are served at the same time; it asks again for what is left out."""
+FLEET_WANTS_AT_ONCE = 1024
+"""The same over all devices; each holds a block in memory."""
 
 
 class Releases:
@@ -51,6 +56,8 @@ class Releases:
         publish: Publish,
         topics: Topics,
         background: Background,
+        bytes_per_s: float | None = None,
+        device_bytes_per_s: float = 8 * 1024 * 1024,
     ) -> None:
         self._store = store
         self._blobs = blobs
@@ -58,8 +65,10 @@ class Releases:
         self._publish = publish
         self._topics = topics
         self._background = background
-        self._holder = BlobHolder(publish=publish, open_blob=self._open)
-        self._open_to_devices: set[str] = set()
+        self._holder = BlobHolder(
+            publish=publish, open_blob=blobs.find, bytes_per_s=bytes_per_s, most_wants=FLEET_WANTS_AT_ONCE
+        )
+        self._shares = Shares(bytes_per_s=device_bytes_per_s)
         self._serving: Counter[str] = Counter()
 
     async def add(self, digest: str) -> dict[str, Any]:
@@ -125,28 +134,46 @@ class Releases:
         return await self._store.read(release_rows.listed)
 
     async def on_want(self, device: str, want: BlobWant) -> None:
-        """Serves blocks of a release's file; of nothing else, whoever knows its digest."""
-        if self._serving[device] >= WANTS_AT_ONCE:
-            return
-        if want.sha256 not in self._open_to_devices and await self._store.read(
-            partial(release_rows.is_released, sha256=want.sha256)
-        ):
-            self._open_to_devices.add(want.sha256)
-        self._serving[device] += 1
-        self._background.spawn(self._serve(device, want), "serve")
+        """Serves blocks of a file that is assigned to the device; of nothing else, whoever knows its digest."""
+        self._background.spawn(self._serve(device, want), "serve", waited_for=False)
 
-    async def _serve(self, device: str, want: BlobWant) -> None:
+    async def file_for(self, device: str, sha256: str) -> Path | None:
+        """A file of a release that is assigned to the device; None: it is none, or not here."""
+        assigned = await self._store.read(partial(release_rows.is_assigned, device=device, sha256=sha256))
+        return self._blobs.find(sha256) if assigned else None
+
+    @contextmanager
+    def serving(self, device: str) -> Iterator[bool]:
+        """Whether one more may be served to the device now; while the block lasts, it counts."""
+        if self._serving[device] >= WANTS_AT_ONCE:
+            yield False
+            return
+        self._serving[device] += 1
         try:
-            await self._holder.on_want(want, self._topics.of("blob-down", device, transfer=want.transfer))
-        except (UnreachableError, PeerError) as error:
-            log.warning("release.cut", extra={"device": device, "blob": want.sha256, "reason": error.reason})
+            yield True
         finally:
             self._serving[device] -= 1
             if not self._serving[device]:
                 del self._serving[device]
 
-    def _open(self, sha256: str) -> Path | None:
-        return self._blobs.find(sha256) if sha256 in self._open_to_devices else None
+    async def share(self, device: str, size: int) -> None:
+        """Waits until the device may be served ``size`` bytes more."""
+        await self._shares.wait(device, size)
+
+    async def _serve(self, device: str, want: BlobWant) -> None:
+        reply_topic = self._topics.of("blob-down", device, transfer=want.transfer)
+        with self.serving(device) as taken:
+            if not taken:
+                return
+            try:
+                if (path := await self.file_for(device, want.sha256)) is None:
+                    gone = BlobGone(transfer=want.transfer, sha256=want.sha256, reason="gone")
+                    await self._publish(Outgoing(reply_topic, encode(gone)))
+                    return
+                await self.share(device, sum(length for _, length in blocks_for(want, path.stat().st_size)))
+                await self._holder.on_want(want, reply_topic)
+            except (UnreachableError, PeerError) as error:
+                log.warning("release.cut", extra={"device": device, "blob": want.sha256, "reason": error.reason})
 
 
 def check_task(manifest: Manifest, tasks: Mapping[str, Task]) -> None:

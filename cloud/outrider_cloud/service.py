@@ -4,7 +4,7 @@ What a stop leaves unanswered stands claimed in the store with its lease given u
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from outrider_cloud.hub import Hub
 from outrider_cloud.intake.intake import Intake
 from outrider_cloud.intake.pulls import Pulls
 from outrider_cloud.intake.replies import Replies
+from outrider_cloud.intake.uploads import Uploads
 from outrider_cloud.large.base import LargeModel
 from outrider_cloud.large.table import load_large
 from outrider_cloud.metrics import Metrics
@@ -33,7 +34,10 @@ from outrider_cloud.store import inputs
 from outrider_cloud.store.blobstore import BlobStore
 from outrider_cloud.store.store import Store
 from outrider_cloud.web.api import Api
+from outrider_cloud.web.device_blobs import DeviceBlobs
+from outrider_cloud.web.escalating import Escalating
 from outrider_cloud.web.releasing import Releasing
+from outrider_cloud.web.route import Route
 from outrider_cloud.web.watching import Watching
 from outrider_cloud.worker_name import default_name, held
 from outrider_link.envelope import Outgoing
@@ -113,14 +117,30 @@ class CloudService:
             publish=self._publish,
             topics=self._topics,
             background=self._background,
+            bytes_per_s=config.broker.blob_cap,
+            device_bytes_per_s=config.devices.serve_bytes_per_s,
+        )
+        uploads = Uploads(
+            folder=_made(folder / "uploads"),
+            quota_bytes=config.devices.upload_bytes,
+            most_bytes=max(part.max_bytes for task in served.values() for part in task.inputs),
         )
         fleet = Fleet(store=store)
-        await self._serve_api(store, blobs, releases, fleet, list(served))
         deliveries = Deliveries(
             name=self.name,
             store=store,
             replies=Replies(publish=self._publish, topics=self._topics, metrics=self._metrics),
             metrics=self._metrics,
+        )
+        escalating = Escalating(deliveries=deliveries)
+        watching = Watching(health=self, store=store, fleet=fleet, tasks=list(served), metrics=self._metrics)
+        await self._serve_api(
+            [
+                *watching.routes(),
+                *Releasing(blobs=blobs, releases=releases).routes(),
+                *DeviceBlobs(releases=releases, uploads=uploads).routes(),
+                *escalating.routes(),
+            ]
         )
         pulls = Pulls(
             publish=self._publish,
@@ -129,11 +149,14 @@ class CloudService:
             blobs=blobs,
             folder=_made(folder / "incoming" / self.name),
             packet_limit=lambda: self._session.packet_limit if self._session else 0,
+            uploads=uploads,
+            bytes_per_s=config.broker.blob_cap,
         )
         intake = await self._make_intake(tasks, store=store, blobs=blobs, deliveries=deliveries, pulls=pulls)
         hub = Hub(name=self.name, topics=self._topics, intake=intake, fleet=fleet, releases=releases, pulls=pulls)
         await intake.take_over(own=True)
         await self._connect(hub, intake, store, deliveries)
+        escalating.open(intake)
         housekeeping = Housekeeping(
             name=self.name,
             store=store,
@@ -188,14 +211,10 @@ class CloudService:
         await asyncio.to_thread(store.open)
         return store
 
-    async def _serve_api(
-        self, store: Store, blobs: BlobStore, releases: Releases, fleet: Fleet, tasks: list[str]
-    ) -> None:
+    async def _serve_api(self, routes: Sequence[Route]) -> None:
         settings = self._config.api
-        watching = Watching(health=self, store=store, fleet=fleet, tasks=tasks, metrics=self._metrics)
-        releasing = Releasing(blobs=blobs, releases=releases)
         api = Api(
-            routes=[*watching.routes(), *releasing.routes()],
+            routes=routes,
             metrics=self._metrics,
             token=read_secret(Path(settings.token_file), "bearer token") if settings.token_file else "",
         )

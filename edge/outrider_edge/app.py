@@ -40,6 +40,7 @@ from outrider_edge.updates.updater import TaskUpdater, Updater, UpdateTerms
 from outrider_edge.uplink.uplink import AloneUplink, BrokerAccess, Uplink
 from outrider_engine.bundle import Bundle
 from outrider_engine.model import Model, load_model
+from outrider_link.http import CloudHttp
 from outrider_wire.errors import OperatorConfigError
 from outrider_wire.report import Account
 from outrider_wire.task import Task
@@ -202,6 +203,7 @@ def _uplink(config: EdgeConfig, outbox: Outbox, metrics: Metrics) -> Uplink | Al
         username=broker.username or None,
         password=broker.password,
         tls=broker.tls if broker.url.startswith("mqtts://") else None,
+        blob_cap=broker.blob_cap,
     )
     return Uplink(
         device=config.device,
@@ -211,7 +213,18 @@ def _uplink(config: EdgeConfig, outbox: Outbox, metrics: Metrics) -> Uplink | Al
         agent=agent_version(),
         telemetry_every_s=config.telemetry.every_s,
         receipt_timer_s=config.outbox.receipt_timer_s,
+        http=_cloud_http(config),
     )
+
+
+def _cloud_http(config: EdgeConfig) -> CloudHttp | None:
+    cloud, broker = config.cloud, config.broker
+    if not cloud.url:
+        return None
+    tls = cloud.tls(broker) if cloud.url.startswith("https://") else None
+    if tls is not None:
+        tls.context()  # what is wrong with its files is said now
+    return CloudHttp(url=cloud.url, device=config.device, tls=tls, bytes_per_s=broker.blob_cap)
 
 
 def _updater(config: EdgeConfig, loaded: Mapping[str, _Loaded], uplink: Uplink | AloneUplink) -> Updater:

@@ -8,11 +8,13 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from outrider_edge.outbox.policy import Bounds
+from outrider_link.envelope import Tls
 from outrider_link.settings import BrokerSettings, is_loopback, read_text
 from outrider_wire.errors import OperatorConfigError
 from outrider_wire.names import NAME_PATTERN, Name
@@ -50,6 +52,51 @@ class RuntimeSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=T
     """Threads within one operator."""
     providers: list[str] = []
     """ONNX Runtime's execution providers in order of preference; empty: the one that the bundle names."""
+
+
+class CloudSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """The cloud's HTTP API: a faster way for what is large. Without it, everything goes over the broker."""
+
+    url: str = ""
+    """``https://host[:port]``; plain ``http://`` to this machine only."""
+    ca_file: str = ""
+    """PEM of who signs its certificate; empty, like the next two: as the broker's."""
+    cert_file: str = ""
+    key_file: str = ""
+
+    def tls(self, broker: BrokerSettings) -> Tls:
+        """The files of a protected connection."""
+        ca, cert, key = (
+            own or shared
+            for own, shared in (
+                (self.ca_file, broker.ca_file),
+                (self.cert_file, broker.cert_file),
+                (self.key_file, broker.key_file),
+            )
+        )
+        return Tls(
+            ca_file=Path(ca) if ca else None,
+            cert_file=Path(cert) if cert else None,
+            key_file=Path(key) if key else None,
+        )
+
+    def check(self, source: str) -> None:
+        """What the types cannot say.
+
+        Raises:
+            OperatorConfigError: the address is none, holds a secret, or is open to whoever listens on the way.
+        """
+        if not self.url:
+            return
+        parts = urlsplit(self.url)
+        plain = parts.scheme == "http" and is_loopback(parts.hostname)
+        odd = "@" in parts.netloc or parts.query or parts.fragment or not parts.hostname
+        if odd or (parts.scheme != "https" and not plain):
+            raise OperatorConfigError(
+                f"{source}: cloud.url is no address of a cloud's HTTP API",
+                reason="invalid_cloud_url",
+                fix="write https://host:port without user or query, or leave it out",
+            )
 
 
 class OutboxSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -101,6 +148,7 @@ class EdgeConfig(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     audit_key_file: str = ""
     """File with the secret that chooses the audits; empty: ``audit.key`` in the data folder, made when absent."""
     broker: BrokerSettings = BrokerSettings()
+    cloud: CloudSettings = CloudSettings()
     api: ApiSettings = ApiSettings()
     runtime: RuntimeSettings = RuntimeSettings()
     outbox: OutboxSettings = OutboxSettings()
@@ -147,6 +195,7 @@ def check(config: EdgeConfig, source: str = "edge.toml") -> None:
             fix="set api.host to 127.0.0.1, or serve api.socket",
         )
     config.broker.check(source)
+    config.cloud.check(source)
 
 
 def read_task(settings: TaskSettings) -> Task:
@@ -185,4 +234,8 @@ def _anchored(config: EdgeConfig, folder: Path) -> EdgeConfig:
         ],
         api=replace(config.api, socket=anchor(config.api.socket)),
         broker=config.broker.anchored(anchor),
+        cloud=replace(
+            config.cloud,
+            **{name: anchor(getattr(config.cloud, name)) for name in ("ca_file", "cert_file", "key_file")},
+        ),
     )

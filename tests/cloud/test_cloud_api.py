@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
@@ -13,7 +12,6 @@ from cloud_service import HeldModel, eventually, get, make_service, ready, reque
 from factory import make_bundle, parts_of, sure
 from outrider_cloud.config import load_cloud_config
 from outrider_cloud.service import CloudService
-from outrider_link.broker import EmbeddedBroker
 from outrider_link.session import Outgoing
 from outrider_wire.codec import encode
 from outrider_wire.errors import OperatorConfigError, OperatorSetupError, OutriderError
@@ -21,12 +19,6 @@ from outrider_wire.messages import Answer, Refusal, Reported, SlotReport, Teleme
 
 NOWHERE = "mqtt://127.0.0.1:9"
 """Where no broker listens."""
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[str]:
-    with EmbeddedBroker(port=0) as running:
-        yield running.url
 
 
 async def test_alive_without_a_broker_and_ready_only_with_one(tmp_path: Path) -> None:
@@ -77,6 +69,10 @@ async def test_the_document_lists_every_route_of_the_contract(tmp_path: Path) ->
         ("post", "/v1/releases/{digest}/assign"),
         ("get", "/v1/tasks/{task}/examples/stats"),
         ("get", "/v1/dead-letters"),
+        ("get", "/v1/devices/{device}/blobs/{sha256}"),
+        ("put", "/v1/devices/{device}/blobs/{sha256}"),
+        ("post", "/v1/devices/{device}/escalations/{task}"),
+        ("get", "/v1/devices/{device}/escalations/{id}"),
     }
 
 

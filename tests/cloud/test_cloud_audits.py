@@ -1,18 +1,15 @@
 """Audits in the cloud: judged by the large model's own word, kept as evidence, and shown when a device raises the alarm."""
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
-import pytest
 from cloud_device import TOPICS, Device, make_escalation, sha256
 from cloud_service import HeldModel, eventually, get, make_service, ready, the_task, write_config
 from msgspec.structs import replace
 
 from outrider_cloud.store import audits
 from outrider_cloud.store.store import Store
-from outrider_link.broker import EmbeddedBroker
 from outrider_link.session import Outgoing
 from outrider_wire.audit_certificate import certify_from_audits
 from outrider_wire.codec import encode
@@ -21,12 +18,6 @@ from outrider_wire.task import Task
 
 SURE = [0.9999, 0.00005, 0.00005]
 SMALL = sha256(b"a small model")
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[str]:
-    with EmbeddedBroker(port=0) as running:
-        yield running.url
 
 
 def make_audit(task: Task, number: int, **fields: object) -> Escalation:

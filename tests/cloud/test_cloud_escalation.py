@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -10,18 +9,11 @@ import pytest
 from cloud_device import TOPICS, Device, make_escalation, new_id
 from cloud_service import HeldModel, account, eventually, get, make_service, ready, the_task, write_config
 
-from outrider_link.broker import EmbeddedBroker
 from outrider_link.session import Outgoing
 from outrider_wire.codec import JSON, encode
 from outrider_wire.messages import Answer, BlobGone, Presence, Receipt, Refusal
 
-pytestmark = pytest.mark.broker
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[str]:
-    with EmbeddedBroker(port=0) as running:
-        yield running.url
+pytestmark = [pytest.mark.broker, pytest.mark.both_brokers]
 
 
 async def test_an_inline_escalation_is_answered_with_its_correlation(broker: str, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import sqlite3
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -17,16 +16,9 @@ from outrider_cloud.clock import now_ms
 from outrider_cloud.intake.jobs import new_job
 from outrider_cloud.store import inputs
 from outrider_cloud.store.store import Store
-from outrider_link.broker import EmbeddedBroker
 from outrider_wire.messages import Answer, Receipt, Refusal
 
 pytestmark = pytest.mark.broker
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[str]:
-    with EmbeddedBroker(port=0) as running:
-        yield running.url
 
 
 async def test_a_full_queue_refuses_as_busy_and_still_repeats_answers(broker: str, tmp_path: Path) -> None:

@@ -12,21 +12,15 @@ from pathlib import Path
 import pytest
 from cloud_device import Device, make_escalation
 from cloud_service import eventually, the_task, write_config
+from link_peers import Relay
 
 from outrider_cloud.store import inputs
 from outrider_cloud.store.store import Store
-from outrider_link.broker import EmbeddedBroker
 from outrider_wire.messages import Answer, Escalation, Receipt
 from outrider_wire.report import Account
 
 pytestmark = pytest.mark.broker
 TESTS = Path(__file__).parent.parent
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[str]:
-    with EmbeddedBroker(port=0) as running:
-        yield running.url
 
 
 @contextmanager
@@ -100,6 +94,36 @@ async def test_killed_between_receipt_and_answer_the_next_process_answers_withou
             await device.hears(Answer, again.id)
             told = [m for m in device.said[before:] if isinstance(m, Answer)]
             assert [m.id for m in told] == [again.id]  # what was told once is not told again by a later start
+
+
+@pytest.mark.slow
+async def test_killed_in_the_middle_of_a_pull_the_next_process_goes_on_where_it_stopped(
+    broker: str, tmp_path: Path
+) -> None:
+    config = write_config(tmp_path, broker)
+    image = os.urandom(600_000)
+    async with Device(broker, "cam-cut") as device, Relay(int(broker.rsplit(":", 1)[1]), bytes_per_s=400_000) as link:
+        config.write_text(config.read_text().replace(broker, link.url))
+        device.serve(image)
+        sent = make_escalation(the_task(tmp_path), {"image": image, "question": "1"})
+        parts = tmp_path / "data/incoming/one"
+
+        def arrived() -> int:
+            return sum(file.stat().st_size for file in parts.glob("*.part"))
+
+        async def half() -> bool:
+            return parts.is_dir() and arrived() > 200_000
+
+        with cloud(config) as process:
+            offering = asyncio.create_task(offer_until_received(device, sent))
+            await eventually(half, 30)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        there, before = arrived(), link.carried[1]
+        with cloud(config):
+            await offering
+            assert (await device.hears(Answer, sent.id, within_s=30)).label == the_task(tmp_path).labels[1]
+        assert link.carried[1] - before < len(image) - there + 150_000
 
 
 async def test_a_terminated_process_finishes_its_batch_and_leaves_the_rest_to_the_next(

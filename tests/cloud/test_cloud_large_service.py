@@ -1,7 +1,6 @@
 """A running cloud with a large model behind a server: what the strategy asks and tells, and what a bad server costs nobody."""
 
 import asyncio
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -15,19 +14,12 @@ from factory import make_bundle, sure
 from outrider_cloud.service import CloudService
 from outrider_cloud.store import inputs
 from outrider_cloud.store.store import Store
-from outrider_link.broker import EmbeddedBroker
 from outrider_wire.codec import encode
 from outrider_wire.messages import Answer, Escalation, Fact, Receipt, Refusal
 
 pytestmark = pytest.mark.broker
 
 SUBTASKS = '[[subtasks]]\nname = "shape"\nlabels = ["circle", "square"]\n'
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[str]:
-    with EmbeddedBroker(port=0) as running:
-        yield running.url
 
 
 def configured(

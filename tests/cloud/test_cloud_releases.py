@@ -2,28 +2,22 @@
 
 import asyncio
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
-from cloud_device import Device, make_escalation
+from cloud_device import TOPICS, Device, make_escalation
 from cloud_service import HeldModel, eventually, get, make_service, ready, request, the_task, write_config
 
 from factory import make_bundle
 from outrider_cloud.service import CloudService
-from outrider_link.broker import EmbeddedBroker
+from outrider_link.envelope import Outgoing
 from outrider_wire.errors import PeerError
 from outrider_wire.manifest import MANIFEST_FILE, decode_manifest
 from outrider_wire.messages import Answer, Desired
 
 pytestmark = pytest.mark.broker
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[str]:
-    with EmbeddedBroker(port=0) as running:
-        yield running.url
 
 
 async def put_all(service: CloudService, bundle: Path, leave_out: str = "") -> str:
@@ -136,6 +130,23 @@ async def test_a_device_can_pull_releases_and_nothing_else(broker: str, tmp_path
         digest = hashlib.sha256(picture).hexdigest()
         with pytest.raises(PeerError, match="has it no more"):
             await device.pull(digest, len(picture))
+
+
+async def test_a_want_for_a_path_that_is_no_digest_is_parked(broker: str, tmp_path: Path) -> None:
+    async with make_service(write_config(tmp_path, broker), HeldModel()) as service, Device(broker, "ota-4") as device:
+        await ready(service)
+        want = {"type": "want", "transfer": "t", "offset": 0, "count": 1, "block": 100, "worker": "releases", "v": 1}
+        odd = ["../../data/cloud.db", "/etc/passwd", "A" * 64, "0" * 63, "0" * 64 + "\n"]
+        for sha256 in odd:
+            topic = TOPICS.of("blob-up", "ota-4", worker="releases", transfer="t")
+            await device.session.publish(Outgoing(topic, msgspec.msgpack.encode(want | {"sha256": sha256})))
+
+        async def parked() -> bool:
+            letters = (await get(service, "/v1/dead-letters"))[1]["dead_letters"]
+            return [letter["reason"] for letter in letters] == ["unparsable"] * len(odd)
+
+        await eventually(parked)
+        assert device.said == []
 
 
 async def test_a_blob_that_is_not_what_its_digest_says_is_not_stored(broker: str, tmp_path: Path) -> None:

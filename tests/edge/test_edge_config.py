@@ -61,6 +61,35 @@ def test_a_mistake_is_told_with_its_place_and_the_way_out(tmp_path: Path, text: 
     assert says in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://cloud.example:8780",
+        "https://user:secret@cloud.example",
+        "https://c.example?token=secret",
+        "ftp://c",
+        "https://",
+    ],
+)
+def test_a_clouds_address_is_protected_and_holds_no_secret(tmp_path: Path, url: str) -> None:
+    with pytest.raises(OperatorConfigError, match=r"cloud\.url") as caught:
+        load_edge_config(write(tmp_path, f'[cloud]\nurl = "{url}"\n' + SMALL))
+    assert "secret" not in str(caught.value)
+
+
+def test_the_clouds_certificate_files_are_the_brokers_unless_named(tmp_path: Path) -> None:
+    text = (
+        '[broker]\nca_file = "ca"\ncert_file = "cert"\nkey_file = "key"\n'
+        '[cloud]\nurl = "https://cloud.example:8780"\nca_file = "other"\n'
+    )
+    config = load_edge_config(write(tmp_path, text + SMALL))
+    files = config.cloud.tls(config.broker)
+    assert (files.ca_file, files.cert_file, files.key_file) == tuple(
+        tmp_path / name for name in ("other", "cert", "key")
+    )
+    assert load_edge_config(write(tmp_path, '[cloud]\nurl = "http://127.0.0.1:1"\n' + SMALL)).cloud.url
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(OperatorConfigError, match=r"edge\.toml cannot be read"):
         load_edge_config(tmp_path / "edge.toml")

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from edge_agents import write_config
 from edge_cloud import FakeCloud
+from mosquitto import AnyBroker
 
 from factory import make_bundle, make_task, parts_of, sure, unsure
 from outrider_edge.app import serving
@@ -14,7 +15,6 @@ from outrider_edge.config import load_edge_config
 from outrider_edge.journey.subtasks import load_subtasks
 from outrider_engine.model import load_model
 from outrider_export.task_text import task_to_toml
-from outrider_link.broker import EmbeddedBroker
 from outrider_wire.errors import BundleMismatchError, OperatorConfigError
 from outrider_wire.messages import Escalation, Fact, Message
 from outrider_wire.task import Subtask, Task, parse_task
@@ -30,10 +30,9 @@ def cold_bundle(folder: Path, labels: list[str] | None = None) -> Path:
 
 
 @pytest.fixture
-async def cloud() -> AsyncIterator[FakeCloud]:
-    with EmbeddedBroker(port=0) as broker:
-        async with FakeCloud(broker.url) as cloud:
-            yield cloud
+async def cloud(broker: AnyBroker) -> AsyncIterator[FakeCloud]:
+    async with FakeCloud(broker.url) as cloud:
+        yield cloud
 
 
 @pytest.fixture

@@ -1,13 +1,14 @@
 """An update over a real broker: desired, pulled in blocks, self-tested in a child, swapped, reported."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from edge_cloud import FakeCloud
 from edge_entries import until
 from edge_releases import TASK, Device, load
+from mosquitto import AnyBroker
 
 from factory import make_bundle, parts_of, sure
 from outrider_edge.journey.pipeline import TaskRuntime
@@ -15,27 +16,20 @@ from outrider_edge.metrics import Metrics
 from outrider_edge.outbox.outbox import Outbox
 from outrider_edge.updates.updater import TaskUpdater, Updater, UpdateTerms
 from outrider_edge.uplink.uplink import BrokerAccess, Uplink
-from outrider_link.broker import EmbeddedBroker
 from outrider_wire.messages import SlotReport
 
 pytestmark = pytest.mark.broker
 DEVICE = "cam-7"
 
 
-@pytest.fixture(scope="module")
-def broker() -> Iterator[EmbeddedBroker]:
-    with EmbeddedBroker(port=0) as broker:
-        yield broker
-
-
 @pytest.fixture
-async def cloud(broker: EmbeddedBroker) -> AsyncIterator[FakeCloud]:
+async def cloud(broker: AnyBroker) -> AsyncIterator[FakeCloud]:
     async with FakeCloud(broker.url) as cloud:
         yield cloud
 
 
 @pytest.fixture
-async def runtime(broker: EmbeddedBroker, tmp_path: Path) -> AsyncIterator[TaskRuntime]:
+async def runtime(broker: AnyBroker, tmp_path: Path) -> AsyncIterator[TaskRuntime]:
     """The model in use on a device whose updater is connected."""
     outbox = Outbox(folder=tmp_path / "outbox")
     await outbox.start()

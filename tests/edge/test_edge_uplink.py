@@ -1,19 +1,18 @@
 """The device on a real broker, with a small cloud that answers, dawdles, forgets and lies."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from edge_cloud import FakeCloud
 from edge_entries import make_answer, make_entry, new_id, until
+from mosquitto import AnyBroker
 
 from outrider_edge.outbox.outbox import Outbox
 from outrider_edge.ports import TaskFigures
 from outrider_edge.uplink.uplink import AloneUplink, BrokerAccess, Uplink
-from outrider_link.broker import EmbeddedBroker
 from outrider_wire.codec import encode
 from outrider_wire.errors import RuleRefusalError
 from outrider_wire.limits import INLINE_BYTES
@@ -71,25 +70,20 @@ class Device:
         await self.outbox.stop()
 
 
-@pytest.fixture(scope="module")
-def broker() -> Iterator[EmbeddedBroker]:
-    with EmbeddedBroker(port=0) as broker:
-        yield broker
-
-
 @pytest.fixture
-async def cloud(broker: EmbeddedBroker) -> AsyncIterator[FakeCloud]:
+async def cloud(broker: AnyBroker) -> AsyncIterator[FakeCloud]:
     async with FakeCloud(broker.url) as cloud:
         yield cloud
 
 
 @pytest.fixture
-async def device(broker: EmbeddedBroker, cloud: FakeCloud, tmp_path: Path) -> AsyncIterator[Device]:
+async def device(broker: AnyBroker, cloud: FakeCloud, tmp_path: Path) -> AsyncIterator[Device]:
     async with Device(folder=tmp_path / "outbox", url=broker.url) as device:
         await device.uplink.wait_connected(10)
         yield device
 
 
+@pytest.mark.both_brokers
 async def test_every_escalation_comes_back_answered_once(device: Device, cloud: FakeCloud) -> None:
     ids = await device.ask(count=100)
     await until(lambda: len(device.finals) == 100)
@@ -123,6 +117,7 @@ async def test_a_lost_answer_is_asked_after_and_comes_again(device: Device, clou
     assert cloud.offers[id_] == 2
 
 
+@pytest.mark.both_brokers
 async def test_a_busy_cloud_is_offered_it_again(device: Device, cloud: FakeCloud) -> None:
     cloud.reply = cloud.busy
     [id_] = await device.ask()
@@ -153,8 +148,9 @@ async def test_forged_answers_and_bad_messages_are_counted_and_harm_nothing(devi
     await until(lambda: device.finals)
 
 
+@pytest.mark.both_brokers
 async def test_the_device_says_that_it_is_here_how_it_fares_and_that_it_goes(
-    broker: EmbeddedBroker, cloud: FakeCloud, tmp_path: Path
+    broker: AnyBroker, cloud: FakeCloud, tmp_path: Path
 ) -> None:
     async with Device(folder=tmp_path / "outbox", url=broker.url):
         await until(lambda: cloud.presence and cloud.presence[-1].online)
@@ -164,38 +160,36 @@ async def test_the_device_says_that_it_is_here_how_it_fares_and_that_it_goes(
     assert cloud.telemetry[-1].account["received"] == 0
 
 
-async def test_what_was_asked_while_alone_is_answered_when_the_broker_comes(tmp_path: Path) -> None:
-    broker = EmbeddedBroker(port=0)
-    broker.start()
-    broker.stop()  # it keeps its port
-    async with Device(folder=tmp_path / "outbox", url=broker.url) as device:
+@pytest.mark.both_brokers
+async def test_what_was_asked_while_alone_is_answered_when_the_broker_comes(
+    own_broker: AnyBroker, tmp_path: Path
+) -> None:
+    own_broker.stop()  # it keeps its port
+    async with Device(folder=tmp_path / "outbox", url=own_broker.url) as device:
         ids = await device.ask(count=20)
         assert device.outbox.account() == Account(received=20, pending=20)
-        with broker:
-            async with FakeCloud(broker.url):
-                await until(lambda: len(device.finals) == 20, timeout_s=30)
+        own_broker.start()
+        async with FakeCloud(own_broker.url):
+            await until(lambda: len(device.finals) == 20, timeout_s=30)
     assert set(device.finals) == set(ids)
 
 
-async def test_a_broker_that_restarts_in_the_middle_loses_nothing(tmp_path: Path) -> None:
-    broker = EmbeddedBroker(port=0)
-    with contextlib.ExitStack() as stack:
-        stack.callback(broker.stop)
-        broker.start()
-        async with FakeCloud(broker.url), Device(folder=tmp_path / "outbox", url=broker.url) as device:
-            await device.uplink.wait_connected(10)
-            ids = []
-            for turn in range(6):
-                ids += await device.ask(count=20)
-                if turn in (2, 4):
-                    broker.stop()
-                    broker.start()
-            await until(lambda: len(device.finals) == len(ids), timeout_s=40)
+@pytest.mark.both_brokers
+async def test_a_broker_that_restarts_in_the_middle_loses_nothing(own_broker: AnyBroker, tmp_path: Path) -> None:
+    async with FakeCloud(own_broker.url), Device(folder=tmp_path / "outbox", url=own_broker.url) as device:
+        await device.uplink.wait_connected(10)
+        ids = []
+        for turn in range(6):
+            ids += await device.ask(count=20)
+            if turn in (2, 4):
+                own_broker.stop()
+                own_broker.start()
+        await until(lambda: len(device.finals) == len(ids), timeout_s=40)
     assert {report.state for report in device.finals.values()} == {"cloud"}
 
 
 async def test_a_restarted_device_takes_up_what_it_had_asked(
-    broker: EmbeddedBroker, cloud: FakeCloud, tmp_path: Path
+    broker: AnyBroker, cloud: FakeCloud, tmp_path: Path
 ) -> None:
     cloud.reply = cloud.receipt_only
     async with Device(folder=tmp_path / "outbox", url=broker.url) as device:

@@ -1,41 +1,41 @@
 """The whole agent on a real broker: escalation over HTTP, an update in the middle of traffic, and a goodbye."""
 
 import asyncio
+import hashlib
+import os
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
-from aiohttp import ClientSession
+from aiohttp import ClientSession, web
 from edge_agents import SERVE, serve_environment, write_config
 from edge_cloud import FakeCloud
+from link_peers import Relay
+from mosquitto import AnyBroker
 
-from factory import make_bundle, make_task, parts_of, sure, unsure
+from factory import file_entry, make_bundle, make_task, parts_of, png, sure, unsure, write_bundle
 from outrider_edge.app import serving
 from outrider_edge.config import load_edge_config
-from outrider_link.broker import EmbeddedBroker
+from outrider_wire.manifest import MANIFEST_FILE, decode_manifest
 
 pytestmark = pytest.mark.broker
 
 
 @pytest.fixture
-def broker() -> Iterator[EmbeddedBroker]:
-    with EmbeddedBroker(port=0) as broker:
-        yield broker
-
-
-@pytest.fixture
-async def cloud(broker: EmbeddedBroker) -> AsyncIterator[FakeCloud]:
-    async with FakeCloud(broker.url) as cloud:
+async def cloud(own_broker: AnyBroker) -> AsyncIterator[FakeCloud]:
+    async with FakeCloud(own_broker.url) as cloud:
         yield cloud
 
 
 @pytest.fixture
-def config(broker: EmbeddedBroker, tmp_path: Path) -> Path:
-    return write_config(tmp_path, extra=f'[broker]\nurl = "{broker.url}"\n', answer_within_ms=10_000)
+def config(own_broker: AnyBroker, tmp_path: Path) -> Path:
+    return write_config(tmp_path, extra=f'[broker]\nurl = "{own_broker.url}"\n', answer_within_ms=10_000)
 
 
 async def until(fact: Callable[[], object], timeout_s: float = 20.0) -> None:
@@ -45,12 +45,34 @@ async def until(fact: Callable[[], object], timeout_s: float = 20.0) -> None:
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.both_brokers
 async def test_a_refused_input_comes_back_from_the_cloud(config: Path, cloud: FakeCloud) -> None:
     async with serving(load_edge_config(config)) as served:
         report = await served.agent.submit("colours", parts_of(unsure(), "is it blue?"))
         assert (report.state, report.label, report.answered_by) == ("cloud", "blue", "cloud")
         assert cloud.payloads[report.id] == [unsure(), b"is it blue?"]
         assert served.agent.account().cloud == 1
+
+
+async def test_a_large_part_is_put_over_http_where_the_configuration_names_it(config: Path, cloud: FakeCloud) -> None:
+    put: dict[str, bytes] = {}
+
+    async def take(request: web.BaseRequest) -> web.Response:
+        put[request.path] = await request.read()
+        return web.Response(status=201)
+
+    runner = web.ServerRunner(web.Server(take))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    image = png("red", size=8) + bytes(100_000)  # a decoder ignores what follows the end of a PNG
+    async with serving(load_edge_config(config, {"cloud": {"url": url}})) as served:
+        report = await served.agent.submit("colours", parts_of(image), insist=True)
+        assert report.answered_by == "cloud"
+        assert served.agent.account().cloud == 1
+    await runner.cleanup()
+    assert put == {f"/v1/devices/cam-7/blobs/{hashlib.sha256(image).hexdigest()}": image}
+    assert cloud.payloads[report.id][0] == image  # this cloud knows nothing of HTTP, and pulls
 
 
 async def test_a_memory_and_a_budget_are_taught_audited_and_shown_over_a_real_broker(
@@ -112,6 +134,48 @@ async def test_sigterm_says_goodbye_on_the_broker(config: Path, cloud: FakeCloud
         await until(lambda: not cloud.presence[-1].online)
     finally:
         process.kill()
+
+
+@pytest.mark.slow
+async def test_an_agent_killed_in_the_middle_of_a_release_goes_on_where_it_stopped(
+    own_broker: AnyBroker, cloud: FakeCloud, tmp_path: Path
+) -> None:
+    bundle = make_bundle(tmp_path / "next", make_task(), seed=1, version="2")
+    manifest, extra = decode_manifest((bundle / MANIFEST_FILE).read_bytes()), os.urandom(600_000)
+    files = [*manifest.files, file_entry("extra.bin", extra, "other")]
+    write_bundle(bundle, msgspec.structs.replace(manifest, files=files), {"extra.bin": extra})
+    await cloud.desire("cam-7", "colours", cloud.publish_release(bundle), 1)
+    async with Relay(own_broker.port, bytes_per_s=300_000) as link:
+        config = write_config(tmp_path, extra=f'[broker]\nurl = "{link.url}"\n')
+        begun: list[int] = []
+
+        def half() -> bool:
+            begun[:] = [file.stat().st_size for file in tmp_path.rglob("extra.bin.part")]
+            return sum(begun) > 200_000
+
+        with agent_process(config) as process:
+            await until(half)
+            process.kill()
+            process.wait()
+        half()
+        before = link.carried[1]
+        with agent_process(config):
+            slots = lambda: [slot.version for message in cloud.reported[-1:] for slot in message.slots]  # noqa: E731 - one look
+            await until(lambda: slots() == ["2"])
+            assert link.carried[1] - before < 600_000 - begun[0] + 100_000
+
+
+@contextmanager
+def agent_process(config: Path) -> Iterator["subprocess.Popen[str]"]:
+    """An agent as a process; killed in the end if it still runs."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVE, str(config)], stdout=subprocess.PIPE, text=True, env=serve_environment()
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 async def test_audits_that_differ_end_the_promise_and_the_cloud_hears_of_it(config: Path, cloud: FakeCloud) -> None:

@@ -2,17 +2,21 @@
 
 import asyncio
 import hashlib
+import os
 import random
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
-from outrider_link.blobs import BlobHolder, BlobPuller
+from outrider_link.blobs import MOST_WANTS, BlobHolder, BlobPuller
 from outrider_link.envelope import Outgoing
+from outrider_link.lanes import TRANSFERS_AT_ONCE, Lanes
+from outrider_link.sinks import sweep_parts
 from outrider_wire.codec import decode
 from outrider_wire.errors import BundleDamagedError, PeerError, UnreachableError
 from outrider_wire.messages import BlobBlock, BlobGone, BlobWant, Message
+from outrider_wire.pace import LEAST_WINDOW
 
 Judge = Callable[[Message], bool]
 Serve = Callable[[BlobWant], Awaitable[None]]
@@ -27,7 +31,6 @@ class Wire:
         open_blob: Callable[[str], bytes | Path | None],
         lose: Judge = lambda _: False,
         block: int = 65_536,
-        window: int = 8,
         retries: int = 8,
         bytes_per_s: float | None = None,
     ) -> None:
@@ -36,7 +39,7 @@ class Wire:
         self.wants: list[BlobWant] = []
         self.blocks: list[BlobBlock] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self.puller = BlobPuller(publish=self._from_puller, block=block, window=window, timeout_s=0.05, retries=retries)
+        self.puller = BlobPuller(publish=self._from_puller, block=block, timeout_s=0.05, retries=retries)
         self.holder = BlobHolder(publish=self._from_holder, open_blob=open_blob, bytes_per_s=bytes_per_s)
 
     async def pull(self, data: bytes, *, to: Path | None = None, sha256: str = "", size: int = -1) -> bytes:
@@ -164,6 +167,31 @@ async def test_a_pull_to_a_file_resumes_where_the_cut_was(tmp_path: Path) -> Non
     assert not (tmp_path / "blob.part").exists()
 
 
+@pytest.mark.parametrize("number", range(1, 9))
+async def test_a_pull_that_is_cut_at_any_block_goes_on_there_with_a_new_puller_and_a_new_holder(
+    number: int, tmp_path: Path
+) -> None:
+    data = noise(60_000)
+    wire, seen = Wire(open_blob=holding(data), block=8192, retries=0), 0
+
+    def cut(message: Message) -> bool:
+        nonlocal seen
+        seen += isinstance(message, BlobBlock)
+        wire.up = wire.up and seen < number
+        return not wire.up
+
+    wire.lose = cut
+    with pytest.raises(UnreachableError):
+        await wire.pull(data, to=tmp_path / "blob")
+    part = tmp_path / "blob.part"
+    there = part.stat().st_size if part.exists() else 0
+    assert there == sum(len(block.data) for block in wire.blocks[: number - 1])
+    again = Wire(open_blob=holding(data))
+    assert await again.pull(data, to=tmp_path / "blob") == data
+    assert min(want.offset for want in again.wants) == there
+    assert sum(len(block.data) for block in again.blocks) == len(data) - there
+
+
 async def test_a_cut_shorter_than_the_retries_is_borne() -> None:
     data = noise(1_000_000)
     wire = Wire(open_blob=holding(data))
@@ -184,7 +212,8 @@ async def test_a_wrong_beginning_from_an_earlier_pull_is_dropped_once(tmp_path: 
     (tmp_path / "blob.part").write_bytes(bytes(200_000))
     wire = Wire(open_blob=holding(data))
     assert await wire.pull(data, to=tmp_path / "blob") == data
-    assert [want.offset for want in wire.wants] == [200_000, 0]
+    offsets = [want.offset for want in wire.wants]
+    assert (offsets[0], offsets.count(0)) == (200_000, 1)
 
 
 async def test_a_part_longer_than_the_blob_is_started_over(tmp_path: Path) -> None:
@@ -241,7 +270,7 @@ async def test_two_pulls_of_one_file_pull_once(tmp_path: Path) -> None:
     wire = Wire(open_blob=holding(data))
     to = tmp_path / "blob"
     assert await asyncio.gather(*(wire.pull(data, to=to) for _ in range(2))) == [data, data]
-    assert len(wire.blocks) == 5
+    assert sum(len(block.data) for block in wire.blocks) == 300_000
 
 
 async def test_a_file_is_served_as_bytes_are(tmp_path: Path) -> None:
@@ -250,20 +279,91 @@ async def test_a_file_is_served_as_bytes_are(tmp_path: Path) -> None:
     assert await Wire(open_blob=lambda _: tmp_path / "held").pull(data) == data
 
 
-async def test_no_more_than_the_window_is_ever_wanted() -> None:
+async def test_no_more_is_ever_wanted_than_the_window_holds() -> None:
     data = noise(1_000_000)
-    wire = Wire(open_blob=holding(data), block=10_000, window=4)
+    wire = Wire(open_blob=holding(data), block=10_000)
+    under_way = most = widest = 0
+
+    def watch(message: Message) -> bool:
+        nonlocal under_way, most, widest
+        widest = max(widest, wire.puller.lanes.of("").pace.window)
+        under_way += message.count * message.block if isinstance(message, BlobWant) else -len(message.data)  # type: ignore[union-attr]  # nothing is gone here
+        most = max(most, under_way - widest)
+        return False
+
+    wire.lose = watch
     assert await wire.pull(data) == data
-    assert max(want.count for want in wire.wants) <= 4
-    assert len(wire.blocks) == 100
+    assert most <= 10_000
+    assert wire.wants[0].count * wire.wants[0].block <= LEAST_WINDOW
+
+
+async def test_transfers_over_one_lane_take_turns_and_share_its_window() -> None:
+    blobs = [noise(200_000 + number) for number in range(6)]
+    wire = Wire(open_blob=holding(*blobs))
+    lane = wire.puller.lanes.of("")
+    most = 0
+
+    def watch(_: Message) -> bool:
+        nonlocal most
+        most = max(most, lane.transfers)
+        return False
+
+    wire.lose = watch
+    assert await asyncio.gather(*(wire.pull(blob) for blob in blobs)) == blobs
+    assert most == TRANSFERS_AT_ONCE
+    assert (lane.transfers, lane.pace.under_way) == (0, 0)
 
 
 async def test_the_holder_keeps_its_pace_over_all_wants() -> None:
-    blobs = [noise(50_000), noise(50_001)]
-    wire = Wire(open_blob=holding(*blobs), block=10_000, bytes_per_s=200_000, retries=50)
+    blobs = [noise(25_000), noise(25_001)]
+    wire = Wire(open_blob=holding(*blobs), block=5_000, bytes_per_s=200_000, retries=50)
     began = asyncio.get_running_loop().time()
     await asyncio.gather(*(wire.pull(blob) for blob in blobs))
-    assert asyncio.get_running_loop().time() - began > 0.4
+    assert asyncio.get_running_loop().time() - began > 0.19
+
+
+async def test_the_puller_asks_for_no_more_than_its_cap_over_all_pulls() -> None:
+    blobs = [noise(25_000), noise(25_001)]
+    wire = Wire(open_blob=holding(*blobs), retries=50)
+    wire.puller.lanes = Lanes(bytes_per_s=200_000)
+    began = asyncio.get_running_loop().time()
+    await asyncio.gather(*(wire.pull(blob) for blob in blobs))
+    assert asyncio.get_running_loop().time() - began > 0.19
+
+
+async def test_a_holder_serves_so_many_wants_and_no_more_and_none_for_ever() -> None:
+    data, open_ = noise(10_000), asyncio.Event()
+    published = 0
+
+    async def publish(_: Outgoing) -> bool:
+        nonlocal published
+        published += 1
+        await open_.wait()
+        return True
+
+    holder = BlobHolder(publish=publish, open_blob=holding(data))
+    want = BlobWant(transfer="t", sha256=sha(data), offset=0, count=10, block=1000, worker="w")
+    serving = [asyncio.create_task(holder.on_want(want, "t")) for _ in range(3 * MOST_WANTS)]
+    await asyncio.sleep(0.01)
+    assert sum(not task.done() for task in serving) == MOST_WANTS
+    assert published * 1000 <= LEAST_WINDOW  # what is handed over at once, whoever wants how much
+    open_.set()
+    await asyncio.gather(*serving)
+    assert published == MOST_WANTS * 10
+
+
+async def test_what_a_holder_had_under_way_is_given_back_when_the_connection_goes() -> None:
+    data = noise(100_000)
+
+    async def publish(_: Outgoing) -> bool:
+        await asyncio.sleep(0)
+        raise UnreachableError("cut", reason="cut")
+
+    holder = BlobHolder(publish=publish, open_blob=holding(data))
+    want = BlobWant(transfer="t", sha256=sha(data), offset=0, count=100, block=1000, worker="w")
+    await holder.on_want(want, "t")
+    await asyncio.sleep(0)
+    assert holder._lanes.of("").pace.under_way == 0
 
 
 async def test_a_cancelled_pull_lets_go_of_its_file(tmp_path: Path) -> None:
@@ -275,9 +375,20 @@ async def test_a_cancelled_pull_lets_go_of_its_file(tmp_path: Path) -> None:
     await asyncio.sleep(0.02)
     pulling.cancel()
     await asyncio.gather(pulling, return_exceptions=True)
-    assert (tmp_path / "blob.part").stat().st_size == 131_072
+    assert 70_000 < (tmp_path / "blob.part").stat().st_size < 140_000
     wire.lose = lambda _: False
     assert await wire.pull(data, to=tmp_path / "blob") == data
+
+
+def test_what_was_begun_is_swept_by_age_and_by_number(tmp_path: Path) -> None:
+    for number in range(10):
+        part = tmp_path / f"{number}.part"
+        part.write_bytes(b"x")
+        os.utime(part, (1000 + number, 1000 + number))
+    sweep_parts(tmp_path, before_s=1003, most=4)
+    assert sorted(names(tmp_path)) == ["6.part", "7.part", "8.part", "9.part"]
+    sweep_parts(tmp_path, before_s=1008, most=4)
+    assert sorted(names(tmp_path)) == ["8.part", "9.part"]
 
 
 def test_what_belongs_to_no_pull_is_ignored() -> None:

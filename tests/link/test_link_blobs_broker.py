@@ -1,20 +1,20 @@
-"""Blobs through a real broker, in both directions, on the topics of the table."""
+"""Blobs through real brokers, in both directions, on the topics of the table."""
 
 import hashlib
 import random
 from pathlib import Path
 
 import pytest
+from mosquitto import AnyBroker
 
 from outrider_link.blobs import BlobHolder, BlobPuller
-from outrider_link.broker import EmbeddedBroker
 from outrider_link.session import Incoming, MqttSession
 from outrider_wire.blobs import block_size
 from outrider_wire.codec import decode
 from outrider_wire.messages import BlobBlock, BlobGone, BlobWant
 from outrider_wire.topics import RELEASES, Topics
 
-pytestmark = pytest.mark.broker
+pytestmark = [pytest.mark.broker, pytest.mark.both_brokers]
 TOPICS = Topics("test/1")
 
 
@@ -86,7 +86,7 @@ def sha(data: bytes) -> str:
 
 
 @pytest.mark.parametrize("size", [1, 65_536, 300_000, 5_000_000])
-async def test_inputs_go_up_and_releases_come_down(broker: EmbeddedBroker, tmp_path: Path, size: int) -> None:
+async def test_inputs_go_up_and_releases_come_down(broker: AnyBroker, tmp_path: Path, size: int) -> None:
     up, down = random.Random(size).randbytes(size), random.Random(-size).randbytes(size)
     device = Device(url=broker.url, name="cam-1", inputs={sha(up): up})
     cloud = Cloud(url=broker.url, releases={sha(down): down})

@@ -1,4 +1,4 @@
-"""A session against the real embedded broker."""
+"""A session against real brokers of both kinds."""
 
 import asyncio
 import contextlib
@@ -6,12 +6,12 @@ import time
 
 import pytest
 from link_peers import Relay, until
+from mosquitto import AnyBroker
 
-from outrider_link.broker import EmbeddedBroker
 from outrider_link.session import Incoming, MqttSession, Outgoing
 from outrider_wire.errors import UnreachableError
 
-pytestmark = pytest.mark.broker
+pytestmark = [pytest.mark.broker, pytest.mark.both_brokers]
 
 
 async def ignore(_: Incoming) -> None:
@@ -37,7 +37,7 @@ class Inbox:
         return self.messages
 
 
-async def test_a_message_arrives_with_all_its_properties(broker: EmbeddedBroker) -> None:
+async def test_a_message_arrives_with_all_its_properties(broker: AnyBroker) -> None:
     inbox = Inbox()
     async with MqttSession(url=broker.url, client_id="p1", subscriptions=["props/#"], on_message=inbox) as session:
         await session.wait_connected(5)
@@ -58,7 +58,7 @@ async def test_a_message_arrives_with_all_its_properties(broker: EmbeddedBroker)
     assert not heard.retained
 
 
-async def test_a_retained_message_is_marked_when_it_is_old_news(broker: EmbeddedBroker) -> None:
+async def test_a_retained_message_is_marked_when_it_is_old_news(broker: AnyBroker) -> None:
     async with MqttSession(url=broker.url, client_id="r1", subscriptions=[], on_message=ignore) as session:
         await session.wait_connected(5)
         await session.publish(Outgoing("old/news", b"1", retain=True))
@@ -68,7 +68,7 @@ async def test_a_retained_message_is_marked_when_it_is_old_news(broker: Embedded
     assert heard.retained
 
 
-async def test_an_echo_comes_back_within_the_time_of_a_local_network(broker: EmbeddedBroker) -> None:
+async def test_an_echo_comes_back_within_the_time_of_a_local_network(broker: AnyBroker) -> None:
     """A delayed TCP acknowledgement alone would make it 40 ms."""
     inbox = Inbox()
 
@@ -91,7 +91,7 @@ async def test_an_echo_comes_back_within_the_time_of_a_local_network(broker: Emb
 
 
 async def test_the_will_is_published_when_the_connection_is_cut_and_not_when_it_is_closed(
-    broker: EmbeddedBroker,
+    broker: AnyBroker,
 ) -> None:
     inbox = Inbox()
     async with MqttSession(url=broker.url, client_id="w0", subscriptions=["will/+"], on_message=inbox) as watcher:
@@ -108,7 +108,15 @@ async def test_the_will_is_published_when_the_connection_is_cut_and_not_when_it_
     assert [message.topic for message in inbox.messages] == ["will/cut"]
 
 
-async def test_it_reconnects_when_the_broker_comes_back_and_greets_it_again() -> None:
+async def test_that_nobody_listens_is_said_by_a_broker_that_knows(broker: AnyBroker, broker_kind: str) -> None:
+    """PUBACK 0x10: mosquitto says it, iotcore does not; so nothing may rest on a True."""
+    async with MqttSession(url=broker.url, client_id="n1", subscriptions=["nobody/else"], on_message=ignore) as session:
+        await session.wait_connected(5)
+        assert await session.publish(Outgoing("nobody/else", b"")) is True
+        assert await session.publish(Outgoing("nobody/here", b"")) is (broker_kind == "embedded")
+
+
+async def test_it_reconnects_when_the_broker_comes_back_and_greets_it_again(own_broker: AnyBroker) -> None:
     greetings = 0
 
     async def greet() -> None:
@@ -117,24 +125,23 @@ async def test_it_reconnects_when_the_broker_comes_back_and_greets_it_again() ->
         await session.publish(Outgoing("back/again", str(greetings).encode()))
 
     inbox = Inbox()
-    with EmbeddedBroker() as own:
-        session = MqttSession(
-            url=own.url, client_id="b1", subscriptions=["back/+"], on_message=inbox, on_connected=greet
-        )
-        async with session:
-            await session.wait_connected(5)
-            await inbox.until(1)
-            own.stop()
-            await until(lambda: not session.connected)
-            with pytest.raises(UnreachableError):
-                await session.publish(Outgoing("back/lost", b""))
-            own.start()
-            await session.wait_connected(15)
-            assert [message.payload for message in await inbox.until(2)] == [b"1", b"2"]
-            assert session.connections == 2
+    session = MqttSession(
+        url=own_broker.url, client_id="b1", subscriptions=["back/+"], on_message=inbox, on_connected=greet
+    )
+    async with session:
+        await session.wait_connected(5)
+        await inbox.until(1)
+        own_broker.stop()
+        await until(lambda: not session.connected)
+        with pytest.raises(UnreachableError):
+            await session.publish(Outgoing("back/lost", b""))
+        own_broker.start()
+        await session.wait_connected(15)
+        assert [message.payload for message in await inbox.until(2)] == [b"1", b"2"]
+        assert session.connections == 2
 
 
-async def test_a_publish_under_way_fails_when_the_connection_is_cut(broker: EmbeddedBroker) -> None:
+async def test_a_publish_under_way_fails_when_the_connection_is_cut(broker: AnyBroker) -> None:
     async with (
         Relay(broker.port) as relay,
         MqttSession(url=relay.url, client_id="u1", subscriptions=[], on_message=ignore) as session,
@@ -148,7 +155,7 @@ async def test_a_publish_under_way_fails_when_the_connection_is_cut(broker: Embe
     assert all(outcome is True or isinstance(outcome, UnreachableError) for outcome in outcomes)
 
 
-async def test_a_handler_that_raises_is_counted_and_the_next_message_is_handled(broker: EmbeddedBroker) -> None:
+async def test_a_handler_that_raises_is_counted_and_the_next_message_is_handled(broker: AnyBroker) -> None:
     inbox = Inbox()
 
     async def handle(message: Incoming) -> None:
@@ -165,19 +172,19 @@ async def test_a_handler_that_raises_is_counted_and_the_next_message_is_handled(
         assert session.connected
 
 
-async def test_an_on_connected_that_raises_is_counted_and_the_session_lives(broker: EmbeddedBroker) -> None:
+async def test_an_on_connected_that_raises_is_counted_and_the_session_lives(broker: AnyBroker) -> None:
     async def greet() -> None:
         raise ValueError("no")
 
     async with MqttSession(
-        url=broker.url, client_id="h2", subscriptions=[], on_message=ignore, on_connected=greet
+        url=broker.url, client_id="h2", subscriptions=["any/+"], on_message=ignore, on_connected=greet
     ) as session:
         await session.wait_connected(5)
         await until(lambda: session.handler_failures == 1)
         assert await session.publish(Outgoing("any/thing", b""))
 
 
-async def test_handlers_that_finish_out_of_order_keep_the_connection(broker: EmbeddedBroker) -> None:
+async def test_handlers_that_finish_out_of_order_keep_the_connection(broker: AnyBroker) -> None:
     """The broker closes a connection whose acknowledgements are out of order."""
     finished: list[int] = []
 
@@ -197,7 +204,7 @@ async def test_handlers_that_finish_out_of_order_keep_the_connection(broker: Emb
         assert session.connections == 1
 
 
-async def test_no_more_handlers_run_at_once_than_receive_maximum(broker: EmbeddedBroker) -> None:
+async def test_no_more_handlers_run_at_once_than_receive_maximum(broker: AnyBroker) -> None:
     running = most = done = 0
 
     async def handle(_: Incoming) -> None:
@@ -217,7 +224,7 @@ async def test_no_more_handlers_run_at_once_than_receive_maximum(broker: Embedde
     assert most == 4
 
 
-async def test_two_workers_share_a_subscription_and_no_message_goes_to_both(broker: EmbeddedBroker) -> None:
+async def test_two_workers_share_a_subscription_and_no_message_goes_to_both(broker: AnyBroker) -> None:
     inboxes = [Inbox(), Inbox()]
     async with contextlib.AsyncExitStack() as stack:
         for number, inbox in enumerate(inboxes):
@@ -236,7 +243,7 @@ async def test_two_workers_share_a_subscription_and_no_message_goes_to_both(brok
     assert sorted(first + second) == list(range(40))
 
 
-async def test_a_message_of_a_megabyte_arrives_whole(broker: EmbeddedBroker) -> None:
+async def test_a_message_of_a_megabyte_arrives_whole(broker: AnyBroker) -> None:
     inbox = Inbox()
     async with MqttSession(url=broker.url, client_id="l1", subscriptions=["large/+"], on_message=inbox) as session:
         await session.wait_connected(5)
@@ -246,7 +253,7 @@ async def test_a_message_of_a_megabyte_arrives_whole(broker: EmbeddedBroker) -> 
     assert heard.payload == data
 
 
-async def test_leaving_the_block_ends_handlers_that_hang(broker: EmbeddedBroker) -> None:
+async def test_leaving_the_block_ends_handlers_that_hang(broker: AnyBroker) -> None:
     began = asyncio.Event()
 
     async def hang(_: Incoming) -> None:

@@ -2,17 +2,15 @@
 
 import asyncio
 import logging
-import shutil
 import socket
 import ssl
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 from link_peers import ScriptedBroker, connack, maximum_packet_size, publish_packet, until
 
-from outrider_link.session import Incoming, MqttSession, Outgoing, Tls, backoff_s
+from outrider_link.session import HELD_BYTES, Incoming, MqttSession, Outgoing, Tls, backoff_s
 from outrider_wire.errors import OperatorConfigError, OperatorSetupError, PeerError, UnreachableError
 
 
@@ -106,6 +104,67 @@ async def test_the_announced_receive_maximum_is_kept() -> None:
         for task in publishing:
             task.cancel()
         await asyncio.gather(*publishing, return_exceptions=True)
+        late = asyncio.create_task(session.publish(Outgoing("a/b", b"")))
+        await asyncio.sleep(0.1)
+        assert len(broker.received(3)) == 2  # who no longer waits has not been acknowledged for that
+        late.cancel()
+        await asyncio.gather(late, return_exceptions=True)
+
+
+async def test_a_broker_that_acknowledges_nothing_is_left_and_whoever_published_is_told() -> None:
+    async with ScriptedBroker(puback=None) as broker:
+        session = MqttSession(url=broker.url, client_id="t", subscriptions=[], on_message=ignore, ack_timeout_s=0.3)
+        async with session:
+            await session.wait_connected(5)
+            await asyncio.sleep(0.5)
+            assert session.connections == 1  # nothing is owed
+            outcomes = await asyncio.gather(
+                *(session.publish(Outgoing("a/b", b"")) for _ in range(3)), return_exceptions=True
+            )
+            assert all(isinstance(outcome, UnreachableError) for outcome in outcomes)
+            assert "acknowledges nothing" in str(outcomes[0])
+            broker.puback = 0
+            await until(lambda: session.connections == 2 and session.connected)
+            assert await session.publish(Outgoing("a/b", b""))
+
+
+async def test_what_is_large_has_the_time_that_a_slow_link_takes() -> None:
+    async with ScriptedBroker(puback=None) as broker:
+        session = MqttSession(url=broker.url, client_id="t", subscriptions=[], on_message=ignore, ack_timeout_s=0.1)
+        async with session:
+            await session.wait_connected(5)
+            publishing = asyncio.create_task(session.publish(Outgoing("a/b", bytes(2_000))))
+            await asyncio.sleep(0.6)
+            assert not publishing.done()
+            with pytest.raises(UnreachableError):
+                await publishing
+
+
+@pytest.mark.parametrize(("count", "size"), [(1000, 100), (80, 1_000_000)], ids=["many", "large"])
+async def test_a_broker_that_floods_is_slowed_down_by_tcp_and_nothing_is_lost(count: int, size: int) -> None:
+    """The broker keeps to no Receive Maximum; what is not handled yet stays few and small."""
+    opened, handled = asyncio.Event(), 0
+
+    async def handle(_: Incoming) -> None:
+        nonlocal handled
+        await opened.wait()
+        handled += 1
+
+    greeting = b"".join(publish_packet("a/b", bytes(size), mid) for mid in range(1, count + 1))
+    async with ScriptedBroker(greeting=greeting) as broker:
+        session = MqttSession(
+            url=broker.url, client_id="t", subscriptions=["a/b"], on_message=handle, receive_maximum=32
+        )
+        async with session:
+            await session.wait_connected(5)
+            await asyncio.sleep(0.5)
+            assert session._held_messages <= 4 * 32 + 2
+            assert session._held_bytes <= HELD_BYTES + 2 * size
+            assert session._held_messages < count
+            opened.set()
+            await until(lambda: handled == count)
+            await until(lambda: len(broker.received(4)) == count)
+            assert session.connections == 1
 
 
 async def test_acknowledgements_leave_in_the_order_of_arrival() -> None:
@@ -231,21 +290,6 @@ def test_what_is_not_a_brokers_address_is_refused_without_repeating_a_password(u
 def test_ports_have_their_defaults() -> None:
     assert [session_to(url).url.port for url in ("mqtt://h", "mqtts://h", "mqtt://[::1]:7/")] == [1883, 8883, 7]
     assert str(session_to("mqtt://[::1]:7/").url) == "mqtt://[::1]:7"
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A self-signed certificate for 127.0.0.1, and its key."""
-    if shutil.which("openssl") is None:
-        pytest.skip("making a certificate needs the openssl command")
-    folder = tmp_path_factory.mktemp("tls")
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-         "-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    return cert, key
 
 
 def server_context(certificate: tuple[Path, Path]) -> ssl.SSLContext:

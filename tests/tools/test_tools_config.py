@@ -1,5 +1,7 @@
 """``outrider config``: what is wrong is named with its line, what is in force with where it came from."""
 
+from pathlib import Path
+
 import pytest
 
 from outrider.environment import overrides_from
@@ -103,6 +105,11 @@ def test_every_kind_has_a_schema(outrider):
         schema = outrider("config", "schema", kind).json
         assert schema["$ref"]
         assert any(key in each.get("properties", {}) for each in schema["$defs"].values())
+
+
+def test_the_published_document_of_the_wire_is_what_the_command_prints(outrider):
+    published = Path(__file__).parents[2] / "docs/asyncapi.json"
+    assert outrider("config", "schema", "asyncapi").out == published.read_text()
 
 
 @pytest.mark.parametrize("kind", [EdgeConfig, CloudConfig])

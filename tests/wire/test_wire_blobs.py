@@ -14,18 +14,18 @@ DIGEST = "a1" * 32
 
 
 def pull(**changed: Any) -> Pull:
-    return Pull(**({"sha256": DIGEST, "size": 100, "block": 10, "window": 4} | changed))
+    return Pull(**({"sha256": DIGEST, "size": 100, "block": 10, "window": 40} | changed))
 
 
 def want(offset: int, count: int, block: int) -> BlobWant:
     return BlobWant(transfer="t", sha256=DIGEST, offset=offset, count=count, block=block, worker="w")
 
 
-def served(blob: bytes, wants: list[tuple[int, int]], block: int) -> list[tuple[int, bytes]]:
+def served(blob: bytes, wants: list[tuple[int, int, int]]) -> list[tuple[int, bytes]]:
     """What an honest holder sends."""
     return [
         (offset, blob[offset : offset + length])
-        for at, count in wants
+        for at, count, block in wants
         for offset, length in blocks_for(want(at, count, block), len(blob))
     ]
 
@@ -33,7 +33,7 @@ def served(blob: bytes, wants: list[tuple[int, int]], block: int) -> list[tuple[
 def test_an_honest_holder_fills_it() -> None:
     blob, machine, written = bytes(range(95)), pull(size=95), bytearray()
     while not machine.done:
-        for offset, data in served(blob, machine.next_wants(), 10):
+        for offset, data in served(blob, machine.next_wants()):
             for at, piece in machine.on_block(offset, data):
                 assert at == len(written)
                 written += piece
@@ -42,7 +42,7 @@ def test_an_honest_holder_fills_it() -> None:
 
 
 def test_one_want_asks_for_the_whole_window() -> None:
-    assert pull().next_wants() == [(0, 4)]
+    assert pull().next_wants() == [(0, 4, 10)]
 
 
 def test_nothing_is_asked_while_more_than_half_the_window_is_under_way() -> None:
@@ -51,7 +51,7 @@ def test_nothing_is_asked_while_more_than_half_the_window_is_under_way() -> None
     machine.on_block(0, bytes(10))
     assert machine.next_wants() == []
     machine.on_block(10, bytes(10))
-    assert machine.next_wants() == [(40, 2)]
+    assert machine.next_wants() == [(40, 2, 10)]
 
 
 def test_an_early_block_waits_for_the_one_before() -> None:
@@ -63,7 +63,7 @@ def test_an_early_block_waits_for_the_one_before() -> None:
 
 def test_it_resumes_where_the_prefix_ends() -> None:
     machine = pull(have=33)
-    assert machine.next_wants() == [(33, 4)]
+    assert machine.next_wants() == [(33, 4, 10)]
     assert machine.on_block(33, bytes(10)) == [(33, bytes(10))]
 
 
@@ -93,6 +93,35 @@ def test_a_block_that_is_not_as_asked_is_ignored(offset: int, length: int) -> No
     assert (machine.received, machine.ignored) == (0, 1)
 
 
+def test_a_block_that_was_never_asked_for_is_ignored() -> None:
+    machine = pull()
+    assert machine.on_block(0, bytes(10)) == []
+    assert (machine.received, machine.ignored) == (0, 1)
+
+
+def test_blocks_grow_and_shrink_while_the_old_ones_are_under_way() -> None:
+    machine = pull()
+    assert machine.next_wants() == [(0, 4, 10)]
+    for offset in (0, 10, 30):
+        machine.on_block(offset, bytes(10))
+    machine.block, machine.window = 25, 100
+    assert machine.next_wants() == [(40, 3, 25)]
+    machine.on_timeout()
+    machine.block = 7
+    assert machine.next_wants() == [(20, 1, 7), (27, 1, 3), (40, 9, 7)]
+    assert machine.on_block(20, bytes(10)) == []
+
+
+def test_a_window_smaller_than_a_block_still_asks_for_one() -> None:
+    machine = pull(window=3)
+    assert machine.next_wants() == [(0, 1, 10)]
+    assert machine.next_wants() == []
+
+
+def test_a_run_is_never_longer_than_a_want_may_say() -> None:
+    assert pull(size=1000, block=1, window=600).next_wants() == [(0, 256, 1), (256, 256, 1), (512, 88, 1)]
+
+
 def test_a_repeated_block_is_ignored() -> None:
     machine = pull()
     machine.next_wants()
@@ -105,7 +134,7 @@ def test_a_timeout_asks_again_for_what_is_missing_only() -> None:
     machine.next_wants()
     machine.on_block(10, bytes(10))
     machine.on_timeout()
-    assert machine.next_wants() == [(0, 1), (20, 2)]
+    assert machine.next_wants() == [(0, 1, 10), (20, 2, 10)]
 
 
 def test_silence_is_given_up_after_the_retries() -> None:
@@ -122,6 +151,7 @@ def test_silence_is_given_up_after_the_retries() -> None:
 def test_progress_forgives_earlier_silence() -> None:
     machine = pull(retries=1)
     machine.on_timeout()
+    machine.next_wants()
     machine.on_block(0, bytes(10))
     machine.on_timeout()
     assert machine.failed == ""
@@ -129,6 +159,7 @@ def test_progress_forgives_earlier_silence() -> None:
 
 def test_a_holder_of_wrong_blocks_is_named() -> None:
     machine = pull(retries=0)
+    machine.next_wants()
     machine.on_block(0, bytes(3))
     machine.on_timeout()
     assert machine.failed == "wrong_blocks"
@@ -167,18 +198,18 @@ def test_a_block_fits_the_packet_and_a_quarter_second_of_the_link() -> None:
 class Weather(RuleBasedStateMachine):
     """Blocks are delivered in any order, twice, damaged or never; the holder may vanish."""
 
-    @initialize(size=st.integers(0, 300), block=st.integers(1, 40), window=st.integers(1, 9), data=st.data())
+    @initialize(size=st.integers(0, 300), block=st.integers(1, 40), window=st.integers(1, 300), data=st.data())
     def start(self, size: int, block: int, window: int, data: st.DataObject) -> None:
         self.blob = bytes(number * 7 % 251 for number in range(size))
         have = data.draw(st.integers(0, size))
         self.written = bytearray(self.blob[:have])
-        self.window, self.block = window, block
+        self.most = max(window, block)
         self.machine = pull(size=size, block=block, window=window, have=have, retries=3)
         self.flying: list[tuple[int, bytes]] = []
 
     @rule()
     def ask(self) -> None:
-        self.flying += served(self.blob, self.machine.next_wants(), self.block)
+        self.flying += served(self.blob, self.machine.next_wants())
 
     @precondition(lambda self: self.flying)
     @rule(data=st.data(), fate=st.sampled_from(["arrives", "arrives", "arrives twice", "is lost", "is cut short"]))
@@ -196,6 +227,11 @@ class Weather(RuleBasedStateMachine):
         """A block of another transfer: it may only matter when it could be the right one."""
         content = self.blob[offset : offset + length] if offset >= 0 else bytes(length)
         self.write(offset, content)
+
+    @rule(block=st.integers(1, 40), window=st.integers(1, 300))
+    def the_link_changes(self, block: int, window: int) -> None:
+        self.machine.block, self.machine.window = block, window
+        self.most = max(self.most, window, block)
 
     @rule()
     def silence(self) -> None:
@@ -220,7 +256,8 @@ class Weather(RuleBasedStateMachine):
     @invariant()
     def memory_is_bounded_by_the_window(self) -> None:
         if hasattr(self, "machine"):
-            assert len(self.machine._early) + len(self.machine._asked) <= self.window
+            early = sum(map(len, self.machine._early.values()))
+            assert early + self.machine.under_way <= 2 * self.most
 
     def teardown(self) -> None:
         """From wherever the weather left it, an honest holder completes it, or a silent one has it give up."""
@@ -229,7 +266,7 @@ class Weather(RuleBasedStateMachine):
         for _ in range(len(self.blob) + 20):
             if self.machine.done or self.machine.failed:
                 break
-            sent = served(self.blob, self.machine.next_wants(), self.block)
+            sent = served(self.blob, self.machine.next_wants())
             for offset, content in sent:
                 self.write(offset, content)
             if not sent:

@@ -35,10 +35,12 @@ class Processes:
 
     def start(self, name: str, command: Sequence[str]) -> None:
         """Runs ``outrider COMMAND…``; what it prints goes to ``NAME.log``."""
+        self.run(name, [sys.executable, "-m", "outrider", *command])
+
+    def run(self, name: str, program: Sequence[str]) -> None:
+        """Runs any program, as `start`."""
         with (self._logs / f"{name}.log").open("ab") as log:
-            self._children[name] = subprocess.Popen(
-                [sys.executable, "-m", "outrider", *command], stdout=log, stderr=log, env=_environment()
-            )
+            self._children[name] = subprocess.Popen(program, stdout=log, stderr=log, env=_environment())
 
     def wait_ready(self, name: str, url: str, *, within_s: float = 30.0, every_s: float = 0.05) -> None:
         """Returns when ``url`` answers 200, which is looked for ``every_s``.

@@ -28,6 +28,8 @@ PACKET_LIMIT = 268_435_455
 RECEIVED_PACKET_LIMIT = MESSAGE_BYTES + 64 * 1024
 """What we ask a broker never to exceed: the largest message that is decoded, and its topic and properties."""
 NO_SUBSCRIBER = 0x10
+SLOWEST_BYTES_PER_S = 2_000
+"""A link this slow may still be only slow, and not silent."""
 _GOODBYE_S = 1.0
 
 
@@ -45,6 +47,8 @@ class Terms:
     password: str | None = field(repr=False)
     tls: ssl.SSLContext | None
     connect_timeout_s: float
+    ack_timeout_s: float
+    """Without any PUBACK for so long, and for what the bytes that wait for one take on a slow link, it is given up."""
 
 
 class Connection:
@@ -60,6 +64,8 @@ class Connection:
         self._accepted: asyncio.Future[None] = self._loop.create_future()
         self._granted: asyncio.Future[list[ReasonCode]] = self._loop.create_future()
         self._published: dict[int, asyncio.Future[ReasonCode]] = {}
+        self._owed_bytes = 0
+        self._watch: asyncio.TimerHandle | None = None
         self._window = asyncio.Semaphore(65_535)
         self._unacknowledged: deque[int] = deque()
         self._finished: set[int] = set()
@@ -192,18 +198,7 @@ class Connection:
         """
         properties = message.properties()
         self._check_size(message, properties)
-        async with self._window:
-            info = self._client.publish(
-                message.topic, message.payload, qos=1, retain=message.retain, properties=properties
-            )
-            if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
-                raise self._unreachable("the connection to the broker is lost")
-            answered: asyncio.Future[ReasonCode] = self._loop.create_future()
-            self._published[info.mid] = answered
-            try:
-                code = await answered
-            finally:
-                self._published.pop(info.mid, None)
+        code = await asyncio.shield(await self._handed_over(message, properties))
         if code.is_failure:
             raise PeerError(
                 f"the broker refuses a message on {message.topic!r}: {code}",
@@ -211,6 +206,39 @@ class Connection:
                 fix="check the broker's access rules and quotas",
             )
         return code.value != NO_SUBSCRIBER
+
+    async def _handed_over(self, message: Outgoing, properties: Properties) -> asyncio.Future[ReasonCode]:
+        """Hands a message to the client in its turn; the PUBACK's code.
+
+        Its place among the broker's Receive Maximum is free again at the PUBACK, whether or not anybody still waits for it.
+        """
+        window, size = self._window, len(message.payload)
+        await window.acquire()
+        info = self._client.publish(message.topic, message.payload, qos=1, retain=message.retain, properties=properties)
+        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            window.release()
+            raise self._unreachable("the connection to the broker is lost")
+        answered: asyncio.Future[ReasonCode] = self._loop.create_future()
+        answered.add_done_callback(lambda _: self._acknowledged(size, window))
+        self._published[info.mid] = answered
+        self._owed_bytes += size
+        if self._watch is None:
+            self._expect_ack()
+        return answered
+
+    def _acknowledged(self, size: int, window: asyncio.Semaphore) -> None:
+        self._owed_bytes -= size
+        window.release()
+        self._expect_ack()
+
+    def _expect_ack(self) -> None:
+        """From now on the next PUBACK must come in time, as long as one is owed."""
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+        if self._published and not self.lost.done():
+            within_s = self._terms.ack_timeout_s + self._owed_bytes / SLOWEST_BYTES_PER_S
+            self._watch = self._loop.call_later(within_s, self._abort, "the broker acknowledges nothing")
 
     def _check_size(self, message: Outgoing, properties: Properties) -> None:
         if self.packet_limit == PACKET_LIMIT and len(message.payload) <= MESSAGE_BYTES:
@@ -226,7 +254,7 @@ class Connection:
             )
 
     def _on_publish(self, _client: Client, _data: Any, mid: int, code: ReasonCode, _properties: Any) -> None:
-        if (answered := self._published.get(mid)) is not None and not answered.done():
+        if (answered := self._published.pop(mid, None)) is not None and not answered.done():
             answered.set_result(code)
 
     # --- receiving
@@ -235,6 +263,14 @@ class Connection:
         if message.qos:
             self._unacknowledged.append(message.mid)
         self._on_message(message)
+
+    def hold(self) -> None:
+        """Reads nothing for a while."""
+        self._pump.hold()
+
+    def resume(self) -> None:
+        """Reads again."""
+        self._pump.resume()
 
     def finished(self, message: MQTTMessage) -> None:
         """Says that a received message needs no redelivery.
@@ -260,6 +296,7 @@ class Connection:
             return
         self.lost.set_result(why)
         waiters: list[asyncio.Future[Any]] = [self._accepted, self._granted, *self._published.values()]
+        self._published.clear()
         for waiting in waiters:
             if not waiting.done():
                 waiting.set_exception(self._unreachable(f"the connection to the broker was lost: {why}"))

@@ -28,6 +28,7 @@ class Pump:
         self._on_closed = on_closed
         self._loop = asyncio.get_running_loop()
         self._descriptor: int | None = None
+        self._held = False
         self._timer: asyncio.TimerHandle | None = None
         client.on_socket_register_write = self._on_want_write
         client.on_socket_unregister_write = self._on_want_no_write
@@ -59,6 +60,19 @@ class Pump:
         if self._descriptor is not None and self._client.want_write():
             self._loop.add_writer(self._descriptor, self._step, self._client.loop_write)
 
+    def hold(self) -> None:
+        """Reads nothing for a while: whoever sends is slowed down by TCP."""
+        self._held = True
+        if self._descriptor is not None:
+            self._loop.remove_reader(self._descriptor)
+
+    def resume(self) -> None:
+        """Reads again."""
+        if self._held and self._descriptor is not None:
+            self._loop.add_reader(self._descriptor, self._readable)
+            self._loop.call_soon(self._readable)  # what TLS has decrypted already does not wake a selector
+        self._held = False
+
     def detach(self) -> None:
         """Lets go of the socket, without closing it."""
         if self._descriptor is not None:
@@ -69,6 +83,8 @@ class Pump:
             self._timer.cancel()
 
     def _readable(self) -> None:
+        if self._held:
+            return
         self._step(self._read)
         sock = self._client.socket()
         if isinstance(sock, ssl.SSLSocket) and sock.pending():

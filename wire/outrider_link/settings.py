@@ -29,6 +29,8 @@ class BrokerSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
     """PEM of who signs the broker's certificate; empty: the system's list. For ``mqtts`` only, like the next two."""
     cert_file: str = ""
     key_file: str = ""
+    blob_bytes_per_s: Annotated[int, Meta(ge=0)] = 0
+    """The most that blobs take of the link in a second, in each direction; 0: what it carries, less what is said beside."""
 
     def anchored(self, anchor: Callable[[str], str]) -> Self:
         """The same with every path absolute."""
@@ -56,6 +58,11 @@ class BrokerSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
             OperatorConfigError: the file is missing or empty.
         """
         return read_secret(Path(self.password_file), "broker's password") if self.password_file else None
+
+    @property
+    def blob_cap(self) -> float | None:
+        """`blob_bytes_per_s`; None without one."""
+        return self.blob_bytes_per_s or None
 
     @property
     def tls(self) -> Tls:

@@ -1,6 +1,7 @@
 """Where a pulled blob goes: memory, or a file that grows as ``.part`` and is renamed once verified. Knows no messages."""
 
 import asyncio
+import contextlib
 import hashlib
 import os
 from io import BufferedRandom
@@ -63,6 +64,17 @@ class MemorySink:
         if len(self._pieces) > 1:
             self._pieces = [b"".join(self._pieces)]
         return self._pieces[0] if self._pieces else b""
+
+
+def sweep_parts(folder: Path, *, before_s: float, most: int) -> None:
+    """Deletes what was begun in ``folder`` and not touched since ``before_s`` (Unix time), and of the rest all but the newest ``most``."""
+    touched: list[tuple[float, Path]] = []
+    for file in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # a pull that ends well renames its file
+            touched.append((file.stat().st_mtime, file))
+    for place, (at, file) in enumerate(sorted(touched, reverse=True)):
+        if at < before_s or place >= most:
+            file.unlink(missing_ok=True)
 
 
 class FileSink:

@@ -41,11 +41,13 @@ def blocks_for(want: BlobWant, size: int) -> list[tuple[int, int]]:
 class Pull:
     """One blob on its way. The caller appends what `on_block` returns and sends what `next_wants` returns.
 
+    `block` and `window` may be set anew at any time, as more is learnt of the link; what is under way stays as it was asked.
+
     Args:
         sha256: what is pulled, for the caller's messages.
         size: bytes of the whole.
         block: bytes of a block.
-        window: how many blocks may be under way or waiting for an earlier one: memory is bounded by window × block.
+        window: how many bytes may be under way or waiting for an earlier one: the bound on memory.
         have: bytes of the blob that are there already (a prefix). More than ``size`` cannot be one: then it starts over,
             and the caller cuts its file back to `received` first.
         retries: how many timeouts in a row, without a byte of progress, are borne.
@@ -55,16 +57,15 @@ class Pull:
         self.sha256 = sha256
         self.size = size
         self.block = block
-        self.window = min(window, MOST_WANTED)
+        self.window = window
         self.retries = retries
         self.received = have if 0 <= have <= size else 0
         """Bytes handed out so far (with ``have``): always a prefix of the blob."""
         self.failed = ""
         """Why it was given up, as a reason code; '' while there is hope."""
         self.ignored = 0
-        """Blocks that were of no use: repeated, out of range, or of another length than theirs."""
-        self._base = self.received
-        self._asked: set[int] = set()
+        """Blocks that were of no use: repeated, never asked for, or of another length than theirs."""
+        self._asked: dict[int, int] = {}
         self._early: dict[int, bytes] = {}
         self._timeouts = 0
         self._wrong_length = False
@@ -74,34 +75,36 @@ class Pull:
         """Whether every byte has been handed out."""
         return not self.failed and self.received == self.size
 
-    def next_wants(self) -> list[tuple[int, int]]:
-        """What to ask for now, as (offset, count) runs of blocks; empty while half the window is still under way."""
-        if self.failed or self.done or 2 * len(self._asked) > self.window:
+    @property
+    def under_way(self) -> int:
+        """Bytes that were asked for and have not come."""
+        return sum(self._asked.values())
+
+    def next_wants(self) -> list[tuple[int, int, int]]:
+        """What to ask for now, as (offset, count, block) runs; empty while more than half the window is still under way."""
+        if self.failed or self.done or 2 * self.under_way > self.window:
             return []
-        end = min(self.received + self.window * self.block, self.size)
-        missing = [
-            offset
-            for offset in range(self.received, end, self.block)
-            if offset not in self._asked and offset not in self._early
-        ]
-        self._asked.update(missing)
-        runs: list[tuple[int, int]] = []
-        for offset in missing:
-            if runs and runs[-1][0] + runs[-1][1] * self.block == offset:
-                runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+        room = max(self.window - self.under_way - sum(map(len, self._early.values())), self._least())
+        runs: list[tuple[int, int, int]] = []
+        for offset, length in self._missing(room):
+            self._asked[offset] = length
+            block = self.block if offset + length == self.size else length
+            at, count, of = runs[-1] if runs else (0, 0, 0)
+            if of == block and at + count * of == offset and count < MOST_WANTED:
+                runs[-1] = (at, count + 1, of)
             else:
-                runs.append((offset, 1))
+                runs.append((offset, 1, block))
         return runs
 
     def on_block(self, offset: int, data: bytes) -> list[tuple[int, bytes]]:
         """The (offset, bytes) that can be written now, in order; empty when an earlier block is still missing.
 
-        A block that is repeated, outside the window, off the grid or of another length than its own is ignored.
+        A block that is repeated, that was not asked for, or that is of another length than was asked is ignored.
         """
         if self.failed or not self._useful(offset, len(data)):
             self.ignored += 1
             return []
-        self._asked.discard(offset)
+        del self._asked[offset]
         self._early[offset] = data
         out: list[tuple[int, bytes]] = []
         while (ready := self._early.pop(self.received, None)) is not None:
@@ -126,11 +129,31 @@ class Pull:
             self.failed = reason or "gone"
             self._early.clear()
 
+    def _least(self) -> int:
+        """What is asked for whatever the window says: one block where nothing is under way, or it would never go on."""
+        return 0 if self._asked else self.block
+
+    def _missing(self, room: int) -> list[tuple[int, int]]:
+        """(offset, length) of the next blocks that were not asked for, in order, of ``room`` bytes together."""
+        held = {offset: len(data) for offset, data in self._early.items()} | self._asked
+        missing: list[tuple[int, int]] = []
+        at = self.received
+        for begin in [*sorted(held), self.size]:
+            while at < begin and room > 0:
+                length = min(self.block, begin - at)
+                if length > room and missing:
+                    return missing
+                missing.append((at, length))
+                at, room = at + length, room - length
+            if at < begin:
+                return missing
+            at = begin + held.get(begin, 0)
+        return missing
+
     def _useful(self, offset: int, length: int) -> bool:
-        end = min(self.received + self.window * self.block, self.size)
-        if not self.received <= offset < end or (offset - self._base) % self.block or offset in self._early:
+        if (asked := self._asked.get(offset)) is None:
             return False
-        if length != min(self.block, self.size - offset):
+        if length != asked:
             self._wrong_length = True
             return False
         return True

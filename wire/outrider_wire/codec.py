@@ -16,8 +16,13 @@ MSGPACK = "application/msgpack"
 JSON = "application/json"
 
 
+HELLOS = frozenset({"presence", "refusal"})
+"""Messages that are read whatever their version: by them two peers that speak no common one find out. Their fields only ever grow."""
+
+
 class _Head(msgspec.Struct):
     v: int = 0
+    type: str = ""
 
 
 class _Decoder(Protocol):
@@ -32,6 +37,11 @@ _DECODERS: dict[str, tuple[_Decoder, _Decoder]] = {
 }
 
 
+def common_version(theirs: Sequence[int], ours: Sequence[int] = SERVED_VERSIONS) -> int | None:
+    """The newest wire version that both sides speak; None: there is none."""
+    return max(set(theirs) & set(ours), default=None)
+
+
 def encode(message: Message, content_type: str = MSGPACK) -> bytes:
     """The bytes of a message in the given coding."""
     encoder = _JSON_ENCODER if content_type == JSON else _MSGPACK_ENCODER
@@ -44,7 +54,7 @@ def decode(
     """The message in ``data``.
 
     Raises:
-        PeerVersionError: it is of a wire version not in ``served`` (judged before the rest of it is).
+        PeerVersionError: it is of a wire version not in ``served`` (judged before the rest of it is), and none of `HELLOS`.
         PeerMessageError: it is longer than ``limit`` bytes, of an unknown coding, or is not a message within its bounds.
     """
     if len(data) > limit:
@@ -59,12 +69,12 @@ def decode(
         )
     whole, head = decoders
     try:
-        version = head.decode(data).v
+        said = head.decode(data)
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         raise PeerMessageError(f"the message does not parse: {error}", reason="unparsable") from error
-    if version and version not in served:
+    if said.v and said.v not in served and said.type not in HELLOS:
         raise PeerVersionError(
-            f"wire version {version} is not served here",
+            f"wire version {said.v} is not served here",
             reason="unsupported_version",
             fix=f"speak one of {', '.join(map(str, served))}",
         )

@@ -3,7 +3,10 @@
 A device that has its receipt may wait in silence; the answer must come to it whatever happened here in between.
 """
 
+import asyncio
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 from outrider_cloud.clock import now_ms
@@ -19,6 +22,9 @@ from outrider_wire.messages import Answer, Receipt, Refusal
 log = logging.getLogger(__name__)
 
 
+Heard = asyncio.Queue[Receipt | Answer | Refusal]
+
+
 class Deliveries:
     """Remembers what was taken, sends again what was not."""
 
@@ -28,6 +34,7 @@ class Deliveries:
         self._replies = replies
         self._metrics = metrics
         self._taken: dict[tuple[str, str], None] = {}
+        self._listeners: dict[tuple[str, str], list[Heard]] = {}
 
     async def send(
         self,
@@ -39,17 +46,33 @@ class Deliveries:
         expiry_s: float | None = None,
         committed: bool = False,
     ) -> bool:
-        """Sends a reply (see `Replies.send`); a ``committed`` one that the broker takes is noted.
+        """Sends a reply (see `Replies.send`), and tells whoever listens here; a ``committed`` one that was taken is noted.
 
         Returns:
-            Whether the broker took it.
+            Whether anybody took it.
         """
+        listeners = self._listeners.get((device, reply.id), ())
+        for heard in listeners:
+            heard.put_nowait(reply)
         taken = await self._replies.send(
             device, reply, content_type=content_type, correlation=correlation, expiry_s=expiry_s
         )
+        taken = taken or bool(listeners)
         if taken and committed:
             self._taken[(device, reply.id)] = None
         return taken
+
+    @contextmanager
+    def heard(self, device: str, input_id: str) -> Iterator[Heard]:
+        """What is said to a device about one input, from now on until the block ends."""
+        key, heard = (device, input_id), Heard()
+        self._listeners.setdefault(key, []).append(heard)
+        try:
+            yield heard
+        finally:
+            self._listeners[key].remove(heard)
+            if not self._listeners[key]:
+                del self._listeners[key]
 
     async def flush(self) -> None:
         """Makes what was noted durable."""

@@ -80,8 +80,15 @@ class Intake:
         """From now on every offer is put off: the process is about to end."""
         self._draining = True
 
-    async def on_escalation(self, address: Address, message: Incoming) -> None:
-        """One offer. Returns once it is claimed or answered durably, or was put off; pulling goes on behind."""
+    async def on_escalation(self, address: Address, message: Incoming, *, pull: bool = True) -> PeerError | None:
+        """One offer. Returns once it is claimed or answered durably, or was put off; pulling goes on behind.
+
+        Args:
+            pull: whether the device can be asked for what it only refers to; if not, that must be here.
+
+        Returns:
+            What is wrong with one that was parked.
+        """
         self.received += 1
         try:
             escalation = decode(message.payload, message.content_type)
@@ -90,7 +97,7 @@ class Intake:
             task = check_escalation(escalation, address.task, self._tasks)
         except PeerError as error:
             await self.park(address, message, error)
-            return
+            return error
         worker = self._workers[task.name]
         job = new_job(
             device=address.device,
@@ -108,10 +115,16 @@ class Intake:
         elif self._draining or worker.full:
             await self._put_off(job)
         elif any(part.inline is None for part in escalation.parts):
-            await self._fetch_once(worker, job)
+            await self._fetch_once(worker, job, pull=pull)
         else:
             worker.admit(job)
             await self._claim(worker, job)
+        return None
+
+    async def standing(self, device: str, input_id: str) -> Answer | Refusal | Receipt | None:
+        """The reply that stands, or a receipt for one that is claimed; None: it is not in the store."""
+        found = await self._store.read(partial(inputs.find, device=device, input_id=input_id))
+        return _reply_of(input_id, found.reply) if found is not None else None
 
     async def park(self, address: Address | None, message: Incoming, error: OutriderError) -> None:
         """Puts a message that cannot be taken aside, and tells the device when its topic and an id can be read."""
@@ -204,11 +217,20 @@ class Intake:
         else:
             worker.enqueue(job)
 
-    async def _fetch_once(self, worker: Worker, job: Job) -> None:
+    async def _fetch_once(self, worker: Worker, job: Job, *, pull: bool) -> None:
         """Pulls behind, unless it is known: a device that has its receipt may not have the payload any more."""
         worker.admit(job)
-        if not await self._known(worker, job):
+        if await self._known(worker, job):
+            return
+        offered = [part for part in job.escalation.parts if part.inline is None]
+        lacking = [part for part in offered if not pull and not self._pulls.was_put(job.device, part)]
+        if not lacking:
             self._background.spawn(self._fetch(worker, job), "fetch")
+            return
+        worker.drop(job)
+        self._count(job, "unfetched")
+        detail = f"part {lacking[0].name!r} is not here: put it, then send this again"
+        self._tell(job, Refusal(id=job.escalation.id, reason="part_not_here", detail=detail, retry_after_s=1.0))
 
     async def _known(self, worker: Worker, job: Job) -> bool:
         """Whether the store knows an admitted one already: then it gets its reply or receipt, and comes to nothing here."""
@@ -298,8 +320,7 @@ class Intake:
         return await self._store.read(partial(inputs.find, device=job.device, input_id=job.escalation.id))
 
     def _repeat(self, job: Job, reply: bytes) -> None:
-        standing = decode(reply, limit=BLOB_BYTES) if reply else Receipt(id=job.escalation.id)
-        if isinstance(standing, Answer | Refusal | Receipt):
+        if (standing := _reply_of(job.escalation.id, reply)) is not None:
             self._tell(job, standing, committed=bool(reply))
 
     def _tell(self, job: Job, reply: Answer | Refusal | Receipt, *, committed: bool = False) -> None:
@@ -309,6 +330,12 @@ class Intake:
     def _count(self, job: Job, outcome: Outcome) -> None:
         self.outcomes[outcome] += 1
         self._metrics.offers.labels(job.task.name, outcome).inc()
+
+
+def _reply_of(input_id: str, reply: bytes) -> Answer | Refusal | Receipt | None:
+    """A stored reply; a receipt where there is none yet."""
+    said = decode(reply, limit=BLOB_BYTES) if reply else Receipt(id=input_id)
+    return said if isinstance(said, Answer | Refusal | Receipt) else None
 
 
 class _Id(msgspec.Struct):

@@ -1,4 +1,6 @@
-"""Fetches the parts that a device offers by digest, block by block. Blocks count only from the device that was asked.
+"""Fetches the parts that a device offers by digest: what it has put over HTTP, else block by block over the broker.
+
+Blocks count only from the device that was asked, and what one device has put is no other's.
 
 A part of a task that keeps examples becomes a file of the blob store; of any other task, it is only held in memory.
 """
@@ -8,16 +10,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 from outrider_cloud.intake.replies import Publish
+from outrider_cloud.intake.uploads import KEPT_S, Uploads
 from outrider_cloud.store.blobstore import BlobStore
 from outrider_link.blobs import BlobPuller
 from outrider_link.files import move_durably
+from outrider_link.sinks import sweep_parts
 from outrider_wire.blobs import block_size
-from outrider_wire.errors import PeerMessageError
+from outrider_wire.errors import OutriderError, PeerMessageError
 from outrider_wire.messages import BlobBlock, BlobGone, Part
 from outrider_wire.topics import Topics
 
 AT_ONCE = 16
 """Parts under way at the same time; the rest wait their turn."""
+MOST_PARTS = 64
+"""Files that were begun and are kept to go on with; of more, the oldest go."""
+_FORGET_PARTS_S = 86_400.0
 _TIMEOUT_S = 3.0
 _RETRIES = 5
 
@@ -34,13 +41,16 @@ class Pulls:
         blobs: BlobStore,
         folder: Path,
         packet_limit: Callable[[], int],
+        uploads: Uploads,
+        bytes_per_s: float | None = None,
     ) -> None:
         self._topics = topics
         self._worker = worker
         self._blobs = blobs
         self._folder = folder
+        self._uploads = uploads
         self._packet_limit = packet_limit
-        self._puller = BlobPuller(publish=publish, timeout_s=_TIMEOUT_S, retries=_RETRIES)
+        self._puller = BlobPuller(publish=publish, timeout_s=_TIMEOUT_S, retries=_RETRIES, bytes_per_s=bytes_per_s)
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._asked: dict[str, str] = {}
 
@@ -53,29 +63,56 @@ class Pulls:
             BundleDamagedError: what it sent has another digest.
             OSError: the file cannot be written.
         """
+        put = self._uploads.find(device, part.sha256)
+        if put is not None:
+            return await asyncio.to_thread(self._take, put, part, keep)
         async with self._slots:
             if not keep:
                 return await self._pull(device, part, None)
             found = self._blobs.find(part.sha256)
             if found is None:
-                arrived = self._folder / part.sha256
-                await self._pull(device, part, arrived)
-                if arrived.exists():  # two inputs may bring the same bytes; the first moves them
-                    await asyncio.to_thread(move_durably, arrived, self._blobs.path(part.sha256))
-            elif found.stat().st_size != part.size:
-                raise PeerMessageError(f"part {part.name!r} is not of the size it says", reason="part_damaged")
+                await self._pull_to_store(device, part)
+            else:
+                _check_size(found, part)
             return None
 
-    def tidy(self, before_s: float) -> None:
-        """Deletes what was begun and not touched since ``before_s`` (Unix time): its device is gone."""
-        for file in self._folder.iterdir():
-            if file.stat().st_mtime < before_s:
-                file.unlink(missing_ok=True)
+    def was_put(self, device: str, part: Part) -> bool:
+        """Whether the device itself has put the part, so that `fetch` needs nothing of it any more."""
+        return self._uploads.find(device, part.sha256) is not None
+
+    def tidy(self, now_s: float) -> None:
+        """Deletes what was begun and not touched for a day: its device is gone; and what was put and nothing refers to."""
+        sweep_parts(self._folder, before_s=now_s - _FORGET_PARTS_S, most=MOST_PARTS)
+        self._uploads.tidy(now_s - KEPT_S)
+
+    def connected(self, device: str) -> None:
+        """It has a new connection, perhaps over another link."""
+        self._puller.lanes.forget(device)
 
     def on_message(self, device: str, message: BlobBlock | BlobGone) -> None:
         """Takes what a device sent; from another than was asked, nothing."""
         if self._asked.get(message.transfer) == device:
             self._puller.on_message(message)
+
+    def _take(self, put: Path, part: Part, keep: bool) -> bytes | None:
+        """Out of what was put: into the blob store (``keep``), or into memory. Blocks."""
+        _check_size(put, part)
+        if not keep:
+            data = put.read_bytes()
+            put.unlink()
+            return data
+        move_durably(put, self._blobs.path(part.sha256))
+        return None
+
+    async def _pull_to_store(self, device: str, part: Part) -> None:
+        arrived = self._folder / f"{device}.{part.sha256}"  # no device writes into, or waits for, another's
+        try:
+            await self._pull(device, part, arrived)
+        except OutriderError:  # what came stays, so that another try goes on there; but not of endlessly many
+            await asyncio.to_thread(sweep_parts, self._folder, before_s=0.0, most=MOST_PARTS)
+            raise
+        if arrived.exists():  # two inputs may bring the same bytes; the first moves them
+            await asyncio.to_thread(move_durably, arrived, self._blobs.path(part.sha256))
 
     async def _pull(self, device: str, part: Part, to: Path | None) -> bytes | None:
         transfers: set[str] = set()
@@ -89,10 +126,17 @@ class Pulls:
         try:
             if to is None:
                 return await self._puller.pull(
-                    sha256=part.sha256, size=part.size, want_topic=topic, worker=self._worker
+                    sha256=part.sha256, size=part.size, want_topic=topic, worker=self._worker, lane=device
                 )
-            await self._puller.pull(sha256=part.sha256, size=part.size, want_topic=topic, worker=self._worker, to=to)
+            await self._puller.pull(
+                sha256=part.sha256, size=part.size, want_topic=topic, worker=self._worker, lane=device, to=to
+            )
             return None
         finally:
             for transfer in transfers:
                 self._asked.pop(transfer, None)
+
+
+def _check_size(found: Path, part: Part) -> None:
+    if found.stat().st_size != part.size:
+        raise PeerMessageError(f"part {part.name!r} is not of the size it says", reason="part_damaged")

@@ -63,7 +63,12 @@ def listed(connection: sa.Connection) -> list[dict[str, Any]]:
     return [{**row, "devices": assigned.get(row["digest"], 0)} for row in rows]
 
 
-def is_released(connection: sa.Connection, *, sha256: str) -> bool:
-    """Whether any release holds this blob."""
-    found = connection.execute(sa.select(release_files.c.release).where(release_files.c.sha256 == sha256).limit(1))
+def is_assigned(connection: sa.Connection, *, device: str, sha256: str) -> bool:
+    """Whether a release that is assigned to the device holds this blob."""
+    found = connection.execute(
+        sa.select(release_files.c.release)
+        .join(assignments, assignments.c.release == release_files.c.release)
+        .where(assignments.c.device == device, release_files.c.sha256 == sha256)
+        .limit(1)
+    )
     return found.first() is not None

@@ -1,8 +1,13 @@
 """The API's description, made from its table of routes. Knows OpenAPI 3.1 and nothing else."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
+
+import msgspec
+
+from outrider_wire.codec import JSON, MSGPACK
+from outrider_wire.messages import Receipt
 
 _ERROR = {
     "type": "object",
@@ -15,6 +20,7 @@ _ERROR = {
     },
 }
 
+_REF = "#/components/schemas/{name}"
 _SCHEMES = {"token": {"type": "http", "scheme": "bearer"}, "certificate": {"type": "mutualTLS"}}
 _SECURITY: dict[str, list[dict[str, list[str]]]] = {
     "anyone": [],
@@ -37,6 +43,14 @@ class Described(Protocol):
     @property
     def body(self) -> str: ...
     @property
+    def takes(self) -> type | None: ...
+    @property
+    def gives(self) -> type | str: ...
+    @property
+    def statuses(self) -> Mapping[int, str]: ...
+    @property
+    def query(self) -> Mapping[str, int]: ...
+    @property
     def who(self) -> str: ...
 
 
@@ -45,10 +59,12 @@ def document(routes: Sequence[Described]) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
+    messages = {kind for route in routes for kind in (route.takes, route.gives, Receipt) if isinstance(kind, type)}
+    _, schemas = msgspec.json.schema_components(sorted(messages, key=lambda kind: kind.__name__), ref_template=_REF)
     return {
         "openapi": "3.1.0",
         "info": {"title": "Outrider cloud", "version": "1"},
-        "components": {"securitySchemes": _SCHEMES},
+        "components": {"securitySchemes": _SCHEMES, "schemas": schemas},
         "paths": paths,
     }
 
@@ -58,13 +74,38 @@ def _operation(route: Described) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "summary": route.what,
         "operationId": f"{route.method.lower()}{re.sub('[^a-z0-9]+', '_', route.path)}",
-        "responses": {str(route.answers): {"description": route.what}, "default": error},
+        "responses": {
+            str(route.answers): {"description": route.what} | _content(route.gives),
+            **{
+                str(status): (error | {"description": what})
+                if status >= 400
+                else {"description": what} | _content(Receipt if status == 202 else route.gives)
+                for status, what in route.statuses.items()
+            },
+            "default": error,
+        },
         "security": _SECURITY[route.who],
     }
-    if names := re.findall(r"{(\w+)}", route.path):
-        operation["parameters"] = [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
-        ]
-    if route.body:
+    parameters: list[dict[str, Any]] = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in re.findall(r"{(\w+)}", route.path)
+    ]
+    parameters += [
+        {"name": name, "in": "query", "schema": {"type": "integer", "minimum": 0, "maximum": most}}
+        for name, most in route.query.items()
+    ]
+    if parameters:
+        operation["parameters"] = parameters
+    if route.takes is not None:
+        operation["requestBody"] = {"required": True} | _content(route.takes)
+    elif route.body:
         operation["requestBody"] = {"required": True, "content": {route.body: {"schema": {}}}}
     return operation
+
+
+def _content(kind: type | str) -> dict[str, Any]:
+    """The content of a message, in both codings; of a media type; or nothing."""
+    if isinstance(kind, str):
+        return {"content": {kind: {"schema": {}}}} if kind else {}
+    schema = {"$ref": _REF.format(name=kind.__name__)}
+    return {"content": {coding: {"schema": schema} for coding in (JSON, MSGPACK)}}

@@ -1,7 +1,7 @@
 """What a row of the API is, and how its handlers read and write JSON. Knows no route."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -46,6 +46,14 @@ class Route:
     answers: int = 200
     body: str = ""
     """Media type of the request's body; '' without one."""
+    takes: type | None = None
+    """The message in the body, of which MessagePack is taken as well as JSON."""
+    gives: type | str = ""
+    """The message in the reply, or its media type; '' where it is JSON that is not described."""
+    statuses: Mapping[int, str] = field(default_factory=dict)
+    """What else it answers, and what that means."""
+    query: Mapping[str, int] = field(default_factory=dict)
+    """Numbers in the query, with the largest that counts."""
     who: Who = "operator"
 
 

@@ -18,6 +18,7 @@ from outrider_edge.uplink.alone import AloneUplink
 from outrider_edge.uplink.offering import Offering
 from outrider_edge.uplink.presence import offline, online, telemetry
 from outrider_link.blobs import BlobHolder, BlobPuller
+from outrider_link.http import CloudHttp
 from outrider_link.session import Incoming, MqttSession, Outgoing, Tls
 from outrider_wire.blobs import block_size
 from outrider_wire.codec import MSGPACK, decode, encode
@@ -64,6 +65,8 @@ class BrokerAccess:
     username: str | None = None
     password: str | None = None
     tls: Tls | None = None
+    blob_cap: float | None = None
+    """Bytes a second that blobs may take in each direction."""
 
 
 class Uplink:
@@ -77,6 +80,7 @@ class Uplink:
         agent: the agent's version, for presence.
         telemetry_every_s: seconds between telemetry messages.
         receipt_timer_s: a question without a receipt is offered again after this long, at first.
+        http: the cloud's HTTP API, where there is one: a faster way for what is large.
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class Uplink:
         receipt_timer_s: float = 5.0,
         ask_again_s: float = 60.0,
         clock: RunClock | None = None,
+        http: CloudHttp | None = None,
     ) -> None:
         self._device = device
         self._topics = Topics(access.root)
@@ -106,8 +111,13 @@ class Uplink:
         self.offering = Offering(
             outbox=outbox, line=self, clock=self._clock, receipt_timer_s=receipt_timer_s, ask_again_s=ask_again_s
         )
-        self._holder = BlobHolder(publish=self._session.publish, open_blob=self.offering.open_blob)
-        self._puller = BlobPuller(publish=self._session.publish)
+        self._holder = BlobHolder(
+            publish=self._session.publish, open_blob=self.offering.open_blob, bytes_per_s=access.blob_cap
+        )
+        self._http = http
+        self._puller = BlobPuller(
+            publish=self._session.publish, bytes_per_s=access.blob_cap, beside=http.fetch if http else None
+        )
         self.counts: Counter[str] = Counter()
         """``bad_messages``, and by reason what could not be handled."""
 
@@ -115,6 +125,15 @@ class Uplink:
     def enabled(self) -> bool:
         """A broker is configured."""
         return True
+
+    @property
+    def subscriptions(self) -> list[str]:
+        """What the device hears."""
+        return [
+            self._topics.of("answer", self._device),
+            self._topics.of("blob-down", self._device, transfer="+"),
+            self._topics.of("desired", self._device),
+        ]
 
     @property
     def connected(self) -> bool:
@@ -128,8 +147,8 @@ class Uplink:
 
     @property
     def bytes_up(self) -> int:
-        """Payload bytes that the broker has taken since the start: escalations, blobs, presence and telemetry."""
-        return self._session.bytes_published
+        """Payload bytes that broker and cloud have taken since the start: escalations, blobs, presence and telemetry."""
+        return self._session.bytes_published + (self._http.bytes_put if self._http else 0)
 
     def listen(self, on_final: OnFinal) -> None:
         """As `outrider_edge.ports.UplinkPort.listen`."""
@@ -166,6 +185,8 @@ class Uplink:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._session.__aexit__(None, None, None)
+        if self._http is not None:
+            await self._http.close()
 
     async def wait_connected(self, timeout_s: float) -> None:
         """As `MqttSession.wait_connected`."""
@@ -180,7 +201,9 @@ class Uplink:
         return await self.offering.retry(id_)
 
     async def offer(self, escalation: Escalation) -> bool:
-        """As `outrider_edge.uplink.offering.Line.offer`."""
+        """As `outrider_edge.uplink.offering.Line.offer`. What it only refers to is put where the worker finds it, if that can be."""
+        if self._http is not None:
+            await self._put_parts(self._http, escalation)
         return await self._session.publish(
             Outgoing(
                 topic=self._topics.of("escalate", self._device, task=escalation.task),
@@ -190,6 +213,15 @@ class Uplink:
                 expiry_s=max(1, escalation.keep_for_s),
             )
         )
+
+    async def _put_parts(self, http: CloudHttp, escalation: Escalation) -> None:
+        for part in escalation.parts:
+            blob = self.offering.open_blob(part.sha256) if part.inline is None else None
+            try:
+                if blob is not None:
+                    await http.put(part.sha256, blob)
+            except (OutriderError, OSError) as error:  # then the worker pulls it over the broker
+                log.info("uplink.not_put", extra={"id": escalation.id, "part": part.name, "what": str(error)})
 
     async def pull_manifest(self, *, sha256: str, size: int) -> bytes:
         """As `outrider_edge.updates.fetching.ReleaseSource`."""
@@ -214,11 +246,7 @@ class Uplink:
         return MqttSession(
             url=access.url,
             client_id=self._device,
-            subscriptions=[
-                self._topics.of("answer", self._device),
-                self._topics.of("blob-down", self._device, transfer="+"),
-                self._topics.of("desired", self._device),
-            ],
+            subscriptions=self.subscriptions,
             on_message=self._on_message,
             on_connected=self._on_connected,
             will=Outgoing(self._topics.of("presence", self._device), encode(will), retain=True),
@@ -229,6 +257,8 @@ class Uplink:
 
     async def _on_connected(self) -> None:
         self._puller.block = block_size(self._session.packet_limit)
+        self._puller.lanes.forget("")
+        self._holder.reconnected()
         self.offering.connected()
         await self._report()
 

@@ -8,8 +8,8 @@ import socket
 import sqlite3
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
@@ -103,25 +103,30 @@ class Echo:
             self._journals[1].commit("answered")
         self._peer.publish(self._home, data, qos=1)
 
-    def _client(self, name: str, topic: str, on_data: Any) -> mqtt.Client:
-        client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=f"bench-{name}", protocol=mqtt.MQTTv5)
-        client.max_inflight_messages_set(1000)
+    def _client(self, name: str, topic: str, on_data: Callable[[bytes], None]) -> mqtt.Client:
+        return raw_client(name=name, topic=topic, on_data=on_data, on_ready=self._ready.release)
 
-        def connected(*_: object) -> None:
-            if isinstance(sock := client.socket(), socket.socket):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            client.subscribe(topic, qos=1)
 
-        def arrived(_client: object, _userdata: object, message: mqtt.MQTTMessage) -> None:
-            acknowledge_soon()
-            on_data(message.payload)
+def raw_client(*, name: str, topic: str, on_data: Callable[[bytes], None], on_ready: Callable[[], None]) -> mqtt.Client:
+    """A paho-mqtt client that listens on one topic once it is connected; not connected yet."""
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=f"bench-{name}", protocol=mqtt.MQTTv5)
+    client.max_inflight_messages_set(1000)
 
-        def acknowledge_soon(*_: object) -> None:
-            if _QUICKACK is not None and isinstance(sock := client.socket(), socket.socket):
-                sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+    def connected(*_: object) -> None:
+        if isinstance(sock := client.socket(), socket.socket):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client.subscribe(topic, qos=1)
 
-        client.on_connect = connected
-        client.on_subscribe = lambda *_: self._ready.release()
-        client.on_message = arrived
-        client.on_publish = acknowledge_soon
-        return client
+    def arrived(_client: object, _userdata: object, message: mqtt.MQTTMessage) -> None:
+        acknowledge_soon()
+        on_data(bytes(message.payload))
+
+    def acknowledge_soon(*_: object) -> None:
+        if _QUICKACK is not None and isinstance(sock := client.socket(), socket.socket):
+            sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+
+    client.on_connect = connected
+    client.on_subscribe = lambda *_: on_ready()
+    client.on_message = arrived
+    client.on_publish = acknowledge_soon
+    return client

@@ -33,6 +33,8 @@ class System:
 
     def __init__(self, *, task: Task, bundle: Path, folder: Path) -> None:
         self.broker_port = free_port(PORT)
+        self.agents_port = self.broker_port
+        """Where the agents find the broker; a proxy's, where what they say is counted."""
         self._task = task
         self._bundle = bundle
         self._folder = folder
@@ -71,7 +73,7 @@ class System:
         config = folder / "cloud.toml"
         config.write_text(
             f'data_dir = "cloud"\nworker = "{durability}"\n'
-            f'{self._broker(durability)}group = "{durability}"\n[api]\nport = {port}\n'
+            f'{self._broker(durability, self.broker_port)}group = "{durability}"\n[api]\nport = {port}\n'
             '[[tasks]]\nfile = "task.toml"\nlarge = "zero:echo"\nstrategy = "shunt"\n'
         )
         name = f"cloud-{durability}"
@@ -81,7 +83,7 @@ class System:
     def _start_agent(self, durability: Durability, folder: Path, port: int) -> None:
         config = folder / "edge.toml"
         config.write_text(
-            f'device = "bench-{durability}"\ndata_dir = "edge"\n{self._broker(durability)}[api]\nport = {port}\n'
+            f'device = "bench-{durability}"\ndata_dir = "edge"\n{self._broker(durability, self.agents_port)}[api]\nport = {port}\n'
             f'[[tasks]]\nfile = "task.toml"\nbundle = "{self._bundle.absolute()}"\n'
         )
         name = f"agent-{durability}"
@@ -89,9 +91,9 @@ class System:
         self.agents[durability] = f"http://{HOST}:{port}"
         self._processes.wait_ready(name, f"{self.agents[durability]}/health/ready")
 
-    def _broker(self, durability: Durability) -> str:
+    def _broker(self, durability: Durability, port: int) -> str:
         """A root of its own, and a group of workers, keep the two systems apart on the one broker."""
-        return f'[broker]\nurl = "mqtt://{HOST}:{self.broker_port}"\nroot = "bench/{durability}"\n'
+        return f'[broker]\nurl = "mqtt://{HOST}:{port}"\nroot = "bench/{durability}"\n'
 
 
 def _wait_connected(address: str, *, within_s: float = 15.0) -> None:

@@ -1,5 +1,6 @@
 """``outrider config``: whether a configuration file is right, what is in force, and what may stand in one."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -37,13 +38,30 @@ def show(file: File, kind: Kind = None, json: Json = False, quiet: Quiet = False
     screen.table(("setting", "value", "from"), [(each.name, to_json(each.value), each.origin) for each in settings])
 
 
+class Described(StrEnum):
+    """What has a schema: the kinds of file, and the wire."""
+
+    EDGE = FileKind.EDGE
+    CLOUD = FileKind.CLOUD
+    TASK = FileKind.TASK
+    ASYNCAPI = "asyncapi"
+
+
 @app.command()
 def schema(
-    kind: Annotated[FileKind, typer.Argument(metavar="edge|cloud|task", help="Kind of file.")],
+    kind: Annotated[Described, typer.Argument(metavar="edge|cloud|task|asyncapi", help="Kind of file, or the wire.")],
 ) -> None:
-    """Print the JSON Schema of a kind of file, for editors."""
+    """Print a file's JSON Schema, or the AsyncAPI document of the wire.
+
+    Editors read the one; whoever writes a device in another language reads the other, which is published as docs/asyncapi.json.
+    """
     import msgspec
 
+    if kind is Described.ASYNCAPI:
+        from outrider_wire.asyncapi import document
+
+        print(msgspec.json.format(msgspec.json.encode(document())).decode())
+        return
     from outrider import settings_files
 
-    Screen(json=True).value(msgspec.json.schema(settings_files.struct_of(kind)))
+    Screen(json=True).value(msgspec.json.schema(settings_files.struct_of(FileKind(kind))))
