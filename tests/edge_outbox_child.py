@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edge_entries import make_answer, make_entry
 
-from outrider_edge.outbox.outbox import UNBOUNDED, Outbox
+from outrider_edge.outbox.outbox import DEFAULT_BOUNDS, Outbox
 from outrider_edge.outbox.outcomes import Answered
 from outrider_wire.limits import INLINE_BYTES
 
@@ -26,7 +26,7 @@ async def _ask(outbox: Outbox, number: int, worker: int) -> None:
 
 
 async def _main() -> None:
-    outbox = Outbox(folder=Path(sys.argv[1]), flush_s=0.02, bounds=UNBOUNDED._replace(max_count=int(sys.argv[2])))
+    outbox = Outbox(folder=Path(sys.argv[1]), flush_s=0.02, bounds=DEFAULT_BOUNDS._replace(max_count=int(sys.argv[2])))
     await outbox.start()
 
     async def work(worker: int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from edge_entries import HandClock, HandLine, make_answer, make_entry, new_id, until
 
-from outrider_edge.outbox.outbox import UNBOUNDED, Outbox
+from outrider_edge.outbox.outbox import DEFAULT_BOUNDS, Outbox
 from outrider_edge.ports import OutboxEntry
 from outrider_edge.uplink.escalations import envelope_of, offer_of
 from outrider_edge.uplink.offering import Offering
@@ -30,7 +30,7 @@ class Bench:
 
     async def start(self, **limits: int) -> None:
         self.outbox = Outbox(
-            folder=self.folder, clock=self.hand.clock, flush_s=0.02, bounds=UNBOUNDED._replace(**limits)
+            folder=self.folder, clock=self.hand.clock, flush_s=0.02, bounds=DEFAULT_BOUNDS._replace(**limits)
         )
         await self.outbox.start()
         self.offering = Offering(outbox=self.outbox, line=self.line, clock=self.hand.clock)

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from edge_entries import HandClock, make_answer, make_entry, new_id, until
 
-from outrider_edge.outbox.outbox import UNBOUNDED, Outbox
+from outrider_edge.outbox.outbox import DEFAULT_BOUNDS, Outbox
 from outrider_edge.outbox.outcomes import Answered, Expired, Refused
 from outrider_edge.outbox.schema import MIGRATIONS
 from outrider_edge.ports import OutboxEntry
@@ -36,7 +36,7 @@ class Opened:
             folder=self.folder,
             clock=self.hand.clock,
             flush_s=0.02,
-            bounds=UNBOUNDED._replace(**limits),
+            bounds=DEFAULT_BOUNDS._replace(**limits),
             keep_settled=keep_settled,
         )
         await outbox.start()

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import logging
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -272,6 +273,27 @@ async def test_a_row_that_does_not_parse_is_damage_too(tmp_path: Path) -> None:
         assert len(outbox.view().damaged) == 1
 
 
+async def test_what_shares_a_commit_with_the_finder_of_damage_is_done_once(tmp_path: Path) -> None:
+    async with opened(tmp_path, flush_s=60.0) as outbox:
+        bad, good = await ask(outbox), await ask(outbox)
+        run = outbox.shelves.disk.writer.run
+        await run(lambda store: store._sql.execute("UPDATE input SET report = x'c1' WHERE id = ?", (bad,)) and None)
+        gate = run(lambda _: time.sleep(0.1))  # what comes meanwhile shares one transaction
+        new = make_entry()
+        outbox.arrived("colours")
+        put = outbox.put(new)
+        outbox.arrived("colours")
+        outbox.count_local("colours", "edge")
+        outbox._flush()
+        await asyncio.gather(gate, put, outbox.settle(bad, Expired()))
+        assert outbox.view().mended == 1
+        await asyncio.sleep(0.05)
+        outbox._flush()
+        await adds_up_on_disk(outbox)
+        assert outbox.account() == Account(received=4, pending=2, expired=1, edge=1, uncertified=1)
+        assert {row.id for row in await outbox.open_rows()} == {good, new.id}
+
+
 async def test_an_open_question_whose_payload_was_lost_is_given_up(tmp_path: Path) -> None:
     async with opened(tmp_path) as outbox:
         lost, stored = await ask(outbox), await ask(outbox)
@@ -343,8 +365,6 @@ async def test_a_wall_clock_that_jumps_moves_no_age(
     tmp_path: Path, jump_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ages are of run time: the system's own, which no setting of the clock changes."""
-    import time
-
     wall = time.time_ns
     outbox = Outbox(folder=tmp_path, clock=run_clock(), flush_s=0.02)
     await outbox.start()

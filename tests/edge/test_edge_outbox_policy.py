@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from outrider_edge.outbox.opening import open_memory
-from outrider_edge.outbox.outbox import UNBOUNDED, Outbox
+from outrider_edge.outbox.outbox import DEFAULT_BOUNDS, Outbox
 from outrider_edge.outbox.outcomes import Expired
 from outrider_edge.outbox.policy import (
     Bounds,
@@ -194,7 +194,7 @@ def test_no_statement_walks_or_sorts_all_that_there_is(tmp_path: Path) -> None:
 
 
 async def full(folder: Path, entries: list[OutboxEntry], **limits: int) -> Outbox:
-    outbox = Outbox(folder=folder, clock=HandClock().clock, flush_s=0.02, bounds=UNBOUNDED._replace(**limits))
+    outbox = Outbox(folder=folder, clock=HandClock().clock, flush_s=0.02, bounds=DEFAULT_BOUNDS._replace(**limits))
     await outbox.start()
     for entry in entries:
         outbox.arrived(entry.task)
@@ -300,14 +300,14 @@ async def test_many_that_come_at_once_keep_the_bounds(tmp_path: Path) -> None:
 
 async def test_nothing_is_kept_longer_than_the_outbox_keeps_anything(tmp_path: Path) -> None:
     hand = HandClock()
-    outbox = Outbox(folder=tmp_path, clock=hand.clock, bounds=UNBOUNDED._replace(max_age_s=100))
+    outbox = Outbox(folder=tmp_path, clock=hand.clock, bounds=DEFAULT_BOUNDS._replace(max_age_s=100))
     await outbox.start()
     entry = make_entry(keep_for_s=3_600)
     await outbox.put(entry)
     [row] = await outbox.open_rows()
     assert row.envelope.keep_for_s == 100
     await outbox.stop()
-    shorter = Outbox(folder=tmp_path, clock=hand.clock, bounds=UNBOUNDED._replace(max_age_s=10))
+    shorter = Outbox(folder=tmp_path, clock=hand.clock, bounds=DEFAULT_BOUNDS._replace(max_age_s=10))
     await shorter.start()
     hand.now += 11
     ended, next_at = await shorter.expire()

@@ -10,7 +10,7 @@ from msgspec.structs import asdict, replace
 
 from factory import foreign, make_task, parts_of, sure, unsure
 from outrider_edge.exposition import AgentCollector, page
-from outrider_edge.outbox.outbox import UNBOUNDED, Outbox
+from outrider_edge.outbox.outbox import DEFAULT_BOUNDS, Outbox
 from outrider_edge.uplink.offering import Offering
 from outrider_wire.errors import RuleRefusalError
 from outrider_wire.messages import Escalation
@@ -142,7 +142,7 @@ async def test_an_input_that_no_budget_will_ever_send_is_not_kept(tmp_path: Path
 
 
 async def test_kept_inputs_never_crowd_out_what_somebody_waits_for(tmp_path: Path) -> None:
-    outbox = Outbox(folder=tmp_path, bounds=UNBOUNDED._replace(max_count=2))
+    outbox = Outbox(folder=tmp_path, bounds=DEFAULT_BOUNDS._replace(max_count=2))
     await outbox.start()
     try:
         kept, waited = [make_entry(state="edge") for _ in range(2)], [make_entry() for _ in range(2)]

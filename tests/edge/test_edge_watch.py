@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from factory import foreign, make_bundle, make_task, parts_of, sure, unsure
 from outrider_edge.exposition import AgentCollector, page
 from outrider_edge.journey.asked import AUDIT_KEEP_S
-from outrider_edge.outbox.outbox import UNBOUNDED, Outbox
+from outrider_edge.outbox.outbox import DEFAULT_BOUNDS, Outbox
 from outrider_edge.outbox.outcomes import Answered, Expired, Outcome, Refused
 from outrider_edge.ports import AuditEnded, OutboxEntry
 from outrider_edge.uplink.presence import telemetry
@@ -38,7 +38,7 @@ def make_audit(certificate: str = CERTIFICATE, **fields: object) -> OutboxEntry:
 
 
 async def opened(folder: Path, **limits: int) -> Outbox:
-    outbox = Outbox(folder=folder, clock=HandClock().clock, flush_s=0.02, bounds=UNBOUNDED._replace(**limits))
+    outbox = Outbox(folder=folder, clock=HandClock().clock, flush_s=0.02, bounds=DEFAULT_BOUNDS._replace(**limits))
     await outbox.start()
     return outbox
 

@@ -40,7 +40,7 @@ from outrider_wire.errors import OperatorSetupError
 from outrider_wire.messages import Escalation
 from outrider_wire.report import Account, AnswerReport
 
-UNBOUNDED = Bounds(max_count=100_000, max_bytes=1 << 30, max_age_s=365 * 86_400, min_free_bytes=0)
+DEFAULT_BOUNDS = Bounds(max_count=100_000, max_bytes=1 << 30, max_age_s=365 * 86_400, min_free_bytes=0)
 """What a device without a configuration may hold."""
 EXPIRED_AT_ONCE = 128
 """Questions that expire in one transaction."""
@@ -63,7 +63,7 @@ class Outbox:
         self,
         *,
         folder: Path,
-        bounds: Bounds = UNBOUNDED,
+        bounds: Bounds = DEFAULT_BOUNDS,
         keep_settled: int = 10_000,
         flush_s: float = 1.0,
         clock: RunClock | None = None,

@@ -260,6 +260,11 @@ def _commit(opened: Opened, batch: Sequence[_Job]) -> Exception | None:
         before = connection.total_changes
         for job in batch:
             trouble = _do(connection, store, job, alone=len(batch) == 1) or trouble
+        if trouble is not None and is_damage(trouble):  # nothing of it is kept here: all of it is done over elsewhere
+            _fail(batch, _unwritable(str(trouble)))
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            return trouble
         if connection.in_transaction:
             if connection.total_changes != before:
                 store.touch()
@@ -279,7 +284,7 @@ def _do(connection: sqlite3.Connection, store: OutboxStore, job: _Job, *, alone:
     trouble: Exception | None = None
     try:
         job.result = job.work(store)
-    except Exception as error:
+    except Exception as error:  # handed to whoever awaits the job; the batch goes on without it
         trouble = error if isinstance(error, sqlite3.Error | RowDamagedError) else None
         job.error = error if trouble is None else _unwritable(str(error))
         if not connection.in_transaction and isinstance(error, sqlite3.Error):

@@ -305,8 +305,9 @@ class Offering:
         except OutriderError as error:
             log.warning("uplink.not_loaded", extra={"reason": error.reason})
             await asyncio.sleep(1.0)
-        self._backlog.taken_up()
-        self._wake.set()
+        finally:
+            self._backlog.taken_up()
+            self._wake.set()
 
     async def _offer_stored(self, question: Question) -> None:
         try:
@@ -354,18 +355,18 @@ class Offering:
 
     async def _expire(self) -> None:
         """Some of what nobody wants any more; the pump comes back for the rest."""
+        self._expires_at = math.inf  # what is put meanwhile may expire before anything that the file knows
+        next_at = self._clock.now() + RETRY_S
         try:
-            # Until the file has said more, what is put meanwhile may expire before anything it knows.
-            self._expires_at = math.inf
             ended, next_at = await self._outbox.expire()
-            self._expires_at = min(self._expires_at, next_at)
+            for id_, settled in ended:
+                await self._ended_now(id_, settled, "expired")
         except OutriderError as error:
             log.warning("uplink.expiry_failed", extra={"reason": error.reason})
-            ended, self._expires_at = [], self._clock.now() + RETRY_S
-        for id_, settled in ended:
-            await self._ended_now(id_, settled, "expired")
-        self._expiring = False
-        self._wake.set()
+        finally:
+            self._expires_at = min(self._expires_at, next_at)
+            self._expiring = False
+            self._wake.set()
 
     async def _reply(self, id_: str, outcome: Outcome, how: str) -> None:
         settled = await self._outbox.settle(id_, outcome)

@@ -16,7 +16,7 @@ from msgspec import Struct
 from outrider.processes import Processes, free_port
 from outrider.progress import Tell
 from outrider_edge.outbox.clock import run_clock
-from outrider_edge.outbox.outbox import UNBOUNDED, Outbox
+from outrider_edge.outbox.outbox import DEFAULT_BOUNDS, Outbox
 from outrider_edge.ports import OutboxEntry, OutboxPart
 from outrider_edge.uplink.offering import Offering
 from outrider_export.task_text import task_to_toml
@@ -32,7 +32,7 @@ PORT = 8780
 SETTLE_S = 3.0
 """What an agent gets to take up what it will take up."""
 _MODEL = "0" * 64
-_BOUNDS = UNBOUNDED._replace(max_count=1_000_000, max_bytes=1 << 40)
+_BOUNDS = DEFAULT_BOUNDS._replace(max_count=1_000_000, max_bytes=1 << 40)
 
 
 @dataclass(frozen=True, kw_only=True)
