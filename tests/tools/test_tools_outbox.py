@@ -7,12 +7,14 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from typing import NamedTuple
 
 import pytest
 from edge_agents import SERVE, serve_environment, write_config
 
 from factory import unsure
 from outrider import Client
+from outrider.cli import main
 
 UNREACHABLE = '[broker]\nurl = "mqtt://127.0.0.1:9"\n'
 
@@ -45,11 +47,36 @@ class Running:
         self.process.stdout.close()
 
 
+class Ran(NamedTuple):
+    """What a command came to."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self):
+        """Its one JSON document."""
+        return json.loads(self.out)
+
+
 @pytest.fixture
-def at(outrider, device, tmp_path):
-    """Runs the command where the device's configuration lies; on a copy of its folder."""
+def at(device, tmp_path, monkeypatch, capsys):
+    """Runs the command where the device's configuration lies, on a copy of its folder; in this process, which saves seconds."""
     shutil.copytree(device, tmp_path, dirs_exist_ok=True)
-    return lambda *arguments, **variables: outrider("edge", "outbox", *arguments, **variables)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments, **variables):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "argv", ["outrider", "edge", "outbox", *arguments])
+        try:
+            code = main() or 0
+        except SystemExit as ended:
+            code = ended.code or 0
+        return Ran(code, *capsys.readouterr())
+
+    return run
 
 
 DOWN = {"OUTRIDER_AGENT": "http://127.0.0.1:9"}
