@@ -126,8 +126,8 @@ async def test_what_is_kept_to_be_learnt_from_is_answered_here_and_waits_in_the_
             "low_confidence",
             0,
         )
-        rows = {row.id: row.spare for row in await bench.outbox.open_rows()}
-        assert rows == {first.id: False, kept.id: True}
+        page = await bench.outbox.shelves.page(after=0, limit=10)
+        assert {entry.id: entry.worth for entry in page.entries} == {first.id: "waited", kept.id: "spare"}
         await bench.uplink.answer(kept.id)
         assert (await bench.agent.get(kept.id)).label == kept.label
         assert counts(bench) == {"received": 2, "pending": 1, "edge": 1, "uncertified": 1}

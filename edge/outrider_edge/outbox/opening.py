@@ -36,9 +36,10 @@ class Opened:
 
     def close(self, *, clean: bool) -> None:
         """Closes it; ``clean``: the next start need not look for damage."""
-        with suppress(sqlite3.Error):
-            if clean:
+        if clean:
+            with suppress(sqlite3.Error):  # then the next start looks
                 self.store.remember({_LEFT: "clean"})
+        with suppress(sqlite3.Error):
             self.connection.close()
 
     def tidy(self) -> bool:

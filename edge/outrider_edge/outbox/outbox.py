@@ -268,7 +268,6 @@ class Outbox:
         longest = self._room.bounds.max_age_s
 
         def look(store: OutboxStore) -> tuple[dict[str, Account], Sum, dict[str, str]]:
-            store.waiting.shorten(longest)
             return store.accounts(), store.waiting.sum(), store.remembered()
 
         def take(found: tuple[dict[str, Account], Sum, dict[str, str]]) -> None:
@@ -285,6 +284,7 @@ class Outbox:
             self.feed.wake()
 
         await self._writer.run(look, done=take)
+        self._writer.run(lambda store: store.waiting.shorten(longest)).add_done_callback(_look_at)
         if self._taken:
             self.watches.mended()
         else:

@@ -17,7 +17,7 @@ from outrider_edge.outbox.clock import RunClock
 from outrider_edge.outbox.coding import ENCODER, ENVELOPE, REPORT, decoded
 from outrider_edge.outbox.looking import LookRows
 from outrider_edge.outbox.outcomes import Answered, Expired, Outcome, audit_loss, fault_of, final_report, is_watched
-from outrider_edge.outbox.policy import Held, Need, Standing, Worth, is_spare, worth_of
+from outrider_edge.outbox.policy import Held, Need, Standing, Worth, worth_of
 from outrider_edge.outbox.states import Delivery
 from outrider_edge.outbox.waiting import WaitingRows
 from outrider_edge.outbox.watching import MonitorRows, Moved, ShadowRows
@@ -42,8 +42,6 @@ class OpenRow:
     envelope: Escalation
     payload_bytes: int
     """Still held."""
-    spare: bool = False
-    """Answered without it, and no audit: sent to be learnt from, once there is budget to spare."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -345,12 +343,12 @@ class OutboxStore:
         return Freed(payload_bytes=held, unused=unused)
 
 
-_OPEN_ROW = "SELECT id, delivery, offers, age_s + ? - at_s, envelope, bytes, state, keep_s FROM input"
+_OPEN_ROW = "SELECT id, delivery, offers, age_s + ? - at_s, envelope, bytes, keep_s FROM input"
 _DONE = "delivery = 'done', bytes = 0, ended = (SELECT coalesce(max(ended), 0) + 1 FROM input WHERE ended IS NOT NULL)"
 
 
-def _open_row(row: tuple[str, Delivery, int, float, bytes, int, State, float]) -> OpenRow:
-    id_, delivery, offers, age_s, data, held, state, keep_s = row
+def _open_row(row: tuple[str, Delivery, int, float, bytes, int, float]) -> OpenRow:
+    id_, delivery, offers, age_s, data, held, keep_s = row
     envelope = decoded(ENVELOPE, data)
     if keep_s < envelope.keep_for_s:
         envelope = replace(envelope, keep_for_s=int(keep_s))
@@ -361,7 +359,6 @@ def _open_row(row: tuple[str, Delivery, int, float, bytes, int, State, float]) -
         age_s=max(0.0, age_s),
         envelope=envelope,
         payload_bytes=held,
-        spare=is_spare(state, envelope.audit),
     )
 
 
