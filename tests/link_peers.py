@@ -146,9 +146,11 @@ class ScriptedBroker:
         return b""
 
 
-def publish_packet(topic: str, payload: bytes, mid: int) -> bytes:
-    """A PUBLISH at QoS 1 as a broker sends it."""
-    body = len(topic).to_bytes(2, "big") + topic.encode() + mid.to_bytes(2, "big") + b"\0" + payload
+def publish_packet(topic: str | bytes, payload: bytes, mid: int, *, properties: bytes = b"") -> bytes:
+    """A PUBLISH at QoS 1 as a broker sends it; fewer than 128 bytes of properties."""
+    name = topic.encode() if isinstance(topic, str) else topic
+    head = len(name).to_bytes(2, "big") + name + mid.to_bytes(2, "big")
+    body = head + bytes([len(properties)]) + properties + payload
     length, encoded = len(body), bytearray()
     while True:
         length, digit = divmod(length, 128)

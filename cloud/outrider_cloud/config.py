@@ -4,7 +4,6 @@ Paths in the file are relative to the file's own folder.
 """
 
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,7 +17,7 @@ from outrider_link.settings import BrokerSettings, is_loopback, read_text
 from outrider_wire.errors import OperatorConfigError
 from outrider_wire.names import NAME_PATTERN, Name
 from outrider_wire.roles import DEFAULT_SHARES, Shares
-from outrider_wire.settings import convert
+from outrider_wire.settings import parse_toml
 from outrider_wire.task import OpenRate, Task, parse_task
 from outrider_wire.topics import RELEASES, WORKERS
 
@@ -164,13 +163,7 @@ def load_cloud_config(path: Path | None, overrides: Mapping[str, Any] | None = N
         OperatorConfigError: the file is missing or does not hold what it must; the sentence says where and what instead.
     """
     source, text = (str(path), read_text(path)) if path else ("command line", "")
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise OperatorConfigError(
-            f"{source}: not valid TOML: {error}", reason="invalid_toml", fix="correct that line"
-        ) from error
-    config = convert(_merged(data, overrides or {}), CloudConfig, source, text)
+    config = parse_toml(text, CloudConfig, source, overrides)
     config = _anchored(config, path.resolve().parent if path else Path.cwd())
     check(config, source)
     return config
@@ -259,14 +252,6 @@ def read_task(file: str) -> Task:
         OperatorConfigError: the file is missing or is not a task.
     """
     return parse_task(read_text(Path(file)), file)
-
-
-def _merged(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(data)
-    for key, value in overrides.items():
-        old = merged.get(key)
-        merged[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return merged
 
 
 def _anchored(config: CloudConfig, folder: Path) -> CloudConfig:

@@ -13,6 +13,7 @@ from outrider_cloud.store.schema import assignments, devices
 from outrider_cloud.store.store import Store
 from outrider_wire.codec import common_version
 from outrider_wire.errors import PeerMessageError
+from outrider_wire.limits import ENTRIES
 from outrider_wire.messages import Presence, Reported, Telemetry
 
 log = logging.getLogger(__name__)
@@ -84,10 +85,16 @@ def note(connection: sa.Connection, *, device: str, values: dict[str, Any], seen
 
 
 def note_telemetry(connection: sa.Connection, *, device: str, said: Telemetry, seen_ms: int) -> bool:
-    """Replaces the telemetry of one task; True when it tells of an alarm that was not there before."""
+    """Replaces the telemetry of one task; True when it tells of an alarm that was not there before.
+
+    Raises:
+        PeerMessageError: the device makes up one task after another.
+    """
     old = (
         connection.execute(sa.select(devices.c.telemetry).where(devices.c.device == device)).scalar_one_or_none() or {}
     )
+    if said.task not in old and len(old) >= ENTRIES:
+        raise PeerMessageError(f"{device!r} tells of more than {ENTRIES} tasks", reason="too_many_tasks")
     new = msgspec.to_builtins(said)
     note(connection, device=device, values={"telemetry": old | {said.task: new}}, seen_ms=seen_ms)
     return _alarmed(new) and not _alarmed(old.get(said.task, {}))

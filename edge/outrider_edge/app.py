@@ -39,9 +39,11 @@ from outrider_edge.updates.starting import Load, SlotStart, start_slots
 from outrider_edge.updates.updater import TaskUpdater, Updater, UpdateTerms
 from outrider_edge.uplink.uplink import AloneUplink, BrokerAccess, Uplink
 from outrider_engine.bundle import Bundle
+from outrider_engine.decoder import PictureDecoder, decoder_of
 from outrider_engine.model import Model, load_model
 from outrider_link.http import CloudHttp
 from outrider_wire.errors import OperatorConfigError
+from outrider_wire.images import Decode, decode_picture
 from outrider_wire.report import Account
 from outrider_wire.task import Task
 
@@ -106,7 +108,8 @@ async def serving(config: EdgeConfig) -> AsyncIterator[Serving]:
         for bound in sockets:
             stack.callback(bound.close)
         key = audit_key(config)
-        loaded = await asyncio.to_thread(_load_tasks, config)
+        decoder = _decoder(config, stack)
+        loaded = await asyncio.to_thread(_load_tasks, config, decoder or decode_picture)
         for ready in loaded.values():
             stack.callback(ready.runtime.close)
             stack.callback(ready.subtasks.close)
@@ -141,7 +144,7 @@ async def serving(config: EdgeConfig) -> AsyncIterator[Serving]:
         api = Api(
             agent=agent,
             status=_status(config, agent, uplink, updater, outbox),
-            metrics=_metrics_page(agent, metrics, uplink, outbox),
+            metrics=_metrics_page(agent, metrics, uplink, decoder, outbox),
             groups=[
                 OutboxRoutes(outbox=outbox, uplink=uplink),
                 EndedRoute(feed=outbox.feed, stopping=lambda: agent.stopping),
@@ -150,7 +153,18 @@ async def serving(config: EdgeConfig) -> AsyncIterator[Serving]:
         yield Serving(agent=agent, addresses=await _open(api.application(), agent, outbox, sockets, stack))
 
 
-def _load_tasks(config: EdgeConfig) -> dict[str, _Loaded]:
+def _decoder(config: EdgeConfig, stack: AsyncExitStack) -> PictureDecoder | None:
+    """The process that pictures are decoded in; None where this one does it, or no task has any."""
+    if config.runtime.decode == "inline":
+        return None
+    decoder = decoder_of(part for settings in config.tasks for part in read_task(settings).inputs)
+    if decoder is not None:
+        stack.callback(decoder.close)
+        decoder.start()
+    return decoder
+
+
+def _load_tasks(config: EdgeConfig, decode: Decode) -> dict[str, _Loaded]:
     """Every task with its model, loaded and timed. Blocks."""
     loaded: dict[str, _Loaded] = {}
     for settings in config.tasks:
@@ -159,7 +173,7 @@ def _load_tasks(config: EdgeConfig) -> dict[str, _Loaded]:
             raise OperatorConfigError(
                 f"task {task.name!r} is configured twice", reason="duplicate_task", fix="name each task file once"
             )
-        load = _loader(config, task)
+        load = _loader(config, task, decode)
         folder = SlotFolder(folder=config.folder / "slots" / task.name, task=task)
         start = start_slots(folder=folder, factory=Path(settings.bundle), load=load)
         check_embedding(task, start.model.manifest)
@@ -173,13 +187,14 @@ def _load_tasks(config: EdgeConfig) -> dict[str, _Loaded]:
     return loaded
 
 
-def _loader(config: EdgeConfig, task: Task) -> Load:
+def _loader(config: EdgeConfig, task: Task, decode: Decode) -> Load:
     def load(bundle: Bundle) -> Model:
         return load_model(
             bundle,
             threads=config.runtime.threads,
             providers=config.runtime.providers or None,
             bounds=task.inputs,
+            decode=decode,
         )
 
     return load
@@ -306,7 +321,9 @@ def _status(
     return status
 
 
-def _metrics_page(agent: Agent, metrics: Metrics, uplink: Uplink | AloneUplink, outbox: Outbox) -> Callable[[], bytes]:
+def _metrics_page(
+    agent: Agent, metrics: Metrics, uplink: Uplink | AloneUplink, decoder: PictureDecoder | None, outbox: Outbox
+) -> Callable[[], bytes]:
     def accounts() -> dict[str, Account]:
         return {name: agent.account(name) for name in (*agent.runtimes, NO_TASK)}
 
@@ -317,5 +334,7 @@ def _metrics_page(agent: Agent, metrics: Metrics, uplink: Uplink | AloneUplink, 
         budgets=agent.budgets,
         memories=agent.memories,
         outbox=outbox.view,
+        ignored=uplink.ignored,
+        decoder_restarts=lambda: decoder.counts["restarts"] if decoder is not None else 0,
     )
     return lambda: page(collector)

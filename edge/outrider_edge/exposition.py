@@ -31,6 +31,8 @@ class AgentCollector(Collector):
         budgets: how every limit stands, by task and name.
         memories: how every answer memory fares, by task.
         outbox: how the outbox fares.
+        ignored: what came from the cloud and changed nothing, by reason.
+        decoder_restarts: how many pictures have cost the process that decodes them.
     """
 
     def __init__(
@@ -42,6 +44,8 @@ class AgentCollector(Collector):
         budgets: Callable[[], Mapping[str, Mapping[str, LimitView]]] = dict,
         memories: Callable[[], Mapping[str, MemoryView]] = dict,
         outbox: Callable[[], OutboxView | None] = lambda: None,
+        ignored: Callable[[], Mapping[str, int]] = dict,
+        decoder_restarts: Callable[[], int] = int,
     ) -> None:
         self._metrics = metrics
         self._accounts = accounts
@@ -49,6 +53,8 @@ class AgentCollector(Collector):
         self._budgets = budgets
         self._memories = memories
         self._outbox = outbox
+        self._ignored = ignored
+        self._decoder_restarts = decoder_restarts
 
     def collect(self) -> Iterable[Metric]:
         """Every family, in a fixed order."""
@@ -75,6 +81,17 @@ class AgentCollector(Collector):
         yield from _monitor_families(self._metrics.monitors())
         if (outbox := self._outbox()) is not None:
             yield from _outbox_families(outbox)
+        ignored = CounterMetricFamily(
+            "outrider_downlink_ignored", "What came from the cloud and changed nothing", labels=["reason"]
+        )
+        for reason, count in self._ignored().items():
+            ignored.add_metric([reason], count)
+        yield ignored
+        yield CounterMetricFamily(
+            "outrider_decoder_restarts",
+            "Pictures that crashed, overran or exhausted the process that decodes them",
+            value=self._decoder_restarts(),
+        )
         yield GaugeMetricFamily(
             "outrider_broker_connected", "Whether the broker can be reached", value=self._connected()
         )

@@ -15,6 +15,7 @@ from outrider_engine.walk import walk
 from outrider_wire.acceptance import Verdict, judge
 from outrider_wire.calibration import calibrated
 from outrider_wire.errors import BundleMismatchError
+from outrider_wire.images import Decode, decode_picture
 from outrider_wire.manifest import ModelInput, Variant
 from outrider_wire.steps import Preparer
 from outrider_wire.strata import stratum_of
@@ -45,7 +46,15 @@ class Inference(NamedTuple):
 class Model:
     """A bundle's model, ready to answer. Made by `load_model`; safe to call from one thread at a time."""
 
-    def __init__(self, *, bundle: Bundle, session: Session, variant: Variant, bounds: Sequence[InputPart] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        bundle: Bundle,
+        session: Session,
+        variant: Variant,
+        bounds: Sequence[InputPart] = (),
+        decode: Decode = decode_picture,
+    ) -> None:
         self.manifest = bundle.manifest
         self.bundle = bundle
         self.digest = bundle.digest
@@ -58,7 +67,7 @@ class Model:
         self.certificate_id = certificate.id if certificate is not None and not self.certified else ""
         """The certificate that may be claimed; '' without one."""
         self._session = session
-        self._preparer = Preparer(self.manifest.inputs, bounds=bounds)
+        self._preparer = Preparer(self.manifest.inputs, bounds=bounds, decode=decode)
         self._tensors = [entry.tensor for entry in self.manifest.inputs]
         self._one_by_one = any(fact.shape and fact.shape[0] == 1 for fact in session.inputs)
 
@@ -162,6 +171,7 @@ def load_model(
     providers: Sequence[str] | None = None,
     variant: str | None = None,
     bounds: Sequence[InputPart] = (),
+    decode: Decode = decode_picture,
     optimise: bool = True,
 ) -> Model:
     """Opens and verifies a bundle (or takes a verified one), walks its model, loads it, and runs it once on zeros.
@@ -172,6 +182,7 @@ def load_model(
         providers: execution providers in order of preference; None: the one that the variant names.
         variant: name of the variant; None: the manifest's first.
         bounds: the task's bounds on each part, checked before decoding.
+        decode: what turns pictures into pixels; `outrider_engine.decoder.PictureDecoder` for those of strangers.
         optimise: False leaves the graph as it is, for a first look at one that is not trusted yet.
 
     Raises:
@@ -183,7 +194,7 @@ def load_model(
     data = opened.read(chosen.file)
     walk(data)
     session = OrtSession(data, threads=threads, providers=providers or (chosen.provider,), optimise=optimise)
-    model = Model(bundle=opened, session=session, variant=chosen, bounds=bounds)
+    model = Model(bundle=opened, session=session, variant=chosen, bounds=bounds, decode=decode)
     model.dry_run()
     return model
 

@@ -90,6 +90,23 @@ def nested(depth: int) -> onnx.ModelProto:
     return with_nodes(helper.make_node("If", ["told"], ["chosen"], then_branch=branch, else_branch=leaf))
 
 
+def field(number: int, value: bytes) -> bytes:
+    """A protobuf field of bytes."""
+    length, size = b"", len(value)
+    while size > 127:
+        length, size = length + bytes([size & 127 | 128]), size >> 7
+    return bytes([number << 3 | 2]) + length + bytes([size]) + value
+
+
+def nested_by_hand(depth: int) -> bytes:
+    """Ifs within Ifs, deeper than any library builds or parses."""
+    graph = b""
+    for _ in range(depth):
+        branch = field(1, b"then_branch") + field(6, graph) + b"\xa0\x01\x05"
+        graph = field(1, field(4, b"If") + field(5, branch))
+    return b"\x08\x0a" + field(7, graph)
+
+
 def training(tensor: TensorProto) -> onnx.ModelProto:
     """The sound model with a training graph that has a constant."""
     model = sound()
@@ -138,6 +155,7 @@ MODELS: dict[str, Callable[[], onnx.ModelProto | bytes]] = {
     ),
     "unknown-element-type": lambda: with_tensor(TensorProto(name="odd", data_type=99, dims=[1], raw_data=b"1234")),
     "nested-20-deep": lambda: nested(20),
+    "nested-2000-deep": lambda: nested_by_hand(2_000),
     "configures-the-runtime": configured,
     "two-graphs": lambda: sound().SerializeToString() * 2,
     "truncated": lambda: sound().SerializeToString()[:-7],
@@ -165,6 +183,15 @@ def constant_bomb() -> onnx.ModelProto:
     fill = helper.make_node("ConstantOfShape", ["size"], ["huge"])
     total = helper.make_node("ReduceMax", ["huge"], ["extra"], keepdims=0)
     return after_words(fill, total, constants={"size": np.asarray([1 << 32], dtype=np.int64)})
+
+
+def folding_bomb() -> onnx.ModelProto:
+    """Two numbers of 64 bits that become 4 GiB when constants are folded, before anything runs."""
+    fill = helper.make_node("ConstantOfShape", ["size"], ["row"])
+    widen = helper.make_node("Expand", ["row", "wide"], ["huge"])
+    total = helper.make_node("ReduceMax", ["huge"], ["extra"], keepdims=0)
+    constants = {"size": np.asarray([1, 1 << 15], dtype=np.int64), "wide": np.asarray([1 << 15, 1], dtype=np.int64)}
+    return after_words(fill, widen, total, constants=constants)
 
 
 def endless_loop() -> onnx.ModelProto:
@@ -196,6 +223,7 @@ def gives_nan() -> onnx.ModelProto:
 
 BOMBS: dict[str, Callable[[], onnx.ModelProto]] = {
     "asks-for-16-gib": constant_bomb,
+    "folds-to-4-gib": folding_bomb,
     "loops-for-ever": endless_loop,
 }
 
@@ -235,6 +263,7 @@ def make_bundles(to: Path) -> None:
     write("external-data", model_onnx=(HERE / "models" / "external-data.onnx").read_bytes())
     write("foreign-operator", model_onnx=(HERE / "models" / "foreign-operator.onnx").read_bytes())
     write("asks-for-16-gib", model_onnx=constant_bomb().SerializeToString())
+    write("folds-to-4-gib", model_onnx=folding_bomb().SerializeToString())
     write("loops-for-ever", model_onnx=endless_loop().SerializeToString())
     write("gives-nan", model_onnx=gives_nan().SerializeToString())
     write("wrong-golden", golden_msgpack=_wrong(files["golden.msgpack"]))

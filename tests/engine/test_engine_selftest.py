@@ -17,6 +17,7 @@ REFUSED = {
     "external-data": "external_data",
     "file-that-no-manifest-names": "unexpected_file",
     "flipped-byte": "file_digest",
+    "folds-to-4-gib": "out_of_memory",
     "foreign-operator": "foreign_operator",
     "gives-nan": "bad_golden",
     "golden-that-is-no-messagepack": "golden_unparsable",

@@ -1,69 +1,22 @@
 """Hostile pictures, case by case; and the odd but honest ones, which come out right."""
 
-import io
-import struct
-import zlib
 from typing import Any
 
 import numpy as np
 import pytest
+from hostile_pictures import HOSTILE, JPEG, NOISE, PNG, jpeg_of_scans, saved
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from outrider_wire.errors import CallerInputError
-from outrider_wire.images import decode_picture
+from outrider_wire.images import SCANS, decode_picture
+from outrider_wire.jpeg import scans
 from outrider_wire.limits import IMAGE_PIXELS
-
-
-def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
-    out = io.BytesIO()
-    image.save(out, kind, **options)
-    return out.getvalue()
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def png(width: int, height: int, *chunks: bytes, depth: int = 8, colour: int = 2) -> bytes:
-    """A PNG file by hand, with whatever header and chunks."""
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + chunk(b"IEND", b"")
 
 
 def decoded(data: bytes, max_pixels: int = IMAGE_PIXELS) -> np.ndarray:
     return np.asarray(decode_picture(data, part="image", mode="RGB", max_pixels=max_pixels))
-
-
-NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
-PNG, JPEG = saved(NOISE, "PNG"), saved(NOISE, "JPEG")
-BOMB = zlib.compress(bytes(50_000_000), 9)
-
-HOSTILE: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", "not_an_image"),
-    "a text": (b"hello, world" * 20, "not_an_image"),
-    "only the first bytes of a PNG": (PNG[:8], "not_an_image"),
-    "only the first bytes of a JPEG": (JPEG[:3], "not_an_image"),
-    "a truncated PNG": (PNG[: len(PNG) // 2], "damaged_image"),
-    "a truncated JPEG": (JPEG[: len(JPEG) // 2], "damaged_image"),
-    "a PNG with a damaged pixel stream": (PNG[:2000] + b"\x00" * 500 + PNG[2500:], "damaged_image"),
-    "a GIF": (saved(NOISE, "GIF"), "not_an_image"),
-    "a BMP": (saved(NOISE, "BMP"), "not_an_image"),
-    "a TIFF": (saved(NOISE, "TIFF"), "not_an_image"),
-    "a WebP": (saved(NOISE, "WEBP"), "not_an_image"),
-    "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not_an_image"),
-    "a header of 900 million pixels": (png(30_000, 30_000, chunk(b"IDAT", zlib.compress(b"\0"))), "too_many_pixels"),
-    "a header of 100 million pixels": (png(10_000, 10_000, chunk(b"IDAT", zlib.compress(b"\0"))), "too_many_pixels"),
-    "a header of 4 billion a side": (png(2**31 - 1, 2**31 - 1), "too_many_pixels"),
-    "one pixel more than is allowed": (png(2001, 2000, chunk(b"IDAT", zlib.compress(b"\0"))), "too_many_pixels"),
-    "no width": (png(0, 4), "not_an_image"),
-    "no pixels at all": (png(4, 4), "damaged_image"),
-    "a bit depth that does not exist": (png(4, 4, depth=7), "not_an_image"),
-    "a comment that unpacks to 50 MB": (png(4, 4, chunk(b"zTXt", b"c\0\0" + BOMB)), "not_an_image"),
-    "a colour profile that unpacks to 50 MB": (png(4, 4, chunk(b"iCCP", b"c\0\0" + BOMB)), "not_an_image"),
-    "a chunk that claims 2 GiB": (png(4, 4)[:33] + struct.pack(">I", 2**31 - 1) + b"IDAT", "damaged_image"),
-}  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -128,6 +81,36 @@ def test_a_picture_is_turned_upright(
     grey = decoded(saved(CORNER, kind, exif=exif, **options)).mean(axis=2)
     assert grey.shape == shape
     assert np.unravel_index(grey.argmax(), shape) == corner
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"progressive": True, "exif": Image.Exif()}])
+def test_a_jpeg_asks_for_its_passes(options: dict[str, Any]) -> None:
+    whole = saved(NOISE, "JPEG", **options)
+    assert scans(whole, most=SCANS) == whole.count(b"\xff\xda") == (10 if options else 1)
+
+
+def test_what_lies_inside_or_behind_a_picture_is_no_pass_of_it() -> None:
+    """A thumbnail in a segment, a film after the end of the image."""
+    thumbnail = b"\xff\xe5" + (2 + 2 * 900).to_bytes(2, "big") + b"\xff\xda" * 900
+    honest = JPEG[:2] + thumbnail + JPEG[2:] + b"\xff\xda" * 10_000
+    assert scans(honest, most=SCANS) == 1
+    assert decoded(honest).shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize("passes", [SCANS, SCANS + 1, 5_000])
+def test_the_passes_of_a_bomb_are_counted_though_its_segments_hide_an_end(passes: int) -> None:
+    comment = b"\xff\xfe\x00\x04\xff\xd9"
+    bomb = jpeg_of_scans(passes).replace(b"\xff\xda", comment + b"\xff\xda")
+    assert scans(bomb, most=SCANS) == min(passes, SCANS + 1)
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_have_some_number_of_passes(data: bytes) -> None:
+    assert 0 <= scans(b"\xff\xd8" + data, most=SCANS) <= SCANS + 1
+
+
+def test_countless_segments_are_too_many() -> None:
+    assert scans(b"\xff\xfe\x00\x02" * 10_000 + b"\xff\xda" * 100, most=SCANS) == SCANS + 1
 
 
 def test_transparency_is_dropped() -> None:

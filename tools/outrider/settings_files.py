@@ -106,7 +106,7 @@ def raw(path: Path) -> dict[str, Any]:
     """The keys of a TOML file; none where it is not TOML, which `load` explains."""
     try:
         return tomllib.loads(read_text(path))
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # tomllib.TOMLDecodeError is a ValueError
         return {}
 
 

@@ -59,6 +59,8 @@ class BlobPuller:
     ) -> None:
         self.block = block
         self.lanes = Lanes(bytes_per_s=bytes_per_s)
+        self.unasked = 0
+        """Messages of no pull under way."""
         self._publish = publish
         self._beside = beside
         self._timeout_s = timeout_s
@@ -110,8 +112,10 @@ class BlobPuller:
         return to
 
     def on_message(self, message: BlobBlock | BlobGone) -> None:
-        """Takes what a holder sent; anything of no pull under way is ignored."""
-        if (flow := self._flows.get(message.transfer)) is not None:
+        """Takes what a holder sent; anything of no pull under way is counted, and ignored."""
+        if (flow := self._flows.get(message.transfer)) is None:
+            self.unasked += 1
+        else:
             flow.take(message)
 
     async def _fill(self, ask: "_Ask", sink: Sink) -> None:

@@ -19,6 +19,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from outrider_link.dialling import connect_in_thread, drop_socket
 from outrider_link.envelope import BrokerUrl, Outgoing
+from outrider_link.patient import PatientClient
 from outrider_link.pump import Pump
 from outrider_wire.errors import OperatorSetupError, PeerError, UnreachableError
 from outrider_wire.limits import MESSAGE_BYTES
@@ -74,7 +75,7 @@ class Connection:
 
     def _make_client(self) -> Client:
         terms = self._terms
-        client = Client(
+        client = PatientClient(
             CallbackAPIVersion.VERSION2,
             client_id=terms.client_id,
             protocol=MQTTProtocolVersion.MQTTv5,

@@ -58,14 +58,14 @@ class Incoming:
 
 
 def incoming(message: MQTTMessage) -> Incoming:
-    """The client library's message as ours.
-
-    Raises:
-        UnicodeDecodeError: the topic is not UTF-8.
-    """
+    """The client library's message as ours; of a topic that is not UTF-8, nothing."""
     properties = message.properties
+    try:
+        topic = message.topic
+    except UnicodeDecodeError:
+        topic = ""
     return Incoming(
-        topic=message.topic,
+        topic=topic,
         payload=bytes(message.payload),
         content_type=getattr(properties, "ContentType", ""),
         correlation=getattr(properties, "CorrelationData", None),

@@ -1,16 +1,21 @@
 """Picture bytes to pixels, distrustfully. Knows Pillow, and nothing of tasks, bundles or steps."""
 
 import io
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from outrider_wire.errors import CallerInputError
+from outrider_wire.jpeg import scans
 
 FORMATS = ("JPEG", "PNG")
-"""The only decoders that hostile bytes ever reach."""
+"""The only decoders that hostile bytes ever reach. A multi-picture JPEG (MPO) is none: its decoder follows offsets in the file."""
+SCANS = 32
+"""Passes over the whole picture that a JPEG may ask for: an honest progressive one has about ten, and each costs a decode."""
+
+Mode = Literal["RGB", "L"]
 
 _ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -25,16 +30,25 @@ _UPRIGHT = {
 """What undoes each EXIF orientation (Exif 2.32, tag 0x0112)."""
 
 
-def decode_picture(data: bytes | str, *, part: str, mode: Literal["RGB", "L"], max_pixels: int) -> Image.Image:
+class Decode(Protocol):
+    """Whoever turns a picture's bytes into pixels: `decode_picture`, or what calls it in a limited process."""
+
+    def __call__(self, data: bytes | str, *, part: str, mode: Mode, max_pixels: int) -> Image.Image:
+        """As `decode_picture`."""
+        ...
+
+
+def decode_picture(data: bytes | str, *, part: str, mode: Mode, max_pixels: int) -> Image.Image:
     """The picture in ``data``, upright, in ``mode``, fully decoded.
 
     Raises:
-        CallerInputError: text instead of bytes, not a JPEG or PNG, more than ``max_pixels`` by its header (judged before a
-            pixel is decoded), or damaged.
+        CallerInputError: text instead of bytes, not a JPEG or PNG, more than ``max_pixels`` by its header or `SCANS` by its
+            bytes (judged before a pixel is decoded), or damaged.
     """
-    if isinstance(data, str):
-        raise _refused(part, "is text, not a picture", "wrong_type", "send the bytes of a JPEG or PNG file")
+    data = picture_bytes(data, part)
     image = _opened(data, part)
+    if image.format == "JPEG" and scans(data, most=SCANS) > SCANS:
+        raise _refused(part, f"asks for more than {SCANS} passes", "too_many_scans", "send a baseline JPEG")
     width, height = image.size
     if width * height > max_pixels:
         raise _too_large(part, f"has {width} × {height} pixels, more than the {max_pixels} of its task")
@@ -43,28 +57,53 @@ def decode_picture(data: bytes | str, *, part: str, mode: Literal["RGB", "L"], m
         turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
         plain = image if image.mode == mode else _converted(image, mode)
         return plain.transpose(turn) if turn is not None else plain
+    except MemoryError as error:
+        raise out_of_memory(part) from error
     except Exception as error:  # Pillow names no set of errors that its decoders raise on hostile bytes
         raise _refused(part, f"is a damaged picture ({error})"[:300], "damaged_image", "send the file again") from error
 
 
+def picture_bytes(data: bytes | str, part: str) -> bytes:
+    """``data`` itself.
+
+    Raises:
+        CallerInputError: it is text.
+    """
+    if isinstance(data, str):
+        raise _refused(part, "is text, not a picture", "wrong_type", "send the bytes of a JPEG or PNG file")
+    return data
+
+
+def out_of_memory(part: str) -> CallerInputError:
+    """The refusal of a picture whose decoding takes more memory than there is for it."""
+    return _refused(part, "takes more memory than a picture may", "picture_memory", "send a smaller picture")
+
+
 def _opened(data: bytes, part: str) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except MemoryError as error:
+        raise out_of_memory(part) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(part, "claims more pixels than any picture has") from error
     except Exception as error:  # as above: a header can be hostile too
-        raise _refused(
-            part, "is not a picture that can be read", "not_an_image", f"send {' or '.join(FORMATS)}"
-        ) from error
+        raise _no_picture(part) from error
+    if image.format not in FORMATS:
+        raise _no_picture(part)
+    return image
 
 
-def _converted(image: Image.Image, mode: Literal["RGB", "L"]) -> Image.Image:
+def _converted(image: Image.Image, mode: Mode) -> Image.Image:
     """To ``mode``; 16-bit grey keeps its upper byte, which Pillow's own conversion would clip to white."""
     if image.mode.startswith("I"):
         grey = np.asarray(image).astype(np.uint32) >> 8
         return Image.fromarray(grey.astype(np.uint8)).convert(mode)
     image.info.pop("transparency", None)
     return image.convert(mode)
+
+
+def _no_picture(part: str) -> CallerInputError:
+    return _refused(part, "is not a picture that can be read", "not_an_image", f"send a plain {' or '.join(FORMATS)}")
 
 
 def _too_large(part: str, what: str) -> CallerInputError:

@@ -14,6 +14,8 @@ MESSAGE_BYTES = 1024 * 1024
 
 PARTS = 16
 LABELS = 4096
+ENTRIES = 64
+"""Of any list or table in which a device describes itself."""
 PART_BYTES = 32 * 1024 * 1024
 IMAGE_PIXELS = 4_000_000
 MANIFEST_BYTES = 4 * 1024 * 1024

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from outrider_wire.limits import BLOB_BYTES, BLOCK_BYTES, LABELS, PARTS, WIRE_VERSION
+from outrider_wire.limits import BLOB_BYTES, BLOCK_BYTES, ENTRIES, LABELS, PARTS, WIRE_VERSION
 from outrider_wire.names import Digest, Identifier, Label, Name, Reason
 
 Version = Annotated[int, Meta(ge=1, le=1000)]
@@ -19,7 +19,7 @@ Modality = Literal["image", "audio", "text", "series"]
 Probabilities = Annotated[list[Share], Meta(max_length=LABELS)]
 Finite = Annotated[float, Meta(ge=-1e15, le=1e15)]
 """A bound is what refuses NaN and infinity, which MessagePack carries and JSON cannot say."""
-Milliseconds = dict[Annotated[str, Meta(max_length=32)], Finite]
+Milliseconds = Annotated[dict[Annotated[str, Meta(max_length=32)], Finite], Meta(max_length=ENTRIES)]
 
 
 class Part(Struct, kw_only=True, frozen=True):
@@ -196,8 +196,10 @@ class Presence(Struct, kw_only=True, frozen=True, tag="presence"):
     agent: Annotated[str, Meta(max_length=64)] = ""
     wire: Annotated[list[Version], Meta(max_length=8)] = []
     """The wire versions that the device speaks."""
-    releases: dict[Name, Digest] = {}
-    capabilities: dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=256)]] = {}
+    releases: Annotated[dict[Name, Digest], Meta(max_length=ENTRIES)] = {}
+    capabilities: Annotated[
+        dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=256)]], Meta(max_length=ENTRIES)
+    ] = {}
     v: Version = WIRE_VERSION
 
 
@@ -224,7 +226,7 @@ class Telemetry(Struct, kw_only=True, frozen=True, tag="telemetry"):
     boot_id: Annotated[str, Meta(max_length=64)]
     task: Name
     uptime_s: Annotated[float, Meta(ge=0, le=1e15)]
-    account: dict[Annotated[str, Meta(max_length=64)], Count]
+    account: Annotated[dict[Annotated[str, Meta(max_length=64)], Count], Meta(max_length=ENTRIES)]
     """Terminal states and attributes, as `outrider_wire.account` names them."""
     confidence: Annotated[list[Count], Meta(max_length=64)] = []
     """Histogram of the small model's confidence in equal bins over [0, 1]."""

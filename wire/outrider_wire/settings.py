@@ -19,13 +19,25 @@ def parse_toml(text: str, kind: type[T], source: str, overrides: Mapping[str, An
     Raises:
         OperatorConfigError: ``source``, the line, what is wrong there, and for an unknown key the nearest known one.
     """
+    return convert(_merged(read_toml(text, source), overrides or {}), kind, source, text)
+
+
+def read_toml(text: str, source: str) -> dict[str, Any]:
+    """``text`` as plain data.
+
+    Raises:
+        OperatorConfigError: it is not valid TOML (``source``, and the line), or nests deeper than is read.
+    """
     try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        return tomllib.loads(text)
+    except RecursionError as error:
         raise OperatorConfigError(
-            f"{source}: not valid TOML: {error}", reason="invalid_toml", fix="correct that line"
+            f"{source}: it nests deeper than any configuration", reason="invalid_toml", fix="flatten it"
         ) from error
-    return convert(_merged(data, overrides or {}), kind, source, text)
+    except ValueError as error:  # tomllib.TOMLDecodeError is one; so is a number of thousands of digits
+        raise OperatorConfigError(
+            f"{source}: not valid TOML: {error}"[:500], reason="invalid_toml", fix="correct that line"
+        ) from error
 
 
 def _merged(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
 from outrider_wire.errors import CallerInputError
-from outrider_wire.images import area, bilinear, decode_picture, pixels_of
+from outrider_wire.images import Decode, area, bilinear, decode_picture, pixels_of
 from outrider_wire.limits import IMAGE_PIXELS, PART_BYTES, PARTS
 from outrider_wire.messages import Fact
 from outrider_wire.task import Subtask
@@ -42,6 +42,7 @@ class Flow:
     part: str
     max_bytes: int = PART_BYTES
     max_pixels: int = IMAGE_PIXELS
+    decode: Decode = decode_picture
     kind: Kind = "raw"
     shape: tuple[int | None, ...] = ()
 
@@ -68,10 +69,10 @@ class DecodeImage(StepOp, kw_only=True, frozen=True):
 
     def compile(self, flow: Flow) -> tuple[Function, Flow]:
         """Height and width stay open until the bytes are there."""
-        part, max_pixels, mode = flow.part, flow.max_pixels, self.mode
+        part, max_pixels, mode, decode = flow.part, flow.max_pixels, self.mode, flow.decode
         shape = (None, None, 3 if mode == "RGB" else 1)
         return (
-            lambda data: decode_picture(data, part=part, mode=mode, max_pixels=max_pixels),
+            lambda data: decode(data, part=part, mode=mode, max_pixels=max_pixels),
             replace(flow, kind="image", shape=shape),
         )
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outrider_wire.errors import BundleMismatchError, CallerInputError
-from outrider_wire.images import pixels_of
+from outrider_wire.images import Decode, decode_picture, pixels_of
 from outrider_wire.limits import IMAGE_PIXELS, PART_BYTES
 from outrider_wire.manifest import ModelInput
 from outrider_wire.step_table import STEPS, Flow, Function
@@ -39,15 +39,18 @@ class Preparer:
         inputs: how each tensor is made, from the manifest.
         bounds: the parts of the task. Then exactly these must come, and their own limits hold; a part that no tensor
             reads is only measured. Without them, the parts that ``inputs`` name must come, under the wire's limits.
+        decode: what turns pictures into pixels.
 
     Raises:
         BundleMismatchError: a step is unknown, its parameters are out of bounds, it does not fit the one before it or
             the declared shape, or ``inputs`` read a part that the task does not have.
     """
 
-    def __init__(self, inputs: Sequence[ModelInput], *, bounds: Sequence[InputPart] = ()) -> None:
+    def __init__(
+        self, inputs: Sequence[ModelInput], *, bounds: Sequence[InputPart] = (), decode: Decode = decode_picture
+    ) -> None:
         by_name = {bound.name: bound for bound in bounds}
-        self._chains = tuple(_compiled(entry, by_name.get(entry.part)) for entry in inputs)
+        self._chains = tuple(_compiled(entry, by_name.get(entry.part), decode) for entry in inputs)
         read = {chain.part for chain in self._chains}
         if by_name and (foreign := sorted(read - by_name.keys())):
             raise BundleMismatchError(
@@ -100,11 +103,8 @@ def bounds_of(task: Task, inputs: Sequence[ModelInput]) -> list[InputPart]:
     return [*task.inputs, InputPart(name=FACTS_PART, modality="text", max_bytes=_FACTS_BYTES)] if reads else task.inputs
 
 
-def _compiled(entry: ModelInput, bound: InputPart | None) -> _Chain:
-    flow = Flow(
-        part=entry.part,
-        max_pixels=bound.max_pixels if bound else IMAGE_PIXELS,
-    )
+def _compiled(entry: ModelInput, bound: InputPart | None, decode: Decode) -> _Chain:
+    flow = Flow(part=entry.part, max_pixels=bound.max_pixels if bound else IMAGE_PIXELS, decode=decode)
     functions: list[Function] = []
     for number, step in enumerate(entry.steps, 1):
         try:

@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from outrider_engine.decoder import PictureDecoder, decoder_of
 from outrider_engine.model import Model, load_model
 from outrider_wire.errors import BundleMismatchError, CallerInputError, OperatorConfigError
+from outrider_wire.images import decode_picture
 from outrider_wire.manifest import MANIFEST_FILE
 from outrider_wire.task import Task
 
@@ -18,7 +20,7 @@ from outrider_wire.task import Task
 class FirstModel:
     """A bundle in a thread of its own."""
 
-    def __init__(self, *, model: Model, task: Task) -> None:
+    def __init__(self, *, model: Model, task: Task, decoder: PictureDecoder | None = None) -> None:
         if list(model.labels) != task.labels:
             raise BundleMismatchError(
                 f"the bundle that fuse_with names has other labels than task {task.name!r}",
@@ -26,6 +28,7 @@ class FirstModel:
                 fix="name a bundle that was built from this task file",
             )
         self._model = model
+        self._decoder = decoder
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="first-model")
 
     @property
@@ -40,6 +43,8 @@ class FirstModel:
     async def close(self) -> None:
         """Waits for the batch in hand."""
         self._thread.shutdown(wait=True)
+        if self._decoder is not None:
+            self._decoder.close()
 
     def _distributions(self, inputs: Sequence[Mapping[str, bytes]]) -> list[list[float] | None]:
         readable, places = [], []
@@ -70,4 +75,6 @@ def load_first(folder: str, task: Task, *, threads: int) -> FirstModel | None:
             reason="no_first_model",
             fix="name the folder of the small model's first bundle, or leave fuse_with out",
         )
-    return FirstModel(model=load_model(Path(folder), threads=threads, bounds=task.inputs), task=task)
+    decoder = decoder_of(task.inputs)
+    model = load_model(Path(folder), threads=threads, bounds=task.inputs, decode=decoder or decode_picture)
+    return FirstModel(model=model, task=task, decoder=decoder)

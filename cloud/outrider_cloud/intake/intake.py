@@ -35,6 +35,9 @@ from outrider_wire.topics import Address
 
 log = logging.getLogger(__name__)
 
+CORRELATION_BYTES = 256
+"""Of the correlation data that is kept with an input and comes back with its answer."""
+
 Outcome = Literal["claimed", "repeated", "busy", "dead_letter", "unfetched", "failed"]
 
 
@@ -91,6 +94,9 @@ class Intake:
         """
         self.received += 1
         try:
+            if len(message.correlation or b"") > CORRELATION_BYTES:
+                what = f"its correlation data is longer than {CORRELATION_BYTES} bytes"
+                raise PeerMessageError(what, reason="correlation_too_long")
             escalation = decode(message.payload, message.content_type)
             if not isinstance(escalation, Escalation):
                 raise PeerMessageError(f"a {type(escalation).__name__} is no escalation", reason="wrong_message")
@@ -137,7 +143,8 @@ class Intake:
             if input_id:
                 refusal = Refusal(id=input_id, reason=error.reason, detail=str(error)[:2048])
                 coding = JSON if message.content_type == JSON else MSGPACK
-                work = self._deliveries.send(device, refusal, content_type=coding, correlation=message.correlation)
+                correlation = (message.correlation or b"")[:CORRELATION_BYTES] or None
+                work = self._deliveries.send(device, refusal, content_type=coding, correlation=correlation)
                 self._background.spawn(work, "reply")
         self._metrics.dead_letters.labels(error.reason).inc()
         log.warning("message.dead", extra={"topic": message.topic[:256], "reason": error.reason, "input": input_id})

@@ -19,6 +19,7 @@ from transformers import (
 from outrider_cloud.large.base import Cost, LargeRefusal, LargeReply, LargeRequest
 from outrider_cloud.large.checkpoints import Checkpoint, label_order
 from outrider_cloud.large.in_process import InProcess, loaded
+from outrider_engine.decoder import decoder_of
 from outrider_wire.calibration import softmax
 from outrider_wire.errors import CallerInputError, OperatorConfigError
 from outrider_wire.images import decode_picture
@@ -44,6 +45,14 @@ class Classifier(InProcess):
             self._model = loaded(AutoModelForSequenceClassification, folder)
             self._tokenizer: Any = loaded(AutoTokenizer, folder, weights=False)
         self._reads_images = checkpoint.head == "image-classifier"
+        self._decoder = decoder_of(self._parts)
+        self._decode = self._decoder or decode_picture
+
+    async def close(self) -> None:
+        """As `InProcess.close`; the process that decodes pictures ends too."""
+        await super().close()
+        if self._decoder is not None:
+            self._decoder.close()
 
     def replies(self, batch: Sequence[LargeRequest]) -> list[LargeReply | LargeRefusal]:
         """One forward pass for all that can be read."""
@@ -68,7 +77,7 @@ class Classifier(InProcess):
             return [_text(part.name, request.parts[part.name]) for part in self._parts]
         [part] = self._parts
         data = request.parts[part.name]
-        return [decode_picture(data, part=part.name, mode="RGB", max_pixels=part.max_pixels)]
+        return [self._decode(data, part=part.name, mode="RGB", max_pixels=part.max_pixels)]
 
     def _probabilities(self, rows: list[list[Any]]) -> list[tuple[np.ndarray, int]]:
         if self._reads_images:

@@ -17,14 +17,16 @@ from outrider_wire.errors import BundleMismatchError, CallerInputError
 from outrider_wire.task import FACTS_PART, Task
 
 if TYPE_CHECKING:
+    from outrider_engine.decoder import PictureDecoder
     from outrider_engine.model import Model
 
 
 class OnnxExpert:
     """A loaded model behind the `LargeModel` seam."""
 
-    def __init__(self, *, model: "Model", task: Task) -> None:
+    def __init__(self, *, model: "Model", task: Task, decoder: "PictureDecoder | None" = None) -> None:
         check_fits(model, task)
+        self._decoder = decoder
         self._model = model
         self._reads_facts = any(entry.part == FACTS_PART for entry in model.manifest.inputs)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="large-model")
@@ -41,6 +43,8 @@ class OnnxExpert:
     async def close(self) -> None:
         """Waits for the batch in hand."""
         self._thread.shutdown(wait=True)
+        if self._decoder is not None:
+            self._decoder.close()
 
     def _answer(self, batch: Sequence[LargeRequest]) -> list[LargeReply | LargeRefusal]:
         started = time.perf_counter()

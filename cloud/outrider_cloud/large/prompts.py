@@ -1,9 +1,10 @@
 """What a language model is told of a request: one rendering for every backend that reads text. Pure.
 
 The small model's distribution and the facts are worded as in Data Shunt+ (arXiv 2406.15471). What the parts say is the
-application's; a model answers with one of the codes or labels whatever stands in them.
+application's: each stays one block of the prompt, and a model answers with one of the codes or labels whatever stands in it.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from outrider_wire.task import Task
 CODES = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 NOTHING = "N/A"
 """What stands for a text when a model is asked what it would say of no input at all."""
+_UNSEEN = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _LEAST_TOLD = 0.005
 """Labels that the small model gives less are not worth a line."""
 
@@ -109,7 +111,7 @@ def _prompt(task: Task, request: LargeRequest, asking: str) -> Prompt:
         if data is not None and part.modality == "image":
             images.append((_image_type(data), data))
         elif data is not None:
-            blocks.append(f"{part.name}: {_text(part.name, data)}")
+            blocks.append(f"{part.name}: {as_data(_text(part.name, data))}")
     if request.facts:
         known = [f"- {fact.name}: {fact.label} (confidence {fact.confidence:.2f})" for fact in request.facts]
         blocks.append("\n".join(["Already known:", *known]))
@@ -121,6 +123,16 @@ def _prompt(task: Task, request: LargeRequest, asking: str) -> Prompt:
         ]
         blocks.append("\n".join(["A small model says that it is", *said]))
     return Prompt(text="\n\n".join([*blocks, asking]), images=images)
+
+
+def as_data(text: str) -> str:
+    """A text part as one block of a prompt: what stands in it can begin no block of its own, whatever it says.
+
+    A line break becomes one that is indented; control characters, which a tokenizer may take for an end, and those that turn the
+    direction of writing are left out. A text of one line stays as it is, in any script.
+    """
+    lines = (_UNSEEN.sub("", line) for line in text.splitlines())
+    return "\n    ".join(line for line in lines if line.strip())
 
 
 def _text(name: str, data: bytes) -> str:

@@ -15,6 +15,7 @@ from outrider_cloud.large.base import LargeModel
 from outrider_cloud.large.prompts import check_codes
 from outrider_cloud.large.zero import ZeroModel
 from outrider_wire.errors import OperatorConfigError, OperatorSetupError, UnreachableError
+from outrider_wire.images import decode_picture
 from outrider_wire.manifest import MANIFEST_FILE
 from outrider_wire.task import Task
 
@@ -47,12 +48,15 @@ def _onnx(folder: str, settings: TaskSettings, task: Task) -> LargeModel:
         )
     from outrider_cloud.large.onnx_expert import OnnxExpert
     from outrider_engine.bundle import open_bundle
+    from outrider_engine.decoder import decoder_of
     from outrider_engine.model import load_model
     from outrider_wire.steps import bounds_of
 
     bundle = open_bundle(Path(folder))
     bounds = bounds_of(task, bundle.manifest.inputs)
-    return OnnxExpert(model=load_model(bundle, threads=settings.threads, bounds=bounds), task=task)
+    decoder = decoder_of(task.inputs)
+    model = load_model(bundle, threads=settings.threads, bounds=bounds, decode=decoder or decode_picture)
+    return OnnxExpert(model=model, task=task, decoder=decoder)
 
 
 def _transformers(folder: str, settings: TaskSettings, task: Task) -> LargeModel:

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from outrider_cloud.metrics import Metrics
 from outrider_cloud.web.openapi import document
-from outrider_cloud.web.route import Handler, Route, error_reply, json_reply
+from outrider_cloud.web.route import JSON_TYPE, Handler, Route, error_reply, json_reply
 from outrider_wire.errors import CallerInputError, OutriderError
 
 log = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ class Api:
     def __init__(self, *, routes: Sequence[Route], metrics: Metrics, token: str = "") -> None:
         self.routes = [
             *routes,
-            Route(method="GET", path="/openapi.json", handler=self._openapi, what="This document"),
+            Route(method="GET", path="/openapi.json", handler=self._openapi, what="This document", gives=JSON_TYPE),
         ]
         self._metrics = metrics
         self._token = token
@@ -71,7 +71,7 @@ class Api:
 
     def _is_operator(self, request: web.Request) -> bool:
         sent = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        return not self._token or hmac.compare_digest(sent.encode(), self._token.encode())
+        return not self._token or hmac.compare_digest(sent.encode("utf-8", "surrogateescape"), self._token.encode())
 
     async def _openapi(self, _: web.Request) -> web.Response:
         return json_reply(document(self.routes))

@@ -13,6 +13,7 @@ from aiohttp import web
 from outrider_cloud.intake.uploads import Uploads
 from outrider_cloud.releases import Releases
 from outrider_cloud.web.route import BYTES_TYPE, Route, chunks, converted, error_reply, json_reply
+from outrider_cloud.web.shapes import BlobReply
 from outrider_wire.errors import CallerInputError, CallerUnknownError, RuleRefusalError
 from outrider_wire.names import Digest, Name
 
@@ -40,12 +41,8 @@ class DeviceBlobs:
                 what="A file of a release that is assigned to the device; whole, or from an offset by Range",
                 who="device",
                 gives=BYTES_TYPE,
-                statuses={
-                    206: "The range",
-                    404: "Not assigned, or not here",
-                    416: "No such range",
-                    429: "Too many at once",
-                },
+                also={206: BYTES_TYPE},
+                fails=(404, 416, 429),
             ),
             Route(
                 method="PUT",
@@ -55,13 +52,9 @@ class DeviceBlobs:
                 answers=201,
                 body=BYTES_TYPE,
                 who="device",
-                statuses={
-                    200: "It is here already",
-                    400: "It has another digest or length",
-                    411: "Its length is not said",
-                    413: "No task takes so large a part",
-                    429: "Too much lies here that no input refers to",
-                },
+                gives=BlobReply,
+                also={200: BlobReply},
+                fails=(411, 429),
             ),
         ]
 

@@ -30,17 +30,8 @@ TAKEN_AT_ONCE = 64
 """Requests whose bodies are in memory beside what the intake has admitted; of the others nothing is read yet."""
 _LOOK_S = 1.0
 _RETRY_S = 1.0
-_STATUSES = {
-    202: "Claimed and not answered yet: the receipt",
-    400: "No escalation",
-    404: "No such task, or no such input",
-    409: "A part is not here: put it and send this again",
-    410: "Its time ran out",
-    413: "Too large",
-    415: "Neither MessagePack nor JSON",
-    422: "Refused for good",
-    503: "Too much to do; see Retry-After",
-}
+_FAILS = (404, 410, 422, 503)
+_WAIT = {"wait_ms": {"type": "integer", "minimum": 0, "maximum": MOST_WAIT_MS}}
 _REASON_STATUS = {
     "busy": 503,
     "part_not_here": 409,
@@ -89,8 +80,10 @@ class Escalating:
                 takes=Escalation,
                 gives=Answer,
                 who="device",
-                statuses=_STATUSES,
-                query={"wait_ms": MOST_WAIT_MS},
+                also={202: Receipt},
+                messages=True,
+                fails=(*_FAILS, 409, 415),
+                query=_WAIT,
             ),
             Route(
                 method="GET",
@@ -99,8 +92,10 @@ class Escalating:
                 what="The reply that stands, waited for (?wait_ms=0)",
                 gives=Answer,
                 who="device",
-                statuses={status: what for status, what in _STATUSES.items() if status in (202, 404, 410, 422, 503)},
-                query={"wait_ms": MOST_WAIT_MS},
+                also={202: Receipt},
+                messages=True,
+                fails=_FAILS,
+                query=_WAIT,
             ),
         ]
 

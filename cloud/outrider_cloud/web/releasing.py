@@ -6,16 +6,21 @@ from aiohttp import web
 from outrider_cloud.releases import Releases
 from outrider_cloud.store.blobstore import BlobStore
 from outrider_cloud.web.route import BYTES_TYPE, JSON_TYPE, Route, chunks, converted, json_reply, read_body
+from outrider_cloud.web.shapes import AssignedReply, BlobReply, ReleasesReply, ReleaseView
 from outrider_wire.errors import CallerInputError
 from outrider_wire.limits import BLOB_BYTES
 from outrider_wire.names import Digest, Name
 
 
-class _ReleaseRequest(msgspec.Struct, forbid_unknown_fields=True):
+class ReleaseRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """A manifest whose files are here."""
+
     manifest: Digest
 
 
-class _AssignRequest(msgspec.Struct, forbid_unknown_fields=True):
+class AssignRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """To whom a release is offered."""
+
     devices: list[Name] | str
     """Names, or ``all``."""
 
@@ -37,8 +42,15 @@ class Releasing:
                 what="Store a file under its digest",
                 answers=201,
                 body=BYTES_TYPE,
+                gives=BlobReply,
             ),
-            Route(method="HEAD", path="/v1/blobs/{sha256}", handler=self._has_blob, what="Whether a file is here"),
+            Route(
+                method="HEAD",
+                path="/v1/blobs/{sha256}",
+                handler=self._has_blob,
+                what="Whether a file is here",
+                fails=(404,),
+            ),
             Route(
                 method="POST",
                 path="/v1/releases",
@@ -46,14 +58,26 @@ class Releasing:
                 what="Make a release of a manifest whose files are here",
                 answers=201,
                 body=JSON_TYPE,
+                takes=ReleaseRequest,
+                gives=ReleaseView,
+                fails=(404, 422),
             ),
-            Route(method="GET", path="/v1/releases", handler=self._list_releases, what="All releases"),
+            Route(
+                method="GET",
+                path="/v1/releases",
+                handler=self._list_releases,
+                what="All releases",
+                gives=ReleasesReply,
+            ),
             Route(
                 method="POST",
                 path="/v1/releases/{digest}/assign",
                 handler=self._assign,
                 what="Offer a release to devices",
                 body=JSON_TYPE,
+                takes=AssignRequest,
+                gives=AssignedReply,
+                fails=(404,),
             ),
         ]
 
@@ -69,7 +93,7 @@ class Releasing:
         return web.Response(status=200 if self._blobs.find(sha256) else 404)
 
     async def _add_release(self, request: web.Request) -> web.Response:
-        wanted = await read_body(request, _ReleaseRequest)
+        wanted = await read_body(request, ReleaseRequest)
         return json_reply(await self._releases.add(wanted.manifest), 201)
 
     async def _list_releases(self, _: web.Request) -> web.Response:
@@ -77,7 +101,7 @@ class Releasing:
 
     async def _assign(self, request: web.Request) -> web.Response:
         digest = converted(request.match_info["digest"], Digest, "digest")
-        wanted = await read_body(request, _AssignRequest)
+        wanted = await read_body(request, AssignRequest)
         if isinstance(wanted.devices, str) and wanted.devices != "all":
             raise CallerInputError(
                 'devices is neither a list of names nor "all"', reason="invalid_body", fix="send one of the two"

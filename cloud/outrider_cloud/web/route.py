@@ -1,6 +1,6 @@
 """What a row of the API is, and how its handlers read and write JSON. Knows no route."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -22,6 +22,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Who = Literal["anyone", "operator", "device"]
 """Whom a route serves: anyone; whoever holds the operator's token; or also the one device that ``{device}`` in its path names,
 known by its client certificate."""
+Shape = type[msgspec.Struct]
 JSON_TYPE = "application/json"
 BYTES_TYPE = "application/octet-stream"
 
@@ -46,15 +47,19 @@ class Route:
     answers: int = 200
     body: str = ""
     """Media type of the request's body; '' without one."""
-    takes: type | None = None
-    """The message in the body, of which MessagePack is taken as well as JSON."""
-    gives: type | str = ""
-    """The message in the reply, or its media type; '' where it is JSON that is not described."""
-    statuses: Mapping[int, str] = field(default_factory=dict)
-    """What else it answers, and what that means."""
-    query: Mapping[str, int] = field(default_factory=dict)
-    """Numbers in the query, with the largest that counts."""
     who: Who = "operator"
+    takes: Shape | None = None
+    """Shape of a body in JSON."""
+    gives: Shape | str | None = None
+    """Shape of the reply, from `outrider_cloud.web.shapes`; or its media type, where it is no JSON; None: it has no body."""
+    also: Mapping[int, Shape | str | None] = field(default_factory=dict)
+    """Other statuses by which it succeeds, with what the reply is then."""
+    messages: bool = False
+    """What it takes and gives are messages of the wire, in MessagePack as well as in JSON."""
+    query: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    """JSON Schema of each parameter in the query."""
+    fails: Sequence[int] = ()
+    """Statuses that it may have beside ``answers``, 401 (who it serves), 400 and 413 (what it takes)."""
 
 
 def json_reply(value: Any, status: int = 200) -> web.Response:
@@ -79,7 +84,7 @@ async def read_body(request: web.Request, kind: type[T]) -> T:
     """
     try:
         return msgspec.json.decode(await request.read(), type=kind)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         raise CallerInputError(
             f"the body is not what it should be: {error}", reason="invalid_body", fix="see /openapi.json"
         ) from error

@@ -12,7 +12,17 @@ from outrider_cloud.metrics import Metrics
 from outrider_cloud.store import dead_letters, examples, inputs
 from outrider_cloud.store.store import Store
 from outrider_cloud.web.route import Route, json_reply, whole_number
+from outrider_cloud.web.shapes import (
+    AccountReply,
+    DeadLettersReply,
+    DevicesReply,
+    LiveReply,
+    ReadyReply,
+    StatsReply,
+)
 from outrider_wire.errors import CallerUnknownError
+
+_MOST_LETTERS = 1000
 
 
 class Health(Protocol):
@@ -40,22 +50,49 @@ class Watching:
     def routes(self) -> list[Route]:
         """This group's rows."""
         return [
-            Route(method="GET", path="/health/live", handler=self._live, what="The process runs", who="anyone"),
-            Route(method="GET", path="/health/ready", handler=self._ready, what="Escalations are taken", who="anyone"),
-            Route(method="GET", path="/metrics", handler=self._prometheus, what="Prometheus metrics"),
-            Route(method="GET", path="/v1/account", handler=self._account, what="Where every escalation ended"),
-            Route(method="GET", path="/v1/devices", handler=self._devices, what="The fleet"),
+            Route(
+                method="GET",
+                path="/health/live",
+                handler=self._live,
+                what="The process runs",
+                who="anyone",
+                gives=LiveReply,
+            ),
+            Route(
+                method="GET",
+                path="/health/ready",
+                handler=self._ready,
+                what="Escalations are taken",
+                who="anyone",
+                gives=ReadyReply,
+                fails=(503,),
+            ),
+            Route(
+                method="GET", path="/metrics", handler=self._prometheus, what="Prometheus metrics", gives="text/plain"
+            ),
+            Route(
+                method="GET",
+                path="/v1/account",
+                handler=self._account,
+                what="Where every escalation ended",
+                gives=AccountReply,
+            ),
+            Route(method="GET", path="/v1/devices", handler=self._devices, what="The fleet", gives=DevicesReply),
             Route(
                 method="GET",
                 path="/v1/tasks/{task}/examples/stats",
                 handler=self._example_stats,
                 what="What there is to learn from",
+                gives=StatsReply,
+                fails=(404,),
             ),
             Route(
                 method="GET",
                 path="/v1/dead-letters",
                 handler=self._dead_letters,
-                what="The newest messages that could not be taken (?limit=100)",
+                what="The newest messages that could not be taken",
+                gives=DeadLettersReply,
+                query={"limit": {"type": "integer", "minimum": 1, "maximum": _MOST_LETTERS, "default": 100}},
             ),
         ]
 
@@ -69,7 +106,8 @@ class Watching:
     async def _prometheus(self, _: web.Request) -> web.Response:
         self._metrics.ready.set(not self._health.waiting_for())
         for task, alarmed in (await self._fleet.alarms()).items():
-            self._metrics.device_alarms.labels(task).set(alarmed)
+            if task in self._tasks:  # a device may tell of any
+                self._metrics.device_alarms.labels(task).set(alarmed)
         return web.Response(body=self._metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4"})
 
     async def _account(self, _: web.Request) -> web.Response:
@@ -96,5 +134,5 @@ class Watching:
         return json_reply(await self._store.read(partial(examples.stats, task=task)))
 
     async def _dead_letters(self, request: web.Request) -> web.Response:
-        limit = whole_number(request, "limit", 100, 1000)
+        limit = whole_number(request, "limit", 100, _MOST_LETTERS)
         return json_reply({"dead_letters": await self._store.read(partial(dead_letters.latest, limit=limit))})

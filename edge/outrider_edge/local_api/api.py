@@ -11,7 +11,7 @@ from outrider_edge.journey.asked import MAX_WAIT_MS
 from outrider_edge.local_api.openapi import document
 from outrider_edge.local_api.replies import Handler, json_reply, speak_json
 from outrider_edge.local_api.submission import read_parts, read_wishes, whole_number
-from outrider_edge.local_api.views import StatusView, task_view
+from outrider_edge.local_api.views import LiveView, ReadyView, StatusView, task_view
 from outrider_wire.errors import CallerError, CallerInputError
 from outrider_wire.report import TERMINAL, AnswerReport
 from outrider_wire.task import Task
@@ -135,12 +135,12 @@ class Api:
         return json_reply(self._status())
 
     async def _live(self, _: web.Request) -> web.StreamResponse:
-        return json_reply({"live": True})
+        return json_reply(LiveView(live=True))
 
     async def _ready(self, _: web.Request) -> web.StreamResponse:
         """Models are loaded before the port opens: not ready is only who stops."""
         ready = not self._agent.stopping
-        return json_reply({"ready": ready, "tasks": sorted(self._agent.runtimes)}, 200 if ready else 503)
+        return json_reply(ReadyView(ready=ready, tasks=sorted(self._agent.runtimes)), 200 if ready else 503)
 
     async def _show_metrics(self, _: web.Request) -> web.StreamResponse:
         return web.Response(body=self._metrics(), headers={"Content-Type": METRICS_TYPE})

@@ -46,14 +46,13 @@ def _field(section: bytes) -> tuple[str, bytes]:
     headers, empty_line, data = rest.partition(b"\r\n\r\n")
     if padding.strip() or not line_break or not empty_line or len(headers) > _MAX_HEADER_BYTES:
         raise _damaged("a field has no headers")
-    for header in headers.split(b"\r\n"):
-        key, _, value = header.partition(b":")
-        if key.strip().lower() == b"content-transfer-encoding" and value.strip().lower() not in (b"binary", b"8bit"):
-            raise _damaged("a field is encoded for transfer; send its bytes as they are")
-        if key.strip().lower() == b"content-disposition" and (found := _NAME.search(value)):
-            name = found[2] if found[1] is None else re.sub(rb"\\(.)", rb"\1", found[1])
-            return name.decode("utf-8", "replace"), data
-    raise _damaged("a field has no name")
+    said = {key.strip().lower(): value for key, _, value in (line.partition(b":") for line in headers.split(b"\r\n"))}
+    if said.get(b"content-transfer-encoding", b"binary").strip().lower() not in (b"binary", b"8bit"):
+        raise _damaged("a field is encoded for transfer; send its bytes as they are")
+    if (found := _NAME.search(said.get(b"content-disposition", b""))) is None:
+        raise _damaged("a field has no name")
+    name = found[2] if found[1] is None else re.sub(rb"\\(.)", rb"\1", found[1])
+    return name.decode("utf-8", "replace"), data
 
 
 def _damaged(what: str) -> CallerInputError:

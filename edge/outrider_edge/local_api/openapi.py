@@ -1,14 +1,16 @@
 """The local API's OpenAPI 3.1 document, with its schemas generated from the very structs that are sent. Serves nothing."""
 
+from collections.abc import Sequence
 from functools import cache
 from importlib import metadata
 from typing import Any
 
 import msgspec
 
+from outrider_edge.journey.asked import MAX_GROUP, MAX_WAIT_MS
 from outrider_edge.local_api.outbox_routes import Dropped, PageView, Retried
 from outrider_edge.local_api.submission import Submission
-from outrider_edge.local_api.views import ErrorReply, StatusView, TaskView
+from outrider_edge.local_api.views import ErrorReply, LiveView, ReadyView, StatusView, TaskView
 from outrider_edge.outbox.looking import MOST, EntryDetail
 from outrider_wire.report import Account, AnswerReport
 
@@ -19,6 +21,8 @@ _STRUCTS = (
     Submission,
     TaskView,
     StatusView,
+    LiveView,
+    ReadyView,
     ErrorReply,
     PageView,
     EntryDetail,
@@ -97,27 +101,40 @@ def _operations() -> list[tuple[str, str, Json]]:
     given = {"200": _reply("the answer", report), "202": _reply("the device's own answer so far", report)}
     input_id = _parameter("id", "path", {"type": "string"}, "the input's id")
     one_task = _parameter("task", "query", {"type": "string"}, "of one task only")
+    ready = {"200": _reply("yes", _json(ReadyView)), "503": _reply("stopping", _json(ReadyView))}
     return [
         ("/v1/tasks/{task}/answers", "post", _submit(given)),
-        ("/v1/answers/{id}", "get", _operation("An input's report as it stands", given, [input_id, _WAIT_MS])),
-        ("/v1/answers/{id}/events", "get", _operation("provisional, then final", {"200": _EVENTS}, [input_id])),
+        (
+            "/v1/answers/{id}",
+            "get",
+            _operation("An input's report as it stands", given, [input_id, _WAIT_MS], fails=(400, 404)),
+        ),
+        (
+            "/v1/answers/{id}/events",
+            "get",
+            _operation("provisional, then final", {"200": _EVENTS}, [input_id], fails=(404,)),
+        ),
         ("/v1/tasks", "get", _operation("Tasks served here", {"200": _reply("tasks", _listed("tasks", TaskView))})),
-        ("/v1/account", "get", _operation("Inputs by state", {"200": _reply("it adds up", account)}, [one_task])),
+        (
+            "/v1/account",
+            "get",
+            _operation("Inputs by state", {"200": _reply("it adds up", account)}, [one_task], fails=(404,)),
+        ),
         ("/v1/status", "get", _operation("How the device fares", {"200": _reply("status", _json(StatusView))})),
-        ("/health/live", "get", _operation("The process serves", {"200": _reply("it does")})),
-        ("/health/ready", "get", _operation("Models are loaded", {"200": _reply("yes"), "503": _reply("stopping")})),
+        ("/health/live", "get", _operation("The process serves", {"200": _reply("it does", _json(LiveView))})),
+        ("/health/ready", "get", _operation("Models are loaded", ready)),
         ("/metrics", "get", _operation("Prometheus text", {"200": _TEXT})),
-        ("/openapi.json", "get", _operation("This document", {"200": _reply("OpenAPI 3.1")})),
+        ("/openapi.json", "get", _operation("This document", {"200": _reply("OpenAPI 3.1", _OBJECT)})),
     ]
 
 
 def _submit(given: Json) -> Json:
-    number: Json = {"type": "integer", "minimum": 0, "maximum": 86_400_000}
+    number: Json = {"type": "integer", "minimum": 0, "maximum": MAX_WAIT_MS}
     parameters = [
         _parameter("task", "path", {"type": "string"}, "name of the task"),
         _parameter("wait", "query", {"enum": ["final", "provisional"], "default": "final"}, "which answer to wait for"),
         _parameter("answer_within_ms", "query", number, "the deadline; by default the task's"),
-        _parameter("group", "query", {"type": "string", "maxLength": 128}, "what the input is correlated with"),
+        _parameter("group", "query", {"type": "string", "maxLength": MAX_GROUP}, "what the input is correlated with"),
         _parameter("insist", "query", {"enum": ["0", "1"], "default": "0"}, "ask the large model in any case"),
     ]
     form = {"schema": {"type": "object", "additionalProperties": {"type": "string", "format": "binary"}}}
@@ -125,12 +142,14 @@ def _submit(given: Json) -> Json:
         "required": True,
         "content": {"multipart/form-data": form, "application/json": {"schema": _ref(Submission)}},
     }
-    return {**_operation("Answer one input", given, parameters), "requestBody": body}
+    operation = _operation("Answer one input", given, parameters, fails=tuple(_FAILURES))
+    return {**operation, "requestBody": body}
 
 
-def _operation(summary: str, replies: Json, parameters: list[Json] | None = None) -> Json:
-    failure = _reply("what was wrong, and the way out", _json(ErrorReply))
-    operation: Json = {"summary": summary, "responses": {**replies, "default": failure}}
+def _operation(summary: str, replies: Json, parameters: list[Json] | None = None, *, fails: Sequence[int] = ()) -> Json:
+    """403 is anywhere: a web page may ask nothing."""
+    failures = {str(status): _reply(_FAILURES[status], _json(ErrorReply)) for status in sorted({403, *fails})}
+    operation: Json = {"summary": summary, "responses": {**replies, **failures}}
     return {**operation, "parameters": parameters} if parameters else operation
 
 
@@ -138,8 +157,8 @@ def _parameter(name: str, place: str, schema: Json, description: str) -> Json:
     return {"name": name, "in": place, "required": place == "path", "schema": schema, "description": description}
 
 
-def _reply(description: str, content: Json | None = None) -> Json:
-    return {"description": description, "content": content or {"application/json": {"schema": {"type": "object"}}}}
+def _reply(description: str, content: Json) -> Json:
+    return {"description": description, "content": content}
 
 
 def _ref(struct: type[msgspec.Struct]) -> Json:
@@ -152,9 +171,25 @@ def _json(struct: type[msgspec.Struct]) -> Json:
 
 def _listed(key: str, struct: type[msgspec.Struct]) -> Json:
     listed = {"type": "array", "items": _ref(struct)}
-    return {"application/json": {"schema": {"type": "object", "properties": {key: listed}}}}
+    return {"application/json": {"schema": {"type": "object", "properties": {key: listed}, "required": [key]}}}
 
 
-_WAIT_MS = _parameter("wait_ms", "query", {"type": "integer", "minimum": 0}, "how long to wait for the final answer")
+_FAILURES = {
+    400: "the input or a wish is not what it should be",
+    403: "a web page may not ask",
+    404: "there is no such task or input",
+    409: "a rule says no",
+    413: "it is too large",
+    415: "it is of a type that is not read",
+    500: "the model on this device failed",
+    503: "the device lacks something",
+}
+_WAIT_MS = _parameter(
+    "wait_ms",
+    "query",
+    {"type": "integer", "minimum": 0, "maximum": MAX_WAIT_MS},
+    "how long to wait for the final answer",
+)
 _EVENTS = _reply("server-sent events", {"text/event-stream": {"schema": {"type": "string"}}})
 _TEXT = _reply("metrics", {"text/plain": {"schema": {"type": "string"}}})
+_OBJECT: Json = {"application/json": {"schema": {"type": "object"}}}

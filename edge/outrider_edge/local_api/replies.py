@@ -40,6 +40,8 @@ STATUS: tuple[tuple[type[OutriderError], int], ...] = (
 STATUS_OF_REASON = {
     "too_large": 413,
     "too_many_pixels": 413,
+    "too_many_scans": 413,
+    "picture_memory": 413,
     "not_an_image": 415,
     "damaged_image": 415,
     "unsupported_media_type": 415,
@@ -97,9 +99,14 @@ def may_ask(request: web.Request) -> bool:
     if own is not None and own.family == socket.AF_UNIX:
         return True
     origin = request.headers.get("Origin")
-    return is_loopback(urlsplit(f"//{request.host}").hostname) and (
-        origin is None or is_loopback(urlsplit(origin).hostname)
-    )
+    return _is_here(f"//{request.host}") and (origin is None or _is_here(origin))
+
+
+def _is_here(address: str) -> bool:
+    try:
+        return is_loopback(urlsplit(address).hostname)
+    except ValueError:  # a bracket without its end
+        return False
 
 
 _REASONS = {404: "unknown_path", 405: "method_not_allowed", 413: "too_large"}

@@ -52,11 +52,15 @@ async def read_parts(request: web.Request) -> Parts:
         raise CallerInputError(
             "the body is larger than any input of this device's tasks", reason="too_large", fix="send less"
         ) from error
+    return parts_of_body(body, request.headers.get("Content-Type", ""))
+
+
+def parts_of_body(body: bytes, header: str) -> Parts:
+    """The parts in a whole body; ``header`` is its Content-Type. Errors as `read_parts`."""
     if not body:
         raise CallerInputError(
             "the body is empty", reason="empty_body", fix="send the parts as a multipart form, or as JSON"
         )
-    header = request.headers.get("Content-Type", "")
     # Not `request.content_type`: that parses the header as a mail's, which takes longer than the model.
     media_type = header.partition(";")[0].strip().lower()
     if media_type == "multipart/form-data":

@@ -77,6 +77,19 @@ class StatusView(Struct, kw_only=True, frozen=True):
     """How full it is, what made way, and what is wrong with it."""
 
 
+class LiveView(Struct, kw_only=True, frozen=True):
+    """The process serves."""
+
+    live: bool
+
+
+class ReadyView(Struct, kw_only=True, frozen=True):
+    """Whether it answers inputs, and of which tasks."""
+
+    ready: bool
+    tasks: list[str]
+
+
 class ErrorView(Struct, kw_only=True, frozen=True):
     """What was wrong, and the way out."""
 

@@ -15,6 +15,10 @@ class AloneUplink:
     connected = False
     bytes_up = 0
 
+    def ignored(self) -> dict[str, int]:
+        """Nothing comes."""
+        return {}
+
     def listen(self, on_final: OnFinal) -> None:
         """There will be no outcomes."""
 

@@ -80,7 +80,8 @@ class Offering:
         window: int = WINDOW,
     ) -> None:
         self.counts: Counter[str] = Counter()
-        """``offers``, ``unheard`` (nobody listened), ``receipts``, ``busy``, and answers by what became of them."""
+        """``offers``, ``unheard`` (nobody listened), ``receipts`` and ``idle_receipts`` (of no question at hand), ``busy``, and answers by
+        what became of them."""
         self._outbox = outbox
         self._line = line
         self._clock = clock
@@ -187,7 +188,8 @@ class Offering:
     def on_receipt(self, receipt: Receipt) -> None:
         """The cloud has stored it."""
         self._heard()
-        self.counts["receipts"] += 1
+        known = receipt.id in self._book  # else a repeated one, as a rule, or one of what is parked
+        self.counts["receipts" if known else "idle_receipts"] += 1
         self._lent.pop(receipt.id, None)
         self._book.received(receipt.id, self._clock.now())
         self._outbox.received(receipt.id)
@@ -207,6 +209,8 @@ class Offering:
             wait_s = refusal.retry_after_s * _SPREAD.uniform(1.0, 1.25)
             self._book.busy(refusal.id, self._clock.now(), wait_s)
             self._wake.set()
+        else:
+            self._odd(refusal.id, "unknown")
 
     # Inside
 

