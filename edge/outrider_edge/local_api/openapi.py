@@ -190,6 +190,8 @@ _WAIT_MS = _parameter(
     {"type": "integer", "minimum": 0, "maximum": MAX_WAIT_MS},
     "how long to wait for the final answer",
 )
-_EVENTS = _reply("server-sent events", {"text/event-stream": {"schema": {"type": "string"}}})
+_EVENT: Json = {"type": "object", "properties": {name: {"type": "string"} for name in ("id", "event", "data")}}
+"""One of a stream's events; its ``data`` is an `AnswerReport` as JSON."""
+_EVENTS = _reply("server-sent events", {"text/event-stream": {"schema": _EVENT}})
 _TEXT = _reply("metrics", {"text/plain": {"schema": {"type": "string"}}})
 _OBJECT: Json = {"application/json": {"schema": {"type": "object"}}}
