@@ -46,8 +46,10 @@ def start_slots(*, folder: SlotFolder, factory: Path, load: Load) -> SlotStart:
     record = _wish_of_operator(folder, factory, _found(folder))
     if record is None:
         return _from_factory(folder, factory, load, "a", None)
+    before = record
     record, effects = step(record, Booted(folder.pointer() or record.slot))
-    folder.save(record)  # before the load: a model that takes the process with it has then been counted
+    if record != before or folder.record() is None:
+        folder.save(record)  # before the load: a model that takes the process with it has then been counted
     try:
         model = load(folder.open(record.slot))
     except BundleError as error:
