@@ -86,13 +86,19 @@ def _outbox_operations() -> list[tuple[str, str, Json]]:
         ),
     ]
     due, gone = {"200": _reply("how many", _json(Retried))}, {"200": _reply("it is", _json(Dropped))}
+    page, whole = {"200": _reply("a page", _json(PageView))}, {"200": _reply("it", _json(EntryDetail))}
+    shut = (503,)  # the outbox's file cannot be read now
     return [
-        ("/v1/answers/events", "get", _operation("Final reports as inputs end", {"200": _EVENTS}, streamed)),
-        ("/v1/outbox", "get", _operation("What waits", {"200": _reply("a page", _json(PageView))}, narrowed)),
-        ("/v1/outbox/{id}", "get", _operation("One entry, whole", {"200": _reply("it", _json(EntryDetail))}, [one])),
-        ("/v1/outbox/{id}", "delete", _operation("Give one up", gone, [one])),
-        ("/v1/outbox/{id}/retry", "post", _operation("Offer one now", due, [one])),
-        ("/v1/outbox/retry", "post", _operation("Offer all now", due)),
+        (
+            "/v1/answers/events",
+            "get",
+            _operation("Final reports as inputs end", {"200": _EVENTS}, streamed, fails=(400,)),
+        ),
+        ("/v1/outbox", "get", _operation("What waits", page, narrowed, fails=(400, *shut))),
+        ("/v1/outbox/{id}", "get", _operation("One entry, whole", whole, [one], fails=(404, *shut))),
+        ("/v1/outbox/{id}", "delete", _operation("Give one up", gone, [one], fails=(404, *shut))),
+        ("/v1/outbox/{id}/retry", "post", _operation("Offer one now", due, [one], fails=(404, *shut))),
+        ("/v1/outbox/retry", "post", _operation("Offer all now", due, fails=shut)),
     ]
 
 
