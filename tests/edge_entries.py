@@ -1,4 +1,4 @@
-"""Outbox entries, a clock that tests turn by hand, and patience."""
+"""Outbox entries, a clock and a line that tests turn by hand, and patience."""
 
 import asyncio
 import hashlib
@@ -8,7 +8,9 @@ from typing import Any
 
 from outrider_edge.outbox.clock import RunClock
 from outrider_edge.ports import OutboxEntry, OutboxPart
-from outrider_wire.messages import Answer
+from outrider_wire.errors import UnreachableError
+from outrider_wire.limits import MESSAGE_BYTES
+from outrider_wire.messages import Answer, Escalation
 from outrider_wire.report import AnswerReport
 
 MODEL = hashlib.sha256(b"a bundle").hexdigest()
@@ -26,15 +28,16 @@ def make_entry(
 ) -> OutboxEntry:
     """An escalation (or audit) with one image part for each of ``parts``."""
     id_ = id_ or new_id()
+    state = fields.get("state", "edge" if audit else "pending")
     report = AnswerReport(
         id=id_,
         task=task,
-        state="edge" if audit else "pending",
+        state=state,
         label="red",
         confidence=0.5,
         threshold=0.8,
-        answered_by="edge",
-        final=audit,
+        answered_by="memory" if state == "memory" else "edge",
+        final=state != "pending",
         certified=audit or certified,
         audited=audit,
         why="accepted" if audit else "low_confidence",
@@ -53,6 +56,7 @@ def make_entry(
         "answer_within_ms": 2_000,
         "keep_for_s": 3_600,
         "state": report.state,
+        "probabilities": [0.5, 0.3, 0.2],
         **fields,
     }
     return OutboxEntry(
@@ -60,7 +64,6 @@ def make_entry(
         task=task,
         model=MODEL,
         label="red",
-        probabilities=[0.5, 0.3, 0.2],
         report=report,
         **values,
     )
@@ -83,6 +86,23 @@ class HandClock:
     def clock(self) -> RunClock:
         """What the code under test is given."""
         return RunClock(boot_id=self.boot_id, now=lambda: self.now)
+
+
+class HandLine:
+    """`outrider_edge.uplink.offering.Line` that keeps what is offered."""
+
+    def __init__(self) -> None:
+        self.connected = True
+        self.packet_limit = MESSAGE_BYTES
+        self.heard = True
+        self.offers: list[Escalation] = []
+
+    async def offer(self, escalation: Escalation) -> bool:
+        """Keeps it, when connected."""
+        if not self.connected:
+            raise UnreachableError("gone", reason="broker_unreachable")
+        self.offers.append(escalation)
+        return self.heard
 
 
 async def until(fact: Callable[[], object], timeout_s: float = 20.0) -> None:

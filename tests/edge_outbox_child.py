@@ -1,4 +1,4 @@
-"""Puts and settles without end in the outbox folder that it is given; prints a line for each that was reported done."""
+"""Puts and settles without end in the outbox folder, of the size, that it is given; prints a line for each that was reported done."""
 
 import asyncio
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edge_entries import make_answer, make_entry
 
-from outrider_edge.outbox.outbox import Outbox
+from outrider_edge.outbox.outbox import DEFAULT_BOUNDS, Outbox
 from outrider_edge.outbox.outcomes import Answered
 from outrider_wire.limits import INLINE_BYTES
 
@@ -26,7 +26,7 @@ async def _ask(outbox: Outbox, number: int, worker: int) -> None:
 
 
 async def _main() -> None:
-    outbox = Outbox(folder=Path(sys.argv[1]), flush_s=0.02)
+    outbox = Outbox(folder=Path(sys.argv[1]), flush_s=0.02, bounds=DEFAULT_BOUNDS._replace(max_count=int(sys.argv[2])))
     await outbox.start()
 
     async def work(worker: int) -> None:

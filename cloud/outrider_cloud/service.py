@@ -55,6 +55,7 @@ from outrider_cloud.web.route import Route
 from outrider_cloud.web.watching import Watching
 from outrider_cloud.worker_name import default_name, held
 from outrider_link.envelope import Outgoing
+from outrider_link.files import make_folder
 from outrider_link.session import MqttSession
 from outrider_link.settings import read_secret
 from outrider_wire.errors import OperatorConfigError, OperatorSetupError, UnreachableError
@@ -417,7 +418,7 @@ def _session(broker: CloudBrokerSettings, name: str, hub: Hub, deliveries: Deliv
 
 def _made(folder: Path) -> Path:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     except OSError as error:
         raise OperatorSetupError(
             f"the data folder {folder} cannot be made: {error.strerror}",

@@ -27,7 +27,9 @@ from outrider_edge.journey.pipeline import TaskRuntime
 from outrider_edge.journey.subtasks import SubtaskModels, load_subtasks
 from outrider_edge.journey.way_out import check_way_out
 from outrider_edge.local_api.api import Api
+from outrider_edge.local_api.ended_route import EndedRoute
 from outrider_edge.local_api.openapi import agent_version
+from outrider_edge.local_api.outbox_routes import OutboxRoutes
 from outrider_edge.local_api.views import StatusView, task_view
 from outrider_edge.memory.memory import TaskMemory, check_embedding
 from outrider_edge.metrics import Metrics
@@ -146,10 +148,14 @@ async def serving(config: EdgeConfig) -> AsyncIterator[Serving]:
             _renew(config, stack)
         api = Api(
             agent=agent,
-            status=_status(config, agent, uplink, updater),
-            metrics=_metrics_page(agent, metrics, uplink, decoder),
+            status=_status(config, agent, uplink, updater, outbox),
+            metrics=_metrics_page(agent, metrics, uplink, decoder, outbox),
+            groups=[
+                OutboxRoutes(outbox=outbox, uplink=uplink),
+                EndedRoute(feed=outbox.feed, stopping=lambda: agent.stopping),
+            ],
         )
-        yield Serving(agent=agent, addresses=await _open(api.application(), agent, sockets, stack))
+        yield Serving(agent=agent, addresses=await _open(api.application(), agent, outbox, sockets, stack))
 
 
 def _decoder(config: EdgeConfig, stack: AsyncExitStack) -> PictureDecoder | None:
@@ -202,12 +208,7 @@ def _loader(config: EdgeConfig, task: Task, decode: Decode) -> Load:
 
 async def _outbox(config: EdgeConfig, stack: AsyncExitStack) -> Outbox:
     settings = config.outbox
-    outbox = Outbox(
-        folder=config.folder / "outbox",
-        max_count=settings.max_count,
-        max_bytes=settings.max_bytes,
-        keep_settled=settings.keep_ended,
-    )
+    outbox = Outbox(folder=config.folder / "outbox", bounds=settings.bounds, keep_settled=settings.keep_ended)
     await outbox.start()
     stack.push_async_callback(outbox.stop)
     return outbox
@@ -286,11 +287,16 @@ def _renew(config: EdgeConfig, stack: AsyncExitStack) -> None:
     stack.callback(asyncio.create_task(renewing.run()).cancel)
 
 
-async def _open(app: web.Application, agent: Agent, sockets: list[socket.socket], stack: AsyncExitStack) -> list[str]:
+async def _open(
+    app: web.Application, agent: Agent, outbox: Outbox, sockets: list[socket.socket], stack: AsyncExitStack
+) -> list[str]:
     """Opens the API; closing it lets the inputs under way finish first."""
 
     async def drain(_: web.Application) -> None:
-        await agent.drain(GRACE_S)
+        draining = asyncio.ensure_future(agent.drain(GRACE_S))
+        await asyncio.sleep(0)
+        outbox.feed.wake()  # who reads along is told to go, once the agent says that it stops
+        await draining
 
     app.on_shutdown.append(drain)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=_CLOSE_S)
@@ -312,7 +318,7 @@ def _address(bound: socket.socket) -> str:
 
 
 def _status(
-    config: EdgeConfig, agent: Agent, uplink: Uplink | AloneUplink, updater: Updater
+    config: EdgeConfig, agent: Agent, uplink: Uplink | AloneUplink, updater: Updater, outbox: Outbox
 ) -> Callable[[], StatusView]:
     began = time.monotonic()
 
@@ -329,13 +335,14 @@ def _status(
             slots=updater.slots(),
             budgets=agent.budgets(),
             memories=agent.memories(),
+            outbox=outbox.view(),
         )
 
     return status
 
 
 def _metrics_page(
-    agent: Agent, metrics: Metrics, uplink: Uplink | AloneUplink, decoder: PictureDecoder | None
+    agent: Agent, metrics: Metrics, uplink: Uplink | AloneUplink, decoder: PictureDecoder | None, outbox: Outbox
 ) -> Callable[[], bytes]:
     def accounts() -> dict[str, Account]:
         return {name: agent.account(name) for name in (*agent.runtimes, NO_TASK)}
@@ -346,6 +353,7 @@ def _metrics_page(
         connected=lambda: uplink.connected,
         budgets=agent.budgets,
         memories=agent.memories,
+        outbox=outbox.view,
         ignored=uplink.ignored,
         decoder_restarts=lambda: decoder.counts["restarts"] if decoder is not None else 0,
     )

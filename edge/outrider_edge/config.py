@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
+from outrider_edge.outbox.policy import Bounds
 from outrider_link.envelope import Tls
 from outrider_link.settings import BrokerSettings, is_loopback, read_text
 from outrider_wire.errors import OperatorConfigError
@@ -119,10 +120,24 @@ class OutboxSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
 
     max_bytes: Annotated[int, Meta(ge=1)] = 256 * 1024 * 1024
     max_count: Annotated[int, Meta(ge=1)] = 10_000
+    max_age_s: Annotated[int, Meta(ge=1, le=31_536_000)] = 30 * 86_400
+    """No escalation is kept longer, whatever its task says."""
+    min_free_bytes: Annotated[int, Meta(ge=0)] = 64 * 1024 * 1024
+    """With less free on the disk, what comes takes the place of what is held."""
     receipt_timer_s: Annotated[float, Meta(gt=0, le=3600)] = 5.0
     """An escalation without a receipt is offered again after this long."""
     keep_ended: Annotated[int, Meta(ge=0)] = 10_000
     """Ended escalations that can still be looked up by id."""
+
+    @property
+    def bounds(self) -> Bounds:
+        """What the outbox may hold."""
+        return Bounds(
+            max_count=self.max_count,
+            max_bytes=self.max_bytes,
+            max_age_s=self.max_age_s,
+            min_free_bytes=self.min_free_bytes,
+        )
 
 
 class UpdateSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):

@@ -9,6 +9,7 @@ from prometheus_client.registry import Collector
 from outrider_edge.budget.budget import LimitView
 from outrider_edge.memory.memory import MemoryView
 from outrider_edge.metrics import BOUNDS_MS, CONFIDENCE_BINS, Latency, Metrics, TaskMetrics
+from outrider_edge.outbox.view import OutboxView
 from outrider_wire.messages import MonitorFigures
 from outrider_wire.report import ATTRIBUTES, TERMINAL, Account
 
@@ -30,6 +31,7 @@ class AgentCollector(Collector):
         connected: whether the broker can be reached now.
         budgets: how every limit stands, by task and name.
         memories: how every answer memory fares, by task.
+        outbox: how the outbox fares.
         ignored: what came from the cloud and changed nothing, by reason.
         decoder_restarts: how many pictures have cost the process that decodes them.
     """
@@ -42,6 +44,7 @@ class AgentCollector(Collector):
         connected: Callable[[], bool],
         budgets: Callable[[], Mapping[str, Mapping[str, LimitView]]] = dict,
         memories: Callable[[], Mapping[str, MemoryView]] = dict,
+        outbox: Callable[[], OutboxView | None] = lambda: None,
         ignored: Callable[[], Mapping[str, int]] = dict,
         decoder_restarts: Callable[[], int] = int,
     ) -> None:
@@ -50,6 +53,7 @@ class AgentCollector(Collector):
         self._connected = connected
         self._budgets = budgets
         self._memories = memories
+        self._outbox = outbox
         self._ignored = ignored
         self._decoder_restarts = decoder_restarts
 
@@ -76,6 +80,8 @@ class AgentCollector(Collector):
         yield from _budget_families(self._budgets())
         yield from _memory_families(self._memories())
         yield from _monitor_families(self._metrics.monitors())
+        if (outbox := self._outbox()) is not None:
+            yield from _outbox_families(outbox)
         ignored = CounterMetricFamily(
             "outrider_downlink_ignored", "What came from the cloud and changed nothing", labels=["reason"]
         )
@@ -112,6 +118,33 @@ def _account_families(accounts: Mapping[str, Account]) -> Iterator[Metric]:
         for name in ATTRIBUTES:
             marked.add_metric([task, name], getattr(account, name))
     yield from (received, ended, marked, pending)
+
+
+_OUTBOX: tuple[tuple[str, str, Callable[[OutboxView], float]], ...] = (
+    ("outrider_outbox_entries", "Escalations that are to be delivered or answered", lambda o: o.count),
+    ("outrider_outbox_max_entries", "How many there may be", lambda o: o.max_count),
+    ("outrider_outbox_bytes", "Their payload that is still held", lambda o: o.bytes),
+    ("outrider_outbox_max_bytes", "How much there may be", lambda o: o.max_bytes),
+    ("outrider_outbox_free_bytes", "Free on its disk", lambda o: o.free_bytes),
+    ("outrider_outbox_writable", "0 when nothing can be kept", lambda o: not o.fault),
+    (
+        "outrider_outbox_damaged_files",
+        "Damaged files that were put aside and lie beside the data",
+        lambda o: len(o.damaged),
+    ),
+)
+"""Family, help, and what it shows."""
+
+
+def _outbox_families(outbox: OutboxView) -> Iterator[Metric]:
+    for name, what, value in _OUTBOX:
+        yield GaugeMetricFamily(name, what, value=value(outbox))
+    evicted = CounterMetricFamily(
+        "outrider_outbox_evictions", "What made way, by the bound and by what it was worth", labels=["bound", "worth"]
+    )
+    for key, n in outbox.evictions.items():
+        evicted.add_metric(key.split("/"), n)
+    yield evicted
 
 
 def _budget_families(budgets: Mapping[str, Mapping[str, LimitView]]) -> Iterator[Metric]:

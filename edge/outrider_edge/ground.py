@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 
 from outrider_edge.config import ApiSettings, EdgeConfig
-from outrider_link.files import write_durably
+from outrider_link.files import make_folder, write_durably
 from outrider_link.settings import read_secret
 from outrider_wire.errors import OperatorSetupError
 
@@ -24,8 +24,8 @@ def hold_folder(folder: Path) -> int:
         OperatorSetupError: it cannot be written, or another agent uses it.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        make_folder(folder)
+        descriptor = _lock_file(folder / "agent.lock")
     except OSError as error:
         raise OperatorSetupError(
             f"the data folder {folder} cannot be written: {error.strerror}",
@@ -42,6 +42,20 @@ def hold_folder(folder: Path) -> int:
             fix="stop it, or give another data_dir",
         ) from error
     return descriptor
+
+
+def _lock_file(path: Path) -> int:
+    """Open; a device whose disk has turned read-only answers all the same, so that one that is there need not be written.
+
+    Raises:
+        OSError: there is none, and none can be made.
+    """
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def audit_key(config: EdgeConfig) -> str:

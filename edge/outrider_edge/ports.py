@@ -57,9 +57,11 @@ class OutboxEntry(Struct, kw_only=True, frozen=True):
     audit: float = 0.0
     """The sampling probability of an audit; 0: no audit."""
     answer_within_ms: int
-    """Counted from now; an offer carries what is left of it."""
+    """Counted from ``began``; an offer carries what is left of it."""
     keep_for_s: int
-    """Counted from now, over restarts and reboots; an offer carries what is left of it."""
+    """Counted from ``began``, over restarts and reboots; an offer carries what is left of it."""
+    began: float | None = None
+    """When its caller asked, on `time.perf_counter` of this process; None: now."""
     group: str = ""
     facts: list[Fact] = []
     """Answers to the task's sub-tasks."""

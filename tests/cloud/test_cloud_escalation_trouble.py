@@ -235,3 +235,22 @@ async def test_a_device_that_has_let_its_payload_go_still_gets_its_answer(broker
         model.open.set()
         await device.hears(Answer, sent.id)
         assert not device.of(Refusal)
+
+
+async def test_a_first_offer_that_comes_again_after_its_answer_is_not_paid_for_again(
+    broker: str, tmp_path: Path
+) -> None:
+    model = HeldModel()
+    path = write_config(tmp_path, broker)
+    async with make_service(path, model) as service, Device(broker, "cam-again") as device:
+        await ready(service)
+        task = the_task(tmp_path)
+        for question in ("first", "second"):  # from the second on the model is known to be quick
+            sent = make_escalation(task, {"image": b"1", "question": question})
+            await device.escalate(sent)
+            await device.hears(Answer, sent.id)
+        await device.escalate(sent)  # its device died before it wrote down that it had offered it
+        await device.hears(Answer, sent.id, count=2)
+        assert model.questions == ["first", "second"]
+        offers = (await account(service))["offers"]
+        assert (offers["claimed"], offers["repeated"]) == (2, offers["received"] - 2)

@@ -19,6 +19,8 @@ from msgspec.structs import replace
 from factory import make_task, sure, unsure
 from outrider_edge.exposition import AgentCollector, page
 from outrider_edge.local_api.api import Api, body_limit
+from outrider_edge.local_api.ended_route import EndedRoute
+from outrider_edge.local_api.outbox_routes import OutboxRoutes
 from outrider_edge.local_api.views import StatusView, task_view
 from outrider_wire.report import AnswerReport
 
@@ -78,7 +80,11 @@ async def served(folder: Path, **about: Any) -> AsyncIterator[Served]:
                 slots=[],
             )
 
-        app = Api(agent=agent, status=status, metrics=lambda: page(collector)).application()
+        groups = [
+            OutboxRoutes(outbox=bench.outbox, uplink=bench.uplink),
+            EndedRoute(feed=bench.outbox.feed, stopping=lambda: agent.stopping, keep_alive_s=0.05),
+        ]
+        app = Api(agent=agent, status=status, metrics=lambda: page(collector), groups=groups).application()
         async with TestClient(TestServer(app)) as client:
             yield Served(bench=bench, client=client, app=app)
 

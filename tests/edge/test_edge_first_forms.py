@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 from edge_entries import HandClock, make_answer, make_entry, until
+from msgspec.structs import replace
 
 from outrider_edge.budget.budget import TaskBudget
-from outrider_edge.outbox.outbox import Outbox
+from outrider_edge.outbox.outbox import DEFAULT_BOUNDS, Outbox
 from outrider_edge.outbox.outcomes import Answered
 from outrider_edge.ports import OutboxEntry, OutboxFull, OutboxPart, Pulled
 from outrider_edge.uplink.escalations import envelope_of, pull_size
@@ -108,13 +109,14 @@ async def test_a_restart_before_the_receipt_loses_nothing_of_it(tmp_path: Path) 
 
 
 async def test_its_bytes_count_against_the_bounds_until_they_go(tmp_path: Path) -> None:
-    outbox = Outbox(folder=tmp_path / "outbox", max_bytes=len(FULL) + 10, clock=HandClock().clock, flush_s=0.02)
+    bounds = DEFAULT_BOUNDS._replace(max_bytes=len(FULL) + 10)
+    outbox = Outbox(folder=tmp_path / "outbox", bounds=bounds, clock=HandClock().clock, flush_s=0.02)
     await outbox.start()
-    entry = first_entry()
+    entry = replace(first_entry(), why="requested")  # worth more than what comes
     outbox.arrived(entry.task)
     await outbox.put(entry, envelope_of(entry))
     with pytest.raises(RuleRefusalError, match="full"):
-        outbox.put(make_entry(b"pixels"))
+        await outbox.put(make_entry(b"pixels"))
     await outbox.settle(entry.id, Answered(make_answer(entry.id)))
     outbox.arrived("colours")
     await outbox.put(make_entry(b"pixels"))

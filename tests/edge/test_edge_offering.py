@@ -6,34 +6,17 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from edge_entries import HandClock, make_answer, make_entry, new_id, until
+from edge_entries import HandClock, HandLine, make_answer, make_entry, new_id, until
 
-from outrider_edge.outbox.outbox import Outbox
+from outrider_edge.outbox.outbox import DEFAULT_BOUNDS, Outbox
 from outrider_edge.ports import OutboxEntry
 from outrider_edge.uplink.escalations import envelope_of, offer_of
 from outrider_edge.uplink.offering import Offering
 from outrider_wire.codec import encode
-from outrider_wire.errors import RuleRefusalError, UnreachableError
+from outrider_wire.errors import RuleRefusalError
 from outrider_wire.limits import INLINE_BYTES, MESSAGE_BYTES
-from outrider_wire.messages import Escalation, Receipt, Refusal
+from outrider_wire.messages import Receipt, Refusal
 from outrider_wire.report import Account, AnswerReport
-
-
-class HandLine:
-    """`outrider_edge.uplink.offering.Line` that keeps what is offered."""
-
-    def __init__(self) -> None:
-        self.connected = True
-        self.packet_limit = MESSAGE_BYTES
-        self.heard = True
-        self.offers: list[Escalation] = []
-
-    async def offer(self, escalation: Escalation) -> bool:
-        """Keeps it, when connected."""
-        if not self.connected:
-            raise UnreachableError("gone", reason="broker_unreachable")
-        self.offers.append(escalation)
-        return self.heard
 
 
 class Bench:
@@ -46,7 +29,9 @@ class Bench:
         self.finals: list[AnswerReport] = []
 
     async def start(self, **limits: int) -> None:
-        self.outbox = Outbox(folder=self.folder, clock=self.hand.clock, flush_s=0.02, **limits)
+        self.outbox = Outbox(
+            folder=self.folder, clock=self.hand.clock, flush_s=0.02, bounds=DEFAULT_BOUNDS._replace(**limits)
+        )
         await self.outbox.start()
         self.offering = Offering(outbox=self.outbox, line=self.line, clock=self.hand.clock)
 
@@ -213,7 +198,7 @@ async def test_a_full_outbox_offers_nothing(bench: Bench) -> None:
     await bench.start(max_count=1)
     kept = await bench.ask()
     with pytest.raises(RuleRefusalError):
-        await bench.ask()
+        await bench.ask(make_entry(probabilities=[0.6, 0.3, 0.1]))
     bench.outbox.count_local("colours", "edge", uncertified=True)
     assert {offer.id for offer in bench.line.offers} == {kept}
 

@@ -10,7 +10,7 @@ ID = "an-id"
 @pytest.fixture
 def book() -> OfferBook:
     book = OfferBook(receipt_timer_s=5.0, ask_again_s=60.0)
-    book.add(Question(id=ID, expires_at=1_000.0, due_at=0.0))
+    book.add(Question(id=ID, due_at=0.0))
     return book
 
 
@@ -79,22 +79,47 @@ def test_it_is_in_flight_only_once(book: OfferBook) -> None:
     assert book.take_due(1, 10) == []
 
 
-def test_it_expires_once_and_is_never_offered_again(book: OfferBook) -> None:
-    assert book.take_expired(999) == []
-    assert book.take_expired(1_000) == [ID]
-    assert book.take_expired(1_001) == []
+def test_what_is_done_with_is_never_offered_again(book: OfferBook) -> None:
+    book.remove(ID)
     assert not offer(book, 1_001)
 
 
 def test_the_next_moment_is_the_earliest(book: OfferBook) -> None:
-    assert book.next_at(offering=True) == 0
-    assert book.next_at(offering=False) == 1_000
-    assert OfferBook().next_at(offering=True) == float("inf")
+    assert book.next_at() == 0
+    assert OfferBook().next_at() == float("inf")
+
+
+def test_only_what_the_cloud_has_stored_is_parked_and_the_longest_stored_goes_first() -> None:
+    book = OfferBook()
+    for number in range(4):
+        book.add(Question(id=str(number), due_at=0.0))
+    for number in (2, 0, 3):
+        book.received(str(number), 1.0)
+    assert book.park(2.0, 2) == 2
+    assert ["2" in book, "0" in book, "3" in book, "1" in book] == [False, False, True, True]
+    assert book.park(2.0, 5) == 1
+    assert len(book) == 1
+
+
+def test_moments_that_were_overtaken_do_not_pile_up(book: OfferBook) -> None:
+    for now in range(10_000):
+        book.connected(float(now))
+    assert len(book._by_due) < 100
+
+
+def test_a_person_makes_one_or_all_due_now() -> None:
+    book = OfferBook()
+    for number in range(3):
+        book.add(Question(id=str(number), due_at=100.0))
+    book.hurry(1.0, "1")
+    assert [question.id for question in book.take_due(1.0, 10)] == ["1"]
+    book.hurry(2.0)
+    assert [question.id for question in book.take_due(2.0, 10)] == ["0", "2"]
 
 
 def test_no_more_are_taken_than_asked_for() -> None:
     book = OfferBook()
     for number in range(5):
-        book.add(Question(id=str(number), expires_at=1e9, due_at=float(number)))
+        book.add(Question(id=str(number), due_at=float(number)))
     assert [question.id for question in book.take_due(10, 3)] == ["0", "1", "2"]
     assert [question.id for question in book.take_due(10, 3)] == ["3", "4"]

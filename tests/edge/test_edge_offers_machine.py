@@ -10,7 +10,7 @@ IDS = st.integers(0, 12).map(str)
 
 
 class Book(RuleBasedStateMachine):
-    """``open`` is what the book should hold, by id, with its expiry; ``flying`` what is being published."""
+    """``open`` is what the book should hold, by id; ``flying`` what is being published."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -23,12 +23,11 @@ class Book(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
 
-    @rule(id_=IDS, keep_s=st.sampled_from([0.0, 10.0, 86_400.0]), spare=st.booleans())
-    def add(self, id_: str, keep_s: float, spare: bool) -> None:
+    @rule(id_=IDS, received=st.booleans())
+    def add(self, id_: str, received: bool) -> None:
         if id_ in self.open:
             return
-        due_at = float("inf") if spare else self.now
-        question = Question(id=id_, expires_at=self.now + keep_s, due_at=due_at, spare=spare)
+        question = Question(id=id_, due_at=self.now, received=received)
         self.book.add(question)
         self.open[id_] = question
 
@@ -38,7 +37,7 @@ class Book(RuleBasedStateMachine):
         assert len(taken) <= limit
         for question in taken:
             assert question.id in self.open and question.id not in self.flying, "asked twice at once, or after its end"
-            assert question.due_at <= self.now and not question.spare
+            assert question.due_at <= self.now
             self.flying.add(question.id)
 
     @precondition(lambda self: self.flying)
@@ -73,19 +72,21 @@ class Book(RuleBasedStateMachine):
         self.open.pop(id_, None)
         self.flying.discard(id_)
 
-    @rule()
-    def expire(self) -> None:
-        over = sorted(id_ for id_, question in self.open.items() if question.expires_at <= self.now)
-        assert sorted(self.book.take_expired(self.now)) == over, "what is over leaves once, and nothing else does"
-        for id_ in over:
+    @rule(most=st.integers(0, 4))
+    def park(self, most: int) -> None:
+        before = {id_ for id_, question in self.open.items() if question.received and question.due_at > self.now}
+        parked = self.book.park(self.now, most)
+        gone = {id_ for id_ in self.open if id_ not in self.book}
+        assert len(gone) == parked <= most
+        assert gone <= before - self.flying, "only what the cloud has stored, and nothing that is being asked"
+        for id_ in gone:
             del self.open[id_]
-            self.flying.discard(id_)
 
-    @rule(keep_s=st.sampled_from([86_400.0]))
-    def many_come_and_go(self, keep_s: float) -> None:
+    @rule()
+    def many_come_and_go(self) -> None:
         """A device that is answered all day long."""
         for number in range(300):
-            self.book.add(Question(id=f"n{number}", expires_at=self.now + keep_s, due_at=self.now))
+            self.book.add(Question(id=f"n{number}", due_at=self.now))
             self.book.remove(f"n{number}")
 
     @invariant()
@@ -95,15 +96,13 @@ class Book(RuleBasedStateMachine):
 
     @invariant()
     def no_question_is_forgotten(self) -> None:
-        due, expiry = set(self.book._by_due), set(self.book._by_expiry)
+        due = set(self.book._by_due)
         for question in self.open.values():
-            assert (question.expires_at, question.id) in expiry
-            assert question.in_flight or question.spare or (question.due_at, question.id) in due
+            assert question.in_flight or (question.due_at, question.id) in due
 
     @invariant()
     def memory_is_bounded_by_what_is_open(self) -> None:
-        for heap in (self.book._by_due, self.book._by_expiry):
-            assert len(heap) <= 2 * len(self.open) + _SPARE_ENTRIES + 1
+        assert len(self.book._by_due) <= 2 * len(self.open) + _SPARE_ENTRIES + 1
 
 
 TestBook = Book.TestCase

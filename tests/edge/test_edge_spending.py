@@ -3,13 +3,14 @@
 import asyncio
 from pathlib import Path
 
+import pytest
 from edge_agents import QUIET, Bench, running_agent
 from edge_entries import HandClock, make_answer, make_entry, until
 from msgspec.structs import asdict, replace
 
 from factory import foreign, make_task, parts_of, sure, unsure
 from outrider_edge.exposition import AgentCollector, page
-from outrider_edge.outbox.outbox import Outbox
+from outrider_edge.outbox.outbox import DEFAULT_BOUNDS, Outbox
 from outrider_edge.uplink.offering import Offering
 from outrider_wire.errors import RuleRefusalError
 from outrider_wire.messages import Escalation
@@ -125,8 +126,8 @@ async def test_what_is_kept_to_be_learnt_from_is_answered_here_and_waits_in_the_
             "low_confidence",
             0,
         )
-        rows = {row.id: row.spare for row in await bench.outbox.open_rows()}
-        assert rows == {first.id: False, kept.id: True}
+        page = await bench.outbox.shelves.page(after=0, limit=10)
+        assert {entry.id: entry.worth for entry in page.entries} == {first.id: "waited", kept.id: "spare"}
         await bench.uplink.answer(kept.id)
         assert (await bench.agent.get(kept.id)).label == kept.label
         assert counts(bench) == {"received": 2, "pending": 1, "edge": 1, "uncertified": 1}
@@ -141,18 +142,16 @@ async def test_an_input_that_no_budget_will_ever_send_is_not_kept(tmp_path: Path
 
 
 async def test_kept_inputs_never_crowd_out_what_somebody_waits_for(tmp_path: Path) -> None:
-    outbox = Outbox(folder=tmp_path, max_count=4)
+    outbox = Outbox(folder=tmp_path, bounds=DEFAULT_BOUNDS._replace(max_count=2))
     await outbox.start()
     try:
-        for _ in range(2):
+        kept, waited = [make_entry(state="edge") for _ in range(2)], [make_entry() for _ in range(2)]
+        for entry in kept + waited:
+            await outbox.put(entry)
+        assert [row.id for row in await outbox.open_rows()] == [entry.id for entry in waited]
+        with pytest.raises(RuleRefusalError) as refused:
             await outbox.put(make_entry(state="edge"))
-        try:
-            await outbox.put(make_entry(state="edge"))
-        except RuleRefusalError as error:
-            assert error.reason == "outbox_full"
-        else:
-            raise AssertionError("a third was kept")
-        await outbox.put(make_entry())
+        assert refused.value.reason == "outbox_full"
     finally:
         await outbox.stop()
 

@@ -16,11 +16,10 @@ from msgspec.structs import replace
 from factory import foreign, make_bundle, make_task, parts_of, sure, unsure
 from outrider_edge.exposition import AgentCollector, page
 from outrider_edge.journey.asked import AUDIT_KEEP_S
-from outrider_edge.outbox.outbox import AUDIT_RESERVE, Outbox
+from outrider_edge.outbox.outbox import DEFAULT_BOUNDS, Outbox
 from outrider_edge.outbox.outcomes import Answered, Expired, Outcome, Refused
 from outrider_edge.ports import AuditEnded, OutboxEntry
 from outrider_edge.uplink.presence import telemetry
-from outrider_wire.errors import RuleRefusalError
 from outrider_wire.messages import Escalation, MonitorFigures, Refusal
 from outrider_wire.monitor import Monitor
 from outrider_wire.report import Account
@@ -39,7 +38,7 @@ def make_audit(certificate: str = CERTIFICATE, **fields: object) -> OutboxEntry:
 
 
 async def opened(folder: Path, **limits: int) -> Outbox:
-    outbox = Outbox(folder=folder, clock=HandClock().clock, flush_s=0.02, **limits)
+    outbox = Outbox(folder=folder, clock=HandClock().clock, flush_s=0.02, bounds=DEFAULT_BOUNDS._replace(**limits))
     await outbox.start()
     return outbox
 
@@ -117,16 +116,27 @@ async def test_an_audit_survives_a_restart_of_a_task_that_gave_durability_up(tmp
     await outbox.stop()
 
 
-async def test_a_full_outbox_still_has_room_for_audits_but_not_without_end(tmp_path: Path) -> None:
-    outbox = await opened(tmp_path, max_count=16)
-    for _ in range(16):
+async def test_an_audit_finds_room_where_others_wait_and_the_one_that_it_displaces_in_the_end_counts_as_an_error(
+    tmp_path: Path,
+) -> None:
+    outbox, told = await opened(tmp_path, max_count=3), list[AuditEnded]()
+    outbox.watches.listen(told.append)
+    outbox.watches.watch("colours", CERTIFICATE, WANTED)
+    for _ in range(3):
+        outbox.arrived("colours")
         await outbox.put(make_entry())
-    with pytest.raises(RuleRefusalError):
-        await outbox.put(make_entry())
-    for _ in range(int(16 * AUDIT_RESERVE)):
-        await outbox.put(make_audit())
-    with pytest.raises(RuleRefusalError):
-        await outbox.put(make_audit())
+    audits = [make_audit() for _ in range(4)]
+    for number, entry in enumerate(audits):
+        assert [one.report.id for one in told] == [audits[0].id][: max(0, number - 3)]
+        outbox.arrived("colours")
+        await outbox.put(entry)
+    assert [(one.report.id, one.loss) for one in told] == [(audits[0].id, 1)]
+    watched = outbox.watches.watched("colours", CERTIFICATE)
+    assert watched is not None
+    assert (watched.monitor.audits, watched.monitor.errors) == (1, 1)
+    assert outbox.account() == Account(received=7, edge=4, expired=3, audited=4, uncertified=3)
+    assert outbox.account() == (await outbox.accounts_on_disk())["colours"]
+    assert outbox.view().evictions == {"max_count/waited": 3, "max_count/precious": 1}
     await outbox.stop()
 
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from aiohttp import ClientSession, web
 from edge_agents import SERVE, serve_environment, write_config
@@ -19,7 +20,8 @@ from edge_cloud import FakeCloud
 from link_peers import Relay
 from mosquitto import AnyBroker
 
-from factory import file_entry, make_bundle, make_task, parts_of, png, sure, unsure, write_bundle
+from factory import file_entry, make_bundle, make_task, parts_of, sure, unsure, write_bundle
+from outrider.bench.inputs import noise_picture
 from outrider_edge.app import serving
 from outrider_edge.config import load_edge_config
 from outrider_wire.manifest import MANIFEST_FILE, decode_manifest
@@ -65,7 +67,7 @@ async def test_a_large_part_is_put_over_http_where_the_configuration_names_it(co
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    image = png("red", size=8) + bytes(100_000)  # a decoder ignores what follows the end of a PNG
+    image = noise_picture(np.random.default_rng(0), 100_000)
     async with serving(load_edge_config(config, {"cloud": {"url": url}})) as served:
         report = await served.agent.submit("colours", parts_of(image), insist=True)
         assert report.answered_by == "cloud"

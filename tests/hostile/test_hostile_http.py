@@ -30,6 +30,9 @@ CHECKS = [
 ]
 """What every reply is held against."""
 
+ENDLESS = ("/v1/answers/events",)
+"""A stream has no end to wait for; its tests are ``tests/edge/test_edge_outbox_api.py``."""
+
 
 @pytest.fixture
 def addresses(target: UnderAttack) -> dict[str, str]:
@@ -43,6 +46,7 @@ def conforms(address: str, examples: int) -> int:
     schema = schemathesis.openapi.from_url(f"{address}/openapi.json")
     schema.validate()
     operations = [found.ok() for found in schema.get_all_operations()]
+    operations = [operation for operation in operations if operation.path not in ENDLESS]
     for operation in operations:
         takes_anything = {"parameters", "requestBody"} & operation.definition.raw.keys()
         for mode in (GenerationMode.POSITIVE, *([GenerationMode.NEGATIVE] if takes_anything else ())):
@@ -64,7 +68,7 @@ def conforms(address: str, examples: int) -> int:
     return len(operations)
 
 
-@pytest.mark.parametrize(("room", "operations"), [("cloud", 20), ("edge", 9)])
+@pytest.mark.parametrize(("room", "operations"), [("cloud", 20), ("edge", 14)])
 def test_an_api_is_as_its_document_says(addresses: dict[str, str], room: str, operations: int) -> None:
     assert conforms(addresses[room], examples=2) >= operations
 

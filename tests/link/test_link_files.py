@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from outrider_link.files import move_durably, sha256_file, write_durably
+from outrider_link.files import make_folder, move_durably, sha256_file, write_durably
 
 
 def test_a_written_file_holds_the_new_bytes_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
@@ -41,3 +41,12 @@ def test_the_digest_of_a_file_is_that_of_its_bytes(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(3_000_000))
     assert sha256_file(path) == hashlib.sha256(bytes(3_000_000)).hexdigest()
+
+
+def test_a_folder_is_made_with_those_above_it_and_may_be_there_already(tmp_path: Path) -> None:
+    make_folder(tmp_path / "a/b/c")
+    make_folder(tmp_path / "a/b/c")
+    assert (tmp_path / "a/b/c").is_dir()
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OSError, match="file"):
+        make_folder(tmp_path / "file/below")

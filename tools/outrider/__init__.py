@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from outrider.client import AsyncClient, Client
+    from outrider.exchange import Ended
     from outrider_wire.errors import (
         CallerInputError,
         CallerUnknownError,
@@ -36,6 +37,7 @@ __all__ = [
     "CallerInputError",
     "CallerUnknownError",
     "Client",
+    "Ended",
     "OutriderError",
     "PeerError",
     "RuleRefusalError",
@@ -46,6 +48,7 @@ __all__ = [
 _HOME = {
     "AsyncClient": "outrider.client",
     "Client": "outrider.client",
+    "Ended": "outrider.exchange",
     "Account": "outrider_wire.report",
     "AnswerReport": "outrider_wire.report",
 }

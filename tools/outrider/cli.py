@@ -32,6 +32,7 @@ COMMANDS: dict[str, Entry] = {
     "ota": Entry("outrider.commands.ota", "Publish bundles to devices over the air."),
     "demo": Entry("outrider.commands.demo", "Play the whole loop on this machine, with real models and data."),
     "bench": Entry("outrider.commands.bench", "Measure what Outrider costs, against the bare thing."),
+    "sim": Entry("outrider.commands.sim", "Cause real faults, and check that nothing is lost."),
     "doctor": Entry("outrider.commands.doctor", "Check this machine, and say how to fix what is wrong."),
 }
 """A new command is one line here."""

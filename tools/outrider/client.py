@@ -1,7 +1,7 @@
 """The application's way to the agent on this machine: a blocking client and an asyncio one. Knows no broker and no cloud."""
 
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -12,9 +12,11 @@ from outrider.exchange import (
     AGENT,
     DEFAULT_ADDRESS,
     START,
+    Ended,
     EventReader,
     PartValue,
     decoded,
+    ended_stream,
     error_of,
     event_stream,
     look_up,
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     import aiohttp
 
 T = TypeVar("T")
+SILENCE_S = 60.0
+"""An event stream says something, a comment at least, four times as often."""
 
 
 class _Tasks(Struct):
@@ -91,6 +95,28 @@ class Client:
             CallerUnknownError: the agent does not know (or no longer knows) that input.
         """
         return self._get(look_up(input_id, wait_ms), AnswerReport, self._timeout_s + wait_ms / 1000)
+
+    def ended(self, *, late: bool = True, task: str = "", after: str = "") -> Iterator[Ended]:
+        """The final reports of escalated inputs, as they end: the hook for answers that came after their caller had to go on.
+
+        It never ends by itself, and blocks between two of them. Close the iterator to stop.
+
+        Args:
+            late: only answers of the large model after ``answer_within_ms``; False: every end, in time or not, also expired
+                and refused ones.
+            task: of one task only.
+            after: the `Ended.cursor` of the last one that you have; '': from now on.
+
+        Raises:
+            UnreachableError: no agent answers, or it stopped; go on later with the last cursor.
+        """
+        reader = EventReader()
+        for line in self._http.stream(ended_stream(late=late, task=task, after=after), silence_s=SILENCE_S):
+            if not isinstance(line, bytes):
+                raise error_of(line.status, line.body)
+            if (report := reader.feed(line)) is not None:
+                yield Ended(reader.last_id, report)
+        raise unreachable(AGENT, str(self._http.address), START, ConnectionError("the agent has ended the stream"))
 
     def account(self) -> Account:
         """What became of every input so far."""
@@ -176,6 +202,24 @@ class AsyncClient:
             raise unreachable(AGENT, str(self._address), START, error) from error
         if not last:
             raise unreachable(AGENT, str(self._address), START, ConnectionError("the stream ended early"))
+
+    async def ended(self, *, late: bool = True, task: str = "", after: str = "") -> AsyncIterator[Ended]:
+        """As `Client.ended`."""
+        import aiohttp
+
+        reader = EventReader()
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._timeout_s, sock_read=SILENCE_S)
+        url = self._url(ended_stream(late=late, task=task, after=after))
+        try:
+            async with self._opened().get(url, timeout=timeout) as reply:
+                if reply.status >= 300:
+                    raise error_of(reply.status, await reply.read())
+                async for line in reply.content:
+                    if (report := reader.feed(line)) is not None:
+                        yield Ended(reader.last_id, report)
+        except (aiohttp.ClientError, OSError) as error:
+            raise unreachable(AGENT, str(self._address), START, error) from error
+        raise unreachable(AGENT, str(self._address), START, ConnectionError("the agent has ended the stream"))
 
     async def account(self) -> Account:
         """As `Client.account`."""

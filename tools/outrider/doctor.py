@@ -227,6 +227,14 @@ def _folder(folder: Path) -> Finding:
     return Finding(check="disk", level=level, what=f"{folder}: {free / 1e9:.1f} GB free", fix=fix)
 
 
+def outbox(subject: Subject) -> Iterator[Finding]:
+    """How full the device's outbox is, and what was wrong with it."""
+    from outrider.outbox_check import examine_outbox
+
+    if subject.edge is not None:
+        yield from examine_outbox(subject.edge)
+
+
 def clock(_: Subject) -> Iterator[Finding]:
     """The clock cannot be right when it is before this very installation was written, or far in the future."""
     written = Path(__file__).stat().st_mtime
@@ -247,6 +255,7 @@ CHECKS: tuple[Check, ...] = (
     tasks,
     leaving,
     disk,
+    outbox,
     ports,
     broker,
     certificates,

@@ -85,6 +85,20 @@ def event_stream(input_id: str) -> str:
     return f"/v1/answers/{quote(input_id, safe='')}/events"
 
 
+class Ended(NamedTuple):
+    """One escalated input that ended, as the stream of ends tells of it."""
+
+    cursor: str
+    """Keep it: with it the stream goes on after this one, over restarts of either side."""
+    report: AnswerReport
+
+
+def ended_stream(*, late: bool, task: str, after: str) -> str:
+    """The path that streams the final reports of escalated inputs."""
+    query = {"late": "true" if late else "false", "task": task, "after": after}
+    return f"/v1/answers/events?{urlencode({name: value for name, value in query.items() if value})}"
+
+
 def decoded(status: int, body: bytes, kind: type[T], *, what: str = AGENT) -> T:
     """What a reply holds.
 
@@ -147,6 +161,8 @@ class EventReader:
     """Takes an event stream line by line (HTML Living Standard, §9.2). Comments, which keep the connection alive, are ignored."""
 
     def __init__(self) -> None:
+        self.last_id = ""
+        """Of the newest event that has one."""
         self._data: list[bytes] = []
 
     def feed(self, line: bytes) -> AnswerReport | None:
@@ -156,6 +172,9 @@ class EventReader:
             PeerMessageError: the event holds no report.
         """
         line = line.rstrip(b"\r\n")
+        if line.startswith(b"id:"):
+            self.last_id = line.removeprefix(b"id:").strip().decode("ascii", "replace")
+            return None
         if line.startswith(b"data:"):
             self._data.append(line.removeprefix(b"data:").removeprefix(b" "))
             return None

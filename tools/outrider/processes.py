@@ -19,10 +19,16 @@ from outrider_wire.errors import OperatorSetupError, UndecidedError
 
 
 class Processes:
-    """Children that end with their parent's block, however it ends. Use as a context manager."""
+    """Children that end with their parent's block, however it ends. Use as a context manager.
 
-    def __init__(self, *, logs: Path) -> None:
+    Args:
+        logs: folder for what they print.
+        isolated: keeps the user's own ``OUTRIDER_…`` settings from them, and what they leave when killed beside their logs.
+    """
+
+    def __init__(self, *, logs: Path, isolated: bool = False) -> None:
         self._logs = logs
+        self._isolated = isolated
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> "Processes":
@@ -40,7 +46,12 @@ class Processes:
     def run(self, name: str, program: Sequence[str]) -> None:
         """Runs any program, as `start`."""
         with (self._logs / f"{name}.log").open("ab") as log:
-            self._children[name] = subprocess.Popen(program, stdout=log, stderr=log, env=_environment())
+            self._children[name] = subprocess.Popen(program, stdout=log, stderr=log, env=self._environment())
+
+    def runs(self, name: str) -> bool:
+        """Whether it was started and has neither ended nor been stopped."""
+        child = self._children.get(name)
+        return child is not None and child.poll() is None
 
     def wait_ready(self, name: str, url: str, *, within_s: float = 30.0, every_s: float = 0.05) -> None:
         """Returns when ``url`` answers 200, which is looked for ``every_s``.
@@ -93,6 +104,14 @@ class Processes:
         """The process id of a running child."""
         return self._children[name].pid
 
+    def _environment(self) -> dict[str, str]:
+        """One OpenMP thread a process: spinning threads of five processes on two cores cost minutes."""
+        mine = dict(os.environ)
+        if self._isolated:
+            mine = {name: value for name, value in mine.items() if not name.startswith("OUTRIDER_")}
+            mine["TMPDIR"] = str(self._logs.absolute())
+        return {**mine, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+
     def _check_alive(self, name: str) -> None:
         code = self._children[name].poll()
         if code is not None:
@@ -125,8 +144,3 @@ def free_port(wanted: int) -> int:
     raise OperatorSetupError(
         f"no free port from {wanted} to {wanted + 49}", reason="port_occupied", fix="give another --port-offset"
     )
-
-
-def _environment() -> dict[str, str]:
-    """One OpenMP thread a process: spinning threads of five processes on two cores cost minutes."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}

@@ -5,7 +5,7 @@ import select
 import socket
 import ssl
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -130,6 +130,33 @@ class Transport:
         else:
             self._idle.append(connection)
         return reply
+
+    def stream(self, path: str, *, silence_s: float) -> Iterator[bytes | Reply]:
+        """The lines of a reply that has no end; or one whole `Reply`, when its status says that it is none.
+
+        Args:
+            path: what is asked for.
+            silence_s: longer than that the server never says nothing.
+
+        Raises:
+            UnreachableError: nobody is there, the connection broke, or it went silent.
+            PeerError: what came back is not HTTP.
+        """
+        connection = self._connection(silence_s)
+        try:
+            connection.request("GET", path, headers=self._headers)
+            answer = connection.getresponse()
+            if answer.status >= 300:
+                yield Reply(answer.status, answer.read())
+                return
+            while line := answer.readline():
+                yield line
+        except OSError as error:
+            raise unreachable(self.what, str(self.address), self.start, error) from error
+        except http.client.HTTPException as error:
+            raise not_http(self.what, str(self.address)) from error
+        finally:
+            connection.close()
 
     def close(self) -> None:
         """Closes what is idle. The transport can be used again."""

@@ -39,6 +39,21 @@ def move_durably(source: Path, target: Path) -> None:
     fsync_dir(target.parent)
 
 
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it, when absent, so that a power cut leaves them there: what is in it is found by its name.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in reversed(missing):
+        fsync_dir(folder.parent)
+    if not missing:
+        with contextlib.suppress(OSError):  # it may have been made just before a kill; a parent that is not ours is not
+            fsync_dir(path.parent)
+
+
 def fsync_file(path: Path) -> None:
     """Waits until the bytes of ``path`` are on the disk."""
     with path.open("rb") as file:

@@ -287,7 +287,9 @@ class Intake:
         except (OutriderError, OSError) as error:
             await self._not_fetched(worker, job, error)
             return
-        except asyncio.CancelledError:  # by the end of the process, or because it is to be forgotten
+        except (
+            BaseException
+        ):  # no memory, no thread, cancelled, to be forgotten: else no repeat of it would ever be taken
             worker.drop(job)
             self._count(job, "unfetched")
             raise
@@ -316,7 +318,9 @@ class Intake:
             worker.enqueue(job)
             return
         if worker.quick and job.escalation.offer == 1:
-            await self._ask_first(worker, job)
+            # A device that died after its first offer offers for the first time again, and a broker may repeat it.
+            if not await self._known(worker, job):
+                await self._ask_first(worker, job)
             return
         try:
             found = await self._settler.claim(job)
@@ -324,6 +328,10 @@ class Intake:
             worker.drop(job)
             self._cannot_store(job)
             return
+        except BaseException:  # as in `_fetch`
+            worker.drop(job)
+            self._count(job, "failed")
+            raise
         if found.outcome == "claimed":
             self._count(job, "claimed")
             worker.enqueue(job)

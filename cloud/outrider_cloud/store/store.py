@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from outrider_cloud.store.migrations import upgrade
+from outrider_link.files import make_folder
 from outrider_wire.errors import OperatorSetupError
 
 T = TypeVar("T")
@@ -71,7 +72,7 @@ class Store:
         """
         path = Path(self._url.removeprefix("sqlite:///"))
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             self._engine = _engine(self._url)
             with path.with_name(path.name + ".lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)  # two processes may start at once

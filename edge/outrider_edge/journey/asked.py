@@ -1,6 +1,5 @@
 """One input as its caller asked, and what is kept of it for the cloud. Pure values: what leaves is made by `way_out`."""
 
-import math
 from dataclasses import dataclass
 
 from outrider_edge.journey.gate import Decision
@@ -66,7 +65,8 @@ class Asked:
             label=local.label,
             probabilities=local.probabilities,
             audit=policy.audit_rate if decision.audited and decision.sent_as != "alarm" else 0.0,
-            answer_within_ms=max(0, self.answer_within_ms - math.ceil(report.ms["total"])) if decision.send else 0,
+            answer_within_ms=self.answer_within_ms if decision.send else 0,
+            began=self.began,
             keep_for_s=max(policy.keep_for_s, AUDIT_KEEP_S) if decision.audited else policy.keep_for_s,
             state="edge" if decision.answer_here else "pending",
             report=report,

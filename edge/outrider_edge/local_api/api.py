@@ -1,6 +1,7 @@
 """The local HTTP API: one table of routes over the agent. Knows how an answer is asked for, not how it is found."""
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import msgspec
 from aiohttp import web
@@ -22,6 +23,14 @@ _OVERHEAD_BYTES = 64 * 1024
 """Boundaries, headers and names of a body."""
 
 
+class RouteGroup(Protocol):
+    """Routes that belong together."""
+
+    def routes(self) -> Sequence[tuple[str, str, Handler]]:
+        """The table: method, path, handler."""
+        ...
+
+
 class Api:
     """The routes.
 
@@ -29,9 +38,18 @@ class Api:
         agent: answers.
         status: how the device fares.
         metrics: the metrics page, as text.
+        groups: more routes, each group in a module of its own.
     """
 
-    def __init__(self, *, agent: Agent, status: Callable[[], StatusView], metrics: Callable[[], bytes]) -> None:
+    def __init__(
+        self,
+        *,
+        agent: Agent,
+        status: Callable[[], StatusView],
+        metrics: Callable[[], bytes],
+        groups: Sequence[RouteGroup] = (),
+    ) -> None:
+        self._groups = groups
         self._agent = agent
         self._status = status
         self._metrics = metrics
@@ -47,6 +65,7 @@ class Api:
     def routes(self) -> Sequence[tuple[str, str, Handler]]:
         """The table: method, path, handler."""
         return (
+            *(row for group in self._groups for row in group.routes()),  # before what would take their names for an id
             ("POST", "/v1/tasks/{task}/answers", self._submit),
             ("GET", "/v1/answers/{id}", self._answer),
             ("GET", "/v1/answers/{id}/events", self._events),

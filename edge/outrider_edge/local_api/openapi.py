@@ -8,12 +8,27 @@ from typing import Any
 import msgspec
 
 from outrider_edge.journey.asked import MAX_GROUP, MAX_WAIT_MS
+from outrider_edge.local_api.outbox_routes import Dropped, PageView, Retried
 from outrider_edge.local_api.submission import Submission
 from outrider_edge.local_api.views import ErrorReply, LiveView, ReadyView, StatusView, TaskView
+from outrider_edge.outbox.looking import MOST, EntryDetail
 from outrider_wire.report import Account, AnswerReport
 
 _REF = "#/components/schemas/{name}"
-_STRUCTS = (AnswerReport, Account, Submission, TaskView, StatusView, LiveView, ReadyView, ErrorReply)
+_STRUCTS = (
+    AnswerReport,
+    Account,
+    Submission,
+    TaskView,
+    StatusView,
+    LiveView,
+    ReadyView,
+    ErrorReply,
+    PageView,
+    EntryDetail,
+    Retried,
+    Dropped,
+)
 
 Json = dict[str, Any]
 
@@ -29,7 +44,7 @@ def document() -> Json:
             "version": agent_version(),
             "description": "The local API of one device: an input in, an answer out, in time.",
         },
-        "paths": {path: {method: operation} for path, method, operation in _operations()},
+        "paths": _paths(),
         "components": {"schemas": schemas},
     }
 
@@ -41,6 +56,50 @@ def agent_version() -> str:
         return metadata.version("outrider")
     except metadata.PackageNotFoundError:
         return "0"
+
+
+def _paths() -> Json:
+    paths: Json = {}
+    for path, method, operation in [*_operations(), *_outbox_operations()]:
+        paths.setdefault(path, {})[method] = operation
+    return paths
+
+
+def _outbox_operations() -> list[tuple[str, str, Json]]:
+    """Of `outrider_edge.local_api.outbox_routes` and `outrider_edge.local_api.ended_route`."""
+    text: Json = {"type": "string"}
+    one = _parameter("id", "path", text, "the input's id")
+    narrowed = [
+        _parameter("after", "query", {"type": "integer", "minimum": 0}, "the page begins after this number"),
+        _parameter("limit", "query", {"type": "integer", "minimum": 1, "maximum": MOST}, "entries on a page"),
+        _parameter("task", "query", text, "of one task only"),
+        _parameter("delivery", "query", {"enum": ["queued", "offered", "received"]}, "in this state only"),
+        _parameter("durability", "query", {"enum": ["disk", "memory"], "default": "disk"}, "where it is kept"),
+    ]
+    streamed = [
+        _parameter(
+            "late", "query", {"type": "boolean", "default": False}, "only answers that came after their deadline"
+        ),
+        _parameter("task", "query", text, "of one task only"),
+        _parameter(
+            "after", "query", {"type": "string", "pattern": r"^\d+\.\d+$"}, "the id of the last event that you have"
+        ),
+    ]
+    due, gone = {"200": _reply("how many", _json(Retried))}, {"200": _reply("it is", _json(Dropped))}
+    page, whole = {"200": _reply("a page", _json(PageView))}, {"200": _reply("it", _json(EntryDetail))}
+    shut = (503,)  # the outbox's file cannot be read now
+    return [
+        (
+            "/v1/answers/events",
+            "get",
+            _operation("Final reports as inputs end", {"200": _EVENTS}, streamed, fails=(400,)),
+        ),
+        ("/v1/outbox", "get", _operation("What waits", page, narrowed, fails=(400, *shut))),
+        ("/v1/outbox/{id}", "get", _operation("One entry, whole", whole, [one], fails=(404, *shut))),
+        ("/v1/outbox/{id}", "delete", _operation("Give one up", gone, [one], fails=(404, *shut))),
+        ("/v1/outbox/{id}/retry", "post", _operation("Offer one now", due, [one], fails=(404, *shut))),
+        ("/v1/outbox/retry", "post", _operation("Offer all now", due, fails=shut)),
+    ]
 
 
 def _operations() -> list[tuple[str, str, Json]]:
@@ -137,6 +196,8 @@ _WAIT_MS = _parameter(
     {"type": "integer", "minimum": 0, "maximum": MAX_WAIT_MS},
     "how long to wait for the final answer",
 )
-_EVENTS = _reply("server-sent events", {"text/event-stream": {"schema": {"type": "string"}}})
+_EVENT: Json = {"type": "object", "properties": {name: {"type": "string"} for name in ("id", "event", "data")}}
+"""One of a stream's events; its ``data`` is an `AnswerReport` as JSON."""
+_EVENTS = _reply("server-sent events", {"text/event-stream": {"schema": _EVENT}})
 _TEXT = _reply("metrics", {"text/plain": {"schema": {"type": "string"}}})
 _OBJECT: Json = {"application/json": {"schema": {"type": "object"}}}

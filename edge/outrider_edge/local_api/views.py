@@ -9,6 +9,7 @@ from outrider_edge.journey.pipeline import TaskRuntime
 from outrider_edge.journey.reports import ALARM
 from outrider_edge.journey.watch import Promise, WatchView
 from outrider_edge.memory.memory import MemoryView
+from outrider_edge.outbox.view import OutboxView
 from outrider_edge.ports import ShadowCounts
 from outrider_wire.messages import Modality, SlotReport
 from outrider_wire.report import Account
@@ -72,6 +73,8 @@ class StatusView(Struct, kw_only=True, frozen=True):
     """How every limit stands, by task and by its name in the task file."""
     memories: dict[str, MemoryView] = {}
     """How every answer memory fares, by task."""
+    outbox: OutboxView | None = None
+    """How full it is, what made way, and what is wrong with it."""
 
 
 class LiveView(Struct, kw_only=True, frozen=True):

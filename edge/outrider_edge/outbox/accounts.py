@@ -21,11 +21,17 @@ class Accounts:
         self._tally: dict[str, Counter[str]] = defaultdict(Counter)
         self._in_flight: Counter[str] = Counter()
         self._unwritten: dict[str, Counter[str]] = defaultdict(Counter)
+        self._writing: dict[str, Counter[str]] = defaultdict(Counter)
 
-    def load(self, accounts: Mapping[str, Account]) -> None:
-        """Takes up what the disk holds."""
-        for task, account in accounts.items():
-            self._tally[task].update(asdict(account))
+    def load(self, *held: Mapping[str, Account]) -> None:
+        """Takes up what the shelves hold now; what is yet to be written is counted besides."""
+        self._tally = defaultdict(Counter)
+        for accounts in held:
+            for task, account in accounts.items():
+                self._tally[task].update(asdict(account))
+        for counts in (self._unwritten, self._writing):
+            for task, values in counts.items():
+                self._tally[task].update(values)
 
     def arrived(self, task: str) -> None:
         """An input is here."""
@@ -48,14 +54,20 @@ class Accounts:
         self._tally[task]["pending"] -= 1
 
     def take_unwritten(self) -> dict[str, Counter[str]]:
-        """What is to be written now."""
+        """What is to be written now; `written` or `not_written` says how that went."""
         counts, self._unwritten = self._unwritten, defaultdict(Counter)
+        _add(self._writing, counts)
         return counts
+
+    def written(self, counts: Mapping[str, Counts]) -> None:
+        """It is on the disk."""
+        for task, values in counts.items():
+            self._writing[task].subtract(values)
 
     def not_written(self, counts: Mapping[str, Counts]) -> None:
         """It could not be: next time."""
-        for task, values in counts.items():
-            self._unwritten[task].update(values)
+        self.written(counts)  # no more under way
+        _add(self._unwritten, counts)
 
     def of(self, task: str = "") -> Account:
         """One task's account, or the sum of all."""
@@ -64,3 +76,8 @@ class Accounts:
             counts.update(self._tally.get(name, {}))
             counts.update({"received": self._in_flight[name], "pending": self._in_flight[name]})
         return account_from(counts)
+
+
+def _add(to: dict[str, Counter[str]], counts: Mapping[str, Counts]) -> None:
+    for task, values in counts.items():
+        to[task].update(values)

@@ -7,41 +7,47 @@ the account adds up all the same.
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from msgspec.structs import replace
+
 from outrider_edge.outbox.accounts import Accounts
 from outrider_edge.outbox.clock import RunClock, run_clock
-from outrider_edge.outbox.outcomes import Outcome
-from outrider_edge.outbox.payloads import PayloadFiles, PayloadMemory, Payloads
-from outrider_edge.outbox.rows import Freed, NewRow, OpenRow, OutboxStore, Settled, is_spare
+from outrider_edge.outbox.feed import EndedFeed
+from outrider_edge.outbox.mending import damaged_files
+from outrider_edge.outbox.outcomes import GivenUp, Outcome
+from outrider_edge.outbox.payloads import PayloadFiles
+from outrider_edge.outbox.policy import Bounds
+from outrider_edge.outbox.putting import Kept, Putting, age_of, size_of
+from outrider_edge.outbox.room import Room
+from outrider_edge.outbox.rows import Freed, NewRow, OpenRow, OutboxStore, Settled
+from outrider_edge.outbox.shelf import Shelf, received, sweep
+from outrider_edge.outbox.shelves import Shelves
+from outrider_edge.outbox.view import OutboxView
+from outrider_edge.outbox.waiting import Sum
 from outrider_edge.outbox.watch_desk import WatchDesk, begin, now_ms
 from outrider_edge.outbox.watch_desk import write as write_watches
 from outrider_edge.outbox.watching import Moved
-from outrider_edge.outbox.writer import MemoryWriter, OutboxWriter, Writer
+from outrider_edge.outbox.writer import OutboxWriter
 from outrider_edge.ports import OutboxEntry, Watched
-from outrider_edge.uplink.escalations import envelope_of, fulls_of
-from outrider_wire.errors import OperatorSetupError, RuleRefusalError
-from outrider_wire.limits import INLINE_BYTES
+from outrider_edge.uplink.escalations import envelope_of
+from outrider_link.files import make_folder
+from outrider_wire.errors import OperatorSetupError
 from outrider_wire.messages import Escalation
 from outrider_wire.report import Account, AnswerReport
 
-SPARE_SHARE = 0.5
-"""Of the outbox, at most, for inputs that are kept only to be learnt from: they never crowd out what somebody waits for."""
-AUDIT_RESERVE = 0.125
-"""Audits may fill that much more than the bounds: a full outbox must not look like a broken promise."""
+DEFAULT_BOUNDS = Bounds(max_count=100_000, max_bytes=1 << 30, max_age_s=365 * 86_400, min_free_bytes=0)
+"""What a device without a configuration may hold."""
+EXPIRED_AT_ONCE = 128
+"""Questions that expire in one transaction."""
 
-
-class _Shelf:
-    """One place for entries: a file with its payload folder, or memory."""
-
-    def __init__(self, *, writer: Writer, payloads: Payloads) -> None:
-        self.writer = writer
-        self.payloads = payloads
+OnClosed = Callable[[str, Settled], None]
+"""Told of a question that was ended by the outbox or a person, not by whoever offers it. Must not raise."""
 
 
 class Outbox:
@@ -49,8 +55,7 @@ class Outbox:
 
     Args:
         folder: where it lies; made when absent.
-        max_count: open escalations, at most.
-        max_bytes: payload bytes held, at most.
+        bounds: what it may hold.
         keep_settled: ended escalations that can still be looked up by id.
         flush_s: how long a local count may wait for the disk.
     """
@@ -59,30 +64,39 @@ class Outbox:
         self,
         *,
         folder: Path,
-        max_count: int = 100_000,
-        max_bytes: int = 1 << 30,
+        bounds: Bounds = DEFAULT_BOUNDS,
         keep_settled: int = 10_000,
         flush_s: float = 1.0,
         clock: RunClock | None = None,
     ) -> None:
-        self._folder = folder
-        self._max_count = max_count
-        self._max_bytes = max_bytes
+        self.folder = folder
         self._keep_settled = keep_settled
         self._flush_s = flush_s
         self._clock = clock or run_clock()
         self._files = PayloadFiles(folder=folder / "payload")
-        self._disk = _Shelf(writer=OutboxWriter(path=folder / "outbox.db", clock=self._clock), payloads=self._files)
-        self._memory: _Shelf | None = None
-        self._in_memory: set[str] = set()
+        self._writer = OutboxWriter(path=folder / "outbox.db", clock=self._clock, on_opened=self._reopened)
         self._disk_work = ThreadPoolExecutor(max_workers=1, thread_name_prefix="outbox-payload")
-        self._open = 0
-        self._bytes = 0
+        self._room = Room(bounds=bounds, folder=folder, now=self._clock.now)
         self._accounts = Accounts()
-        self.watches = WatchDesk(writer=self._disk.writer, flush_soon=self._flush_soon)
+        self.shelves = Shelves(disk=Shelf(writer=self._writer, payloads=self._files), clock=self._clock)
+        self.watches = WatchDesk(writer=self._writer, flush_soon=self._flush_soon)
+        self.feed = EndedFeed(shelves=self.shelves.all)
+        self._putting = Putting(
+            shelves=self.shelves,
+            room=self._room,
+            watches=self.watches,
+            disk_work=self._disk_work,
+            notes=lambda: self._notes,
+            on_put=self._on_put,
+            on_evicted=self._on_evicted,
+        )
+        self._on_closed: OnClosed = lambda _id, _settled: None
+        self._on_reopened: Callable[[], None] = lambda: None
+        self._taken = self._stopped = False
         self._offers: Counter[str] = Counter()
         self._receipts: set[str] = set()
         self._notes: dict[str, str] = {}
+        self._background: set[asyncio.Future[Any]] = set()
         self.remembered: dict[str, str] = {}
         """What `remember` was given before this start."""
         self._timer: asyncio.TimerHandle | None = None
@@ -90,26 +104,27 @@ class Outbox:
     async def start(self) -> None:
         """Opens it, takes up the account, and removes payload that nothing refers to.
 
+        A disk that is full or read-only, and a file that is damaged, do not keep the device from answering: see `view`.
+
         Raises:
-            OperatorSetupError: it cannot be opened, is damaged, or is newer than this version.
+            OperatorSetupError: it was written by a newer version.
         """
-        await asyncio.to_thread((self._folder / "payload").mkdir, parents=True, exist_ok=True)
-        await self._disk.writer.start()
-        accounts, rows, digests, self.remembered = await self._disk.writer.run(
-            lambda store: (store.accounts(), store.open_rows(), store.payload_digests(), store.remembered())
-        )
-        self._accounts.load(accounts)
-        await self.watches.start()
-        self._open = len(rows)
-        self._bytes = sum(row.payload_bytes for row in rows)
-        await asyncio.to_thread(self._files.sweep, digests)
+        with suppress(OSError):
+            await asyncio.to_thread(make_folder, self.folder / "payload")
+        await self._writer.start()
+        with suppress(OperatorSetupError):  # out of reach: `_reopened` comes back to it
+            await self._take_stock()
+            await sweep(self.shelves.disk, self._files)
+        if self._writer.fault:
+            self._flush_soon()
 
     async def stop(self) -> None:
         """Writes what was counted and closes."""
         self._flush()
-        await self._disk.writer.stop()
-        if self._memory is not None:
-            await self._memory.writer.stop()
+        self._stopped = True
+        if self._background:
+            await asyncio.gather(*self._background, return_exceptions=True)
+        await self.shelves.stop()
         self._disk_work.shutdown()
 
     # The account
@@ -129,47 +144,71 @@ class Outbox:
 
     async def accounts_on_disk(self) -> dict[str, Account]:
         """The account of every task as the file has it, counted afresh: what a restart would find."""
-        return await self._disk.writer.run(OutboxStore.accounts)
+        return await self._writer.run(OutboxStore.accounts)
 
     async def find(self, input_id: str) -> AnswerReport | None:
-        """The report of an escalated input, as it stands."""
-        for shelf in self._shelves(input_id):
-            if (report := await shelf.writer.run(lambda store: store.report(input_id))) is not None:
-                return report
-        return None
+        """The report of an escalated input, as it stands; of a file that is out of reach nothing is known."""
+        return await self.shelves.report(input_id)
 
     def remember(self, name: str, value: str) -> None:
         """Keeps a text over restarts, the newest under each name: with the next escalation that is kept, or the next flush."""
         self._notes[name] = value
         self._flush_soon()
 
+    # What people see
+
+    def view(self) -> OutboxView:
+        """How it fares."""
+        held, bounds = self._room.held, self._room.bounds
+        return OutboxView(
+            count=held.entries,
+            bytes=held.bytes,
+            max_count=bounds.max_count,
+            max_bytes=bounds.max_bytes,
+            max_age_s=bounds.max_age_s,
+            free_bytes=self._room.free_bytes,
+            min_free_bytes=bounds.min_free_bytes,
+            fault=self._writer.fault,
+            mended=self._writer.mended,
+            damaged=[path.name for path in damaged_files(self.folder)],
+            evictions={f"{bound}/{worth}": n for (bound, worth), n in sorted(self._putting.evictions.items())},
+        )
+
     # What the uplink does
 
+    def listen(self, *, on_closed: OnClosed, on_reopened: Callable[[], None]) -> None:
+        """Names whom to tell of questions that make way or that a person drops, and of a file that is another than before."""
+        self._on_closed, self._on_reopened = on_closed, on_reopened
+
+    def envelope_of(self, entry: OutboxEntry) -> Escalation:
+        """What of an entry goes on the wire, kept no longer than the outbox keeps anything."""
+        envelope = envelope_of(entry)
+        longest = self._room.bounds.max_age_s
+        return envelope if envelope.keep_for_s <= longest else replace(envelope, keep_for_s=longest)
+
+    def has_room(self, entry: OutboxEntry) -> bool:
+        """Whether it can be kept without anything making way."""
+        return self._putting.need(entry) is None
+
     def put(
-        self, entry: OutboxEntry, envelope: Escalation | None = None, *, kept: Callable[[], None] | None = None
+        self, entry: OutboxEntry, envelope: Escalation | None = None, *, kept: Kept | None = None
     ) -> "asyncio.Future[None]":
-        """Keeps an escalation; the future resolves when it is as durable as it asks. Whether there is room is told at once.
+        """Keeps an escalation; the future resolves when it is as durable as it asks.
 
         Args:
             entry: what is kept.
             envelope: `envelope_of` the entry, when it is at hand.
             kept: called when it is durable, whether or not anybody still waits for the future.
 
-        Raises:
-            RuleRefusalError: the outbox is full; nothing is kept or counted.
+        Raises (from the future):
+            RuleRefusalError: there is no room, and nothing held is worth less; nothing is kept or counted.
+            OperatorSetupError: the disk cannot keep it; nothing is kept or counted.
         """
-        size = sum(len(part.data) + (len(part.full.data) if part.full else 0) for part in entry.parts)
-        if not self._has_room(size, share=_share_of(entry)):
-            raise RuleRefusalError(
-                f"the outbox is full: it holds {self._open} inputs and {self._bytes} bytes",
-                reason="outbox_full",
-                fix="reach the broker, or raise [outbox] max_count and max_bytes",
-            )
-        self._open += 1
-        self._bytes += size
-        written = asyncio.ensure_future(self._put(entry, envelope or envelope_of(entry), kept))
-        written.add_done_callback(lambda future: self._undo_if_failed(future, entry.id, size))
-        return asyncio.shield(written)
+        need = self._putting.need(entry)
+        self._room.coming(size_of(entry))
+        at_s = self._clock.now() - age_of(entry)  # in this order: it is never younger than its caller knows
+        put = self._putting.put(entry, envelope or self.envelope_of(entry), need, at_s, kept)
+        return asyncio.shield(self._in_background(put))
 
     def offered(self, id_: str) -> None:
         """It was on the wire once more. Written with the next flush; the count is for people."""
@@ -185,7 +224,7 @@ class Outbox:
         """Ends a question once; `Settled.report` is the final report if this call set it. Durable when it returns."""
         settled = Settled(known=False)
         begun = self.watches.unsaved()
-        for shelf in self._shelves(id_):
+        for shelf in self.shelves.of(id_):
             on_settled = partial(self._on_settled, shelf, id_)
             work = partial(_settle, id_=id_, outcome=outcome, begun=begun)
             settled = await shelf.writer.run(work, done=on_settled)
@@ -193,112 +232,111 @@ class Outbox:
                 break
         return settled
 
+    async def give_up(self, id_: str, why: str) -> Settled:
+        """Ends a question as given up; whoever listens is told."""
+        settled = await self.settle(id_, GivenUp(why))
+        if settled.closed:
+            self._on_closed(id_, settled)
+        return settled
+
+    async def expire(self) -> tuple[list[tuple[str, Settled]], float]:
+        """Ends some of what is not worth asking any more; and when there will be more, in run time."""
+        ended: list[tuple[str, Settled]] = []
+        next_at = float("inf")
+        for shelf in self.shelves.all():
+            begun = self.watches.unsaved()
+            some, at = await shelf.writer.run(partial(_expire, begun=begun), done=partial(self._on_expired, shelf))
+            ended += some
+            next_at = min(next_at, at)
+        return ended, next_at
+
     async def open_rows(self) -> list[OpenRow]:
-        """Every question that is still to be delivered or answered, oldest first: what a start has to take up."""
-        return await self._disk.writer.run(OutboxStore.open_rows)
+        """Every open question of the disk, oldest first, whole: for tests and small outboxes."""
+        return await self._writer.run(OutboxStore.open_rows)
 
     async def load(self, id_: str) -> tuple[OpenRow, list[bytes | None]] | None:
-        """One open question, with the bytes of its parts (None: in the payload folder, or gone after the receipt)."""
-        return await self._shelves(id_)[0].writer.run(lambda store: store.open_row(id_))
+        """As `Shelves.load`."""
+        return await self.shelves.load(id_)
 
     def open_blob(self, sha256: str) -> bytes | Path | None:
         """Payload above the inline limit, for whoever pulls it."""
-        return self._files.open(sha256) or (self._memory.payloads.open(sha256) if self._memory else None)
+        return self.shelves.open_blob(sha256)
 
-    # Inside
+    # Inside: taking up what a file holds
 
-    def _shelves(self, id_: str) -> list[_Shelf]:
-        """Where an input of that id is, or may be."""
-        if self._memory is None:
-            return [self._disk]
-        return [self._memory] if id_ in self._in_memory else [self._disk, self._memory]
+    async def _take_stock(self) -> None:
+        """The account and the sums, as the file has them: at the start, and when it is another file."""
+        longest = self._room.bounds.max_age_s
 
-    def _has_room(self, size: int, *, share: float) -> bool:
-        return self._open < self._max_count * share and self._bytes + size <= self._max_bytes * share
+        def look(store: OutboxStore) -> tuple[dict[str, Account], Sum, dict[str, str]]:
+            return store.accounts(), store.waiting.sum(), store.remembered()
 
-    async def _shelf_for(self, entry: OutboxEntry) -> _Shelf:
-        if entry.durability == "disk" or entry.audit > 0:  # an audit that a restart forgets would count as an error
-            return self._disk
-        if self._memory is None:
-            shelf = _Shelf(writer=MemoryWriter(clock=self._clock), payloads=PayloadMemory())
-            await shelf.writer.start()
-            self._memory = self._memory or shelf
-        self._in_memory.add(entry.id)
-        return self._memory
+        def take(found: tuple[dict[str, Account], Sum, dict[str, str]]) -> None:
+            accounts, held, remembered = found
+            memory: dict[str, Account] = {}
+            if self.shelves.memory is not None:  # its jobs are done at once
+                memory, more = self.shelves.memory.writer.run(
+                    lambda store: (store.accounts(), store.waiting.sum())
+                ).result()
+                held = Sum(held.entries + more.entries, held.bytes + more.bytes)
+            self._accounts.load(accounts, memory)
+            self._room.load(held)
+            self.remembered = self.remembered or remembered
+            self.feed.wake()
 
-    async def _put(self, entry: OutboxEntry, envelope: Escalation, kept: Callable[[], None] | None) -> None:
-        at_s = self._clock.now()
-        shelf = await self._shelf_for(entry)
-        inline = [part.data if len(part.data) <= INLINE_BYTES else None for part in entry.parts]
-        fulls = fulls_of(entry, envelope)
-        row = NewRow.of(entry, envelope, inline, fulls=fulls, at_s=at_s)
-        large = fulls | {
-            part.sha256: held.data
-            for part, held in zip(envelope.parts, entry.parts, strict=True)
-            if part.size > INLINE_BYTES
-        }
-        on_put = partial(self._on_put, row, kept)
-        if shelf is self._memory:
-            await self._write_notes()
-        if not large:
-            await shelf.writer.run(self._putting(row), done=on_put)
-            return
-        loop = asyncio.get_running_loop()
-        try:
-            await loop.run_in_executor(self._disk_work, _hold, shelf.payloads, large)
-            await shelf.writer.run(self._putting(row), done=on_put)
-        finally:  # what a failed put leaves in the folder is swept at the next start: another row may refer to it
-            await loop.run_in_executor(self._disk_work, _release, shelf.payloads, large)
+        await self._writer.run(look, done=take)
+        self._writer.run(lambda store: store.waiting.shorten(longest)).add_done_callback(_look_at)
+        if self._taken:
+            self.watches.mended()
+        else:
+            self._taken = True
+            await self.watches.start()
 
-    async def _write_notes(self) -> None:
-        """What is to be remembered outlives a restart, also where the input that goes with it does not."""
-        if notes := dict(self._notes):
-            with suppress(OperatorSetupError):  # logged where it happened; the next flush tries again
-                await self._disk.writer.run(lambda store: store.remember(notes))
+    def _reopened(self) -> None:
+        """The writer has opened another file than before."""
 
-    def _putting(self, row: NewRow) -> Callable[[OutboxStore], bool]:
-        """The job of writing a row, and in the same transaction what is to be remembered."""
-        notes = dict(self._notes)
+        async def take() -> None:
+            with suppress(OperatorSetupError):  # it has gone again, and comes back here
+                await self._take_stock()
+                self._on_reopened()
 
-        def put(store: OutboxStore) -> bool:
-            store.remember(notes)
-            return store.put(row)
+        self._in_background(take())
 
-        return put
+    # Inside: what happens to an input
 
-    def _on_put(self, row: NewRow, kept: Callable[[], None] | None, new: bool) -> None:
+    def _on_put(self, row: NewRow, is_new: bool) -> None:
         pending = {"pending": int(row.state == "pending")}
-        self._accounts.kept(row.report.task, {**row.counts(), **pending} if new else {})
-        if not new:
-            self._open -= 1
-            self._bytes -= row.payload_bytes
-        elif kept is not None:
-            kept()
+        self._accounts.kept(row.report.task, {**row.counts(), **pending} if is_new else {})
 
-    def _undo_if_failed(self, written: "asyncio.Future[None]", id_: str, size: int) -> None:
-        if written.cancelled() or written.exception() is not None:
-            self._in_memory.discard(id_)
-            self._open -= 1
-            self._bytes -= size
+    def _on_evicted(self, shelf: Shelf, id_: str, settled: Settled) -> None:
+        self._on_settled(shelf, id_, settled)
+        self._on_closed(id_, settled)
 
-    def _on_settled(self, shelf: _Shelf, id_: str, settled: Settled) -> None:
+    def _on_settled(self, shelf: Shelf, id_: str, settled: Settled) -> None:
         if settled.closed:
-            self._open -= 1
+            self._room.closed()
             self._receipts.discard(id_)
-            self._in_memory.discard(id_)
+            self.shelves.forget(id_)
             self._let_go(shelf, settled.freed)
         if settled.report is not None:
             self._accounts.settled(settled.report.task, settled.counts)
+            self.feed.wake()
         if settled.audit is not None:
             self.watches.ended(settled.audit)
 
-    def _let_go(self, shelf: _Shelf, freed: Freed) -> None:
-        self._bytes -= freed.payload_bytes
+    def _on_expired(self, shelf: Shelf, found: tuple[list[tuple[str, Settled]], float]) -> None:
+        for id_, settled in found[0]:
+            self._on_settled(shelf, id_, settled)
+
+    def _let_go(self, shelf: Shelf, freed: Freed) -> None:
+        self._room.freed(freed.payload_bytes)
         for sha256 in freed.unused:
             self._disk_work.submit(shelf.payloads.drop, sha256)
 
+    # Inside: what is written in a while
+
     def _flush_soon(self) -> None:
-        if self._timer is None:
+        if self._timer is None and not self._stopped:
             self._timer = asyncio.get_running_loop().call_later(self._flush_s, self._flush)
 
     def _flush(self) -> None:
@@ -307,21 +345,21 @@ class Outbox:
             self._timer = None
         self._flush_counts()
         receipts, self._receipts = self._receipts, set()
-        for shelf in filter(None, (self._disk, self._memory)):
-            ids = [id_ for id_ in receipts if (id_ in self._in_memory) == (shelf is self._memory)]
+        for shelf in self.shelves.all():
+            ids = [id_ for id_ in receipts if self.shelves.is_on(shelf, id_)]
             if ids:
-                run = shelf.writer.run(partial(_receive, ids=ids), done=partial(self._let_go_all, shelf))
+                run = shelf.writer.run(partial(received, ids=ids), done=partial(self._let_go_all, shelf))
                 run.add_done_callback(_look_at)
-        if self._memory is not None:
+        if self.shelves.memory is not None:
             prune = partial(OutboxStore.prune, keep=self._keep_settled)
-            self._memory.writer.run(prune).add_done_callback(_look_at)
+            self.shelves.memory.writer.run(prune).add_done_callback(_look_at)
 
     def _flush_counts(self) -> None:
         counts = self._accounts.take_unwritten()
         offers, self._offers = self._offers, Counter()
         notes, self._notes = self._notes, {}
         watches = self.watches.take_unwritten()
-        if not (counts or offers or notes or watches):
+        if not (counts or offers or notes or watches or self._writer.fault):
             return
 
         def write(store: OutboxStore) -> list[Moved]:
@@ -333,6 +371,10 @@ class Outbox:
             store.prune(self._keep_settled)
             return write_watches(store, watches, now_ms())
 
+        def written(moved: list[Moved]) -> None:
+            self._accounts.written(counts)
+            self.watches.written(watches, moved)
+
         def again_if_failed(done: "asyncio.Future[list[Moved]]") -> None:
             if not done.cancelled() and done.exception() is not None:
                 self._accounts.not_written(counts)
@@ -340,18 +382,18 @@ class Outbox:
                 self.watches.not_written(watches)
                 self._flush_soon()
 
-        self._disk.writer.run(write, done=partial(self.watches.written, watches)).add_done_callback(again_if_failed)
+        self._writer.run(write, done=written).add_done_callback(again_if_failed)
 
-    def _let_go_all(self, shelf: _Shelf, freed: list[Freed]) -> None:
+    def _let_go_all(self, shelf: Shelf, freed: list[Freed]) -> None:
         for one in freed:
             self._let_go(shelf, one)
 
-
-def _share_of(entry: OutboxEntry) -> float:
-    """How much of the outbox's bounds may be full for this entry to find room."""
-    if is_spare(entry.state, entry.audit):
-        return SPARE_SHARE
-    return 1 + AUDIT_RESERVE if entry.audit > 0 else 1.0
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        task.add_done_callback(_look_at)
+        return task
 
 
 def _settle(store: OutboxStore, *, id_: str, outcome: Outcome, begun: Sequence[Watched]) -> Settled:
@@ -360,23 +402,10 @@ def _settle(store: OutboxStore, *, id_: str, outcome: Outcome, begun: Sequence[W
     return store.settle(id_, outcome, now_ms=now_ms())
 
 
-def _hold(payloads: Payloads, large: dict[str, bytes]) -> None:
-    try:
-        for sha256, data in large.items():
-            payloads.hold(sha256, data)
-    except OSError as error:
-        raise OperatorSetupError(
-            f"the outbox cannot keep a payload: {error}", reason="outbox_unwritable", fix="free the disk, or repair it"
-        ) from error
-
-
-def _release(payloads: Payloads, large: dict[str, bytes]) -> None:
-    for sha256 in large:
-        payloads.release(sha256)
-
-
-def _receive(store: OutboxStore, ids: list[str]) -> list[Freed]:
-    return [freed for id_ in ids if (freed := store.received(id_)) is not None]
+def _expire(store: OutboxStore, *, begun: Sequence[Watched]) -> tuple[list[tuple[str, Settled]], float]:
+    begin(store, begun)
+    ended = store.expire(EXPIRED_AT_ONCE, now_ms=now_ms())
+    return ended, store.waiting.next_expiry()
 
 
 def _look_at(future: "asyncio.Future[Any]") -> None:

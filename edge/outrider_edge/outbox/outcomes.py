@@ -28,7 +28,15 @@ class Refused:
     refusal: Refusal
 
 
-Outcome = Answered | Expired | Refused
+@dataclass(frozen=True)
+class GivenUp:
+    """It was given up before its time: it made way, or a person dropped it, or its payload was lost."""
+
+    why: str
+    """For the application: ``it made way for what is worth more``."""
+
+
+Outcome = Answered | Expired | Refused | GivenUp
 
 
 def fault_of(answer: Answer, report: AnswerReport) -> str:
@@ -60,7 +68,7 @@ def final_report(report: AnswerReport, outcome: Outcome, *, age_s: float, answer
     Args:
         report: the provisional one; its ``probabilities`` are in the task's order.
         outcome: how it ended.
-        age_s: run time since the input was accepted.
+        age_s: run time since its caller asked.
         answer_within_ms: what the application waits; an answer after that is late.
     """
     match outcome:
@@ -68,6 +76,8 @@ def final_report(report: AnswerReport, outcome: Outcome, *, age_s: float, answer
             return _answered(report, answer, age_s, late=age_s * 1000 > answer_within_ms)
         case Expired():
             return replace(report, state="expired", final=True, note="expired before the cloud answered")
+        case GivenUp(why):
+            return replace(report, state="expired", final=True, note=f"given up: {why}"[:2048])
         case Refused(refusal):
             detail = f" ({refusal.detail})" if refusal.detail else ""
             return replace(
@@ -81,7 +91,8 @@ _FIRST_ONLY = "the large model was not sure of the first form, and could not hav
 
 
 def _answered(report: AnswerReport, answer: Answer, age_s: float, *, late: bool) -> AnswerReport:
-    cloud_ms = round(age_s * 1000, 3)
+    own_ms = report.ms.get("total", 0.0)
+    cloud_ms = round(max(0.0, age_s * 1000 - own_ms), 3)
     named = dict(zip(report.probabilities, answer.probabilities, strict=False))
     return replace(
         report,
@@ -97,5 +108,5 @@ def _answered(report: AnswerReport, answer: Answer, age_s: float, *, late: bool)
         large_model=answer.model,
         strategy=answer.strategy,
         probabilities=named or report.probabilities,
-        ms={**report.ms, "cloud": cloud_ms, "total": round(report.ms.get("total", 0.0) + cloud_ms, 3)},
+        ms={**report.ms, "cloud": cloud_ms, "total": round(own_ms + cloud_ms, 3)},
     )

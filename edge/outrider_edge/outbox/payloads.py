@@ -1,8 +1,9 @@
 """Payload above the inline limit, by digest: files that outlive a power cut, or memory. Knows no rows and counts no inputs."""
 
+import os
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -55,12 +56,11 @@ class PayloadFiles:
         path = self._folder / sha256
         return path if path.is_file() else None
 
-    def sweep(self, wanted: Iterable[str]) -> None:
-        """At start: removes what no row refers to, half-written files included."""
-        known = set(wanted)
-        for path in self._folder.iterdir():
-            if path.name not in known:
-                path.unlink(missing_ok=True)
+    def names(self) -> Iterator[str]:
+        """What lies in the folder, half-written files included."""
+        with os.scandir(self._folder) as entries:
+            for entry in entries:
+                yield entry.name
 
 
 class PayloadMemory:

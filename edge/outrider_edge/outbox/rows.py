@@ -3,28 +3,28 @@
 A row joins two lives: ``state`` (of the answer; set once) and ``delivery`` (of the question). An audit is answered from the
 first moment and still has a question to deliver.
 """
+# ruff: noqa: S608 - statements are put together from constants of this module; every value is bound
 
 import sqlite3
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
-import msgspec
+from msgspec.structs import replace
 
 from outrider_edge.outbox.accounts import Counts
 from outrider_edge.outbox.clock import RunClock
-from outrider_edge.outbox.outcomes import Answered, Outcome, audit_loss, fault_of, final_report, is_watched
+from outrider_edge.outbox.coding import ENCODER, ENVELOPE, REPORT, decoded
+from outrider_edge.outbox.looking import LookRows
+from outrider_edge.outbox.outcomes import Answered, Expired, Outcome, audit_loss, fault_of, final_report, is_watched
+from outrider_edge.outbox.policy import Held, Need, Standing, Worth, worth_of
+from outrider_edge.outbox.states import Delivery
+from outrider_edge.outbox.waiting import WaitingRows
 from outrider_edge.outbox.watching import MonitorRows, Moved, ShadowRows
 from outrider_edge.ports import OutboxEntry
 from outrider_wire.messages import Escalation
 from outrider_wire.report import Account, AnswerReport, State, account_from
 
-Delivery = Literal["queued", "offered", "received", "done"]
-
-_REPORT = msgspec.msgpack.Decoder(AnswerReport)
-_ENVELOPE = msgspec.msgpack.Decoder(Escalation)
-_ENCODER = msgspec.msgpack.Encoder()
 _SEEN_EVERY_S = 1.0
 """How often a file that is written all the time notes for how long this boot has run."""
 
@@ -42,8 +42,6 @@ class OpenRow:
     envelope: Escalation
     payload_bytes: int
     """Still held."""
-    spare: bool = False
-    """Answered without it, and no audit: sent to be learnt from, once there is budget to spare."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +56,9 @@ class NewRow:
     parts: tuple[tuple[str, bytes | None], ...]
     """(sha256, the bytes or None when they lie in the payload folder), in the envelope's order; then the full forms."""
     payload_bytes: int
+    keep_s: float
+    worth: Worth
+    gain: float
     at_s: float
     """Run time from which its deadline counts: when it was handed over, however long the disk takes."""
 
@@ -72,13 +73,17 @@ class NewRow:
         at_s: float,
     ) -> "NewRow":
         """Encodes an entry; ``parts`` in the envelope's order, ``fulls`` (by digest) lie in the payload folder."""
+        worth, gain = worth_of(envelope, entry.state)
         return cls(
+            keep_s=envelope.keep_for_s,
+            worth=worth,
+            gain=gain,
             at_s=at_s,
             report=entry.report,
             state=entry.state,
             audit=entry.report.audited,
-            report_data=_ENCODER.encode(entry.report),
-            envelope_data=_ENCODER.encode(envelope),
+            report_data=ENCODER.encode(entry.report),
+            envelope_data=ENCODER.encode(envelope),
             parts=(
                 *((part.sha256, data) for part, data in zip(envelope.parts, parts, strict=True)),
                 *((sha256, None) for sha256 in fulls),
@@ -134,6 +139,7 @@ class OutboxStore:
         self._sql = connection
         self._clock = clock
         self._seen_s = float("-inf")
+        self.waiting = WaitingRows(connection=connection)
         self.monitors = MonitorRows(connection=connection)
         self.shadow = ShadowRows(connection=connection)
 
@@ -147,6 +153,10 @@ class OutboxStore:
                 "UPDATE input SET age_s = age_s + max(0.0, ? - at_s), at_s = ? WHERE delivery <> 'done'", (seen_s, now)
             )
         self.touch()
+
+    def is_of_this_boot(self) -> bool:
+        """Whether `enter_boot` has nothing to do."""
+        return self.remembered().get("boot_id") == self._clock.boot_id
 
     def touch(self) -> None:
         """Remembers that this boot has run until now, give or take `_SEEN_EVERY_S`."""
@@ -170,12 +180,12 @@ class OutboxStore:
         """What was kept by `remember`, and this module's own notes."""
         return dict(self._sql.execute("SELECT name, value FROM meta").fetchall())
 
-    def put(self, row: NewRow) -> bool:
-        """Writes an input and counts it; False when its id is here already."""
+    def put(self, row: NewRow) -> int:
+        """Writes an input and counts it; its place in the order of arrival, or 0 when its id is here already."""
         report = row.report
         found = self._sql.execute(
-            "INSERT INTO input (id, task, state, delivery, report, envelope, bytes, at_s)"
-            " VALUES (?, ?, ?, 'queued', ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING RETURNING seq",
+            "INSERT INTO input (id, task, state, delivery, report, envelope, bytes, at_s, keep_s, worth, gain)"
+            " VALUES (?, ?, ?, 'queued', ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING RETURNING seq",
             (
                 report.id,
                 report.task,
@@ -184,16 +194,20 @@ class OutboxStore:
                 row.envelope_data,
                 row.payload_bytes,
                 row.at_s,
+                row.keep_s,
+                row.worth,
+                row.gain,
             ),
         ).fetchone()
         if found is None:
-            return False
+            return 0
+        seq: int = found[0]
         self._sql.executemany(
             "INSERT INTO part VALUES (?, ?, ?, ?)",
-            [(found[0], place, sha256, data) for place, (sha256, data) in enumerate(row.parts)],
+            [(seq, place, sha256, data) for place, (sha256, data) in enumerate(row.parts)],
         )
         self.count(report.task, row.counts())
-        return True
+        return seq
 
     def count(self, task: str, counts: Counts) -> None:
         """Adds to a task's account."""
@@ -236,28 +250,40 @@ class OutboxStore:
         seq, state, delivery, report_data, envelope_data, age_s, held = found
         if delivery == "done":
             return Settled(known=True)
-        before = _REPORT.decode(report_data)
+        before = decoded(REPORT, report_data)
         if isinstance(outcome, Answered) and (fault := fault_of(outcome.answer, before)):
             return Settled(known=True, fault=fault)
         freed = self._free(seq, held)
         if state != "pending":
-            self._sql.execute("UPDATE input SET delivery = 'done', bytes = 0 WHERE seq = ?", (seq,))
+            self._sql.execute(f"UPDATE input SET {_DONE} WHERE seq = ?", (seq,))
             audit = self._audited(before, outcome, now_ms) if before.audited else None
             return Settled(known=True, closed=True, freed=freed, audit=audit)
-        within_ms = _ENVELOPE.decode(envelope_data).answer_within_ms
+        within_ms = decoded(ENVELOPE, envelope_data).answer_within_ms
         report = final_report(before, outcome, age_s=age_s, answer_within_ms=within_ms)
         self._sql.execute(
-            "UPDATE input SET delivery = 'done', bytes = 0, state = ?, report = ? WHERE seq = ?",
-            (report.state, _ENCODER.encode(report), seq),
+            f"UPDATE input SET {_DONE}, state = ?, report = ? WHERE seq = ?",
+            (report.state, ENCODER.encode(report), seq),
         )
         counts = terminal_counts(report)
         self.count(report.task, counts)
         return Settled(known=True, closed=True, report=report, counts=counts, freed=freed)
 
+    def settle_all(self, ids: Sequence[str], outcome: Outcome, *, now_ms: int = 0) -> list[tuple[str, Settled]]:
+        """`settle` for several."""
+        return [(id_, self.settle(id_, outcome, now_ms=now_ms)) for id_ in ids]
+
+    def expire(self, limit: int, *, now_ms: int = 0) -> list[tuple[str, Settled]]:
+        """Ends what is not worth asking any more, the oldest first, ``limit`` at most."""
+        return self.settle_all(self.waiting.expired(self._clock.now(), limit), Expired(), now_ms=now_ms)
+
+    def chosen(self, newcomer: Standing, need: Need) -> Sequence[Held] | None:
+        """Who makes way for a new entry, by `outrider_edge.outbox.policy`."""
+        return self.waiting.victims(newcomer, need, self._clock.now())
+
     def report(self, id_: str) -> AnswerReport | None:
         """The newest report of an input."""
         found = self._sql.execute("SELECT report FROM input WHERE id = ?", (id_,)).fetchone()
-        return _REPORT.decode(found[0]) if found else None
+        return decoded(REPORT, found[0]) if found else None
 
     def open_rows(self) -> list[OpenRow]:
         """Every open question, oldest first."""
@@ -281,6 +307,10 @@ class OutboxStore:
             data[position] = value
         return row, data
 
+    def look(self) -> LookRows:
+        """What people see, as of now."""
+        return LookRows(connection=self._sql, now=self._clock.now())
+
     def accounts(self) -> dict[str, Account]:
         """The account of every task. ``pending`` is counted from the rows, not from what was added up."""
         counts: dict[str, dict[str, int]] = defaultdict(dict)
@@ -290,14 +320,20 @@ class OutboxStore:
             counts[task]["pending"] = value
         return {task: account_from(values) for task, values in counts.items()}
 
-    def payload_digests(self) -> list[str]:
-        """What the payload folder must hold."""
-        return [sha256 for (sha256,) in self._sql.execute("SELECT DISTINCT sha256 FROM part WHERE data IS NULL")]
+    def unreferenced(self, digests: Sequence[str]) -> list[str]:
+        """Those of the payload folder that no row refers to."""
+        wanted = "SELECT 1 FROM part WHERE sha256 = ? AND data IS NULL"
+        return [sha256 for sha256 in digests if self._sql.execute(wanted, (sha256,)).fetchone() is None]
 
     def prune(self, keep: int) -> None:
-        """Forgets ended inputs other than the newest ``keep``; their counts stay."""
+        """Forgets ended inputs other than the ``keep`` that ended last; their counts stay.
+
+        The newest arrival and the last to end stay in any case: the next ones are numbered after them.
+        """
         self._sql.execute(
-            "DELETE FROM input WHERE delivery = 'done' AND seq <= (SELECT max(seq) FROM input) - ?", (keep,)
+            "DELETE FROM input WHERE ended <= (SELECT max(ended) FROM input WHERE ended IS NOT NULL) - ?"
+            " AND seq < (SELECT max(seq) FROM input)",
+            (max(keep, 1),),
         )
 
     def _audited(self, report: AnswerReport, outcome: Outcome, now_ms: int) -> Audited:
@@ -319,12 +355,15 @@ class OutboxStore:
         return Freed(payload_bytes=held, unused=unused)
 
 
-_OPEN_ROW = "SELECT id, delivery, offers, age_s + ? - at_s, envelope, bytes, state FROM input"
+_OPEN_ROW = "SELECT id, delivery, offers, age_s + ? - at_s, envelope, bytes, keep_s FROM input"
+_DONE = "delivery = 'done', bytes = 0, ended = (SELECT coalesce(max(ended), 0) + 1 FROM input WHERE ended IS NOT NULL)"
 
 
-def _open_row(row: tuple[str, Delivery, int, float, bytes, int, State]) -> OpenRow:
-    id_, delivery, offers, age_s, data, held, state = row
-    envelope = _ENVELOPE.decode(data)
+def _open_row(row: tuple[str, Delivery, int, float, bytes, int, float]) -> OpenRow:
+    id_, delivery, offers, age_s, data, held, keep_s = row
+    envelope = decoded(ENVELOPE, data)
+    if keep_s < envelope.keep_for_s:
+        envelope = replace(envelope, keep_for_s=int(keep_s))
     return OpenRow(
         id=id_,
         received=delivery == "received",
@@ -332,13 +371,7 @@ def _open_row(row: tuple[str, Delivery, int, float, bytes, int, State]) -> OpenR
         age_s=max(0.0, age_s),
         envelope=envelope,
         payload_bytes=held,
-        spare=is_spare(state, envelope.audit),
     )
-
-
-def is_spare(state: State, audit: float) -> bool:
-    """Whether a question is sent only to be learnt from: the device's own answer stands, and it is no audit."""
-    return state == "edge" and audit == 0
 
 
 def terminal_counts(report: AnswerReport) -> dict[str, int]:

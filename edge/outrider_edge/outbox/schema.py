@@ -1,8 +1,10 @@
 """The outbox's tables and how an older file becomes a newer one. Knows SQL, and nothing of what the rows mean to the uplink."""
 
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
+from outrider_edge.outbox import backfill
 from outrider_wire.errors import OperatorSetupError
 
 _V1 = """
@@ -73,28 +75,43 @@ CREATE TABLE shadow_tally (           -- … and how many there were
 ) WITHOUT ROWID;
 """
 
-MIGRATIONS: tuple[str, ...] = (_V1, _V2)
-"""Script number n takes a file of schema n to schema n + 1; an empty file has schema 0."""
+_V3 = """
+ALTER TABLE input ADD COLUMN keep_s REAL NOT NULL DEFAULT 0;      -- how long the question is worth having, from acceptance
+ALTER TABLE input ADD COLUMN worth INTEGER NOT NULL DEFAULT 1;    -- outrider_edge.outbox.policy.Worth
+ALTER TABLE input ADD COLUMN gain REAL NOT NULL DEFAULT 1;        -- expected gain of the answer, 0 … 1
+ALTER TABLE input ADD COLUMN ended INTEGER;                       -- order of ending; NULL while the question is open
+CREATE INDEX input_expiry ON input (at_s - age_s + keep_s) WHERE delivery <> 'done';
+CREATE INDEX input_worth ON input (worth, delivery = 'received', gain, seq) WHERE delivery <> 'done';
+CREATE INDEX input_spare ON input (seq) WHERE worth = 0 AND delivery = 'queued';
+CREATE INDEX input_ended ON input (ended) WHERE ended IS NOT NULL;
+"""
+
+Step = str | Callable[[sqlite3.Connection], None]
+
+MIGRATIONS: tuple[tuple[Step, ...], ...] = ((_V1,), (_V2,), (_V3, backfill.to_schema_3))
+"""Entry number n takes a file of schema n to schema n + 1, in one transaction; an empty file has schema 0."""
+
+WAL_BYTES = 4 << 20
+"""What the write-ahead log may keep of the disk between two large transactions."""
 
 
 def open_file(path: Path | None) -> sqlite3.Connection:
     """The outbox's file (None: memory), with what durability rests on set, and brought to the newest schema.
 
     Raises:
-        OperatorSetupError: it cannot be opened, was written by a newer version, or is no outbox.
+        OperatorSetupError: it was written by a newer version.
+        sqlite3.Error: it cannot be opened or written, is damaged, or is no outbox.
     """
+    connection = sqlite3.connect(path or ":memory:", isolation_level=None)
     try:
-        connection = sqlite3.connect(path or ":memory:", isolation_level=None)
-    except sqlite3.Error as error:
-        raise _unusable(error) from error
-    try:
+        connection.execute(
+            "PRAGMA auto_vacuum = INCREMENTAL"
+        )  # of an empty file; an older one is brought over by `reclaim`
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
         migrate(connection)
-    except sqlite3.Error as error:
-        connection.close()
-        raise _unusable(error) from error
-    except OperatorSetupError:
+    except (sqlite3.Error, OperatorSetupError, backfill.RowDamagedError):
         connection.close()
         raise
     return connection
@@ -114,12 +131,25 @@ def migrate(connection: sqlite3.Connection) -> None:
             fix="run the version that wrote it, or give another data_dir",
         )
     for number in range(version, len(MIGRATIONS)):
-        connection.executescript(f"BEGIN;{MIGRATIONS[number]}PRAGMA user_version = {number + 1};COMMIT;")
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for step in MIGRATIONS[number]:
+                _take(connection, step)
+            connection.execute(f"PRAGMA user_version = {number + 1}")
+            connection.execute("COMMIT")
+        except BaseException:  # interrupted too: half a step is none
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
 
 
-def _unusable(error: sqlite3.Error) -> OperatorSetupError:
-    return OperatorSetupError(
-        f"the outbox cannot be opened: {error}",
-        reason="outbox_damaged",
-        fix="check the folder and the disk; or move the file away: what it held is lost to this device",
-    )
+def _take(connection: sqlite3.Connection, step: Step) -> None:
+    if callable(step):
+        step(connection)
+        return
+    statement = ""
+    for line in step.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            connection.execute(statement)
+            statement = ""

@@ -32,6 +32,11 @@ class WatchDesk:
         """Takes up what the disk holds."""
         self._live.load(*await self._writer.run(lambda store: (store.monitors.all(), store.shadow.tally())))
 
+    def mended(self) -> None:
+        """The file was damaged, and is another now: every watch goes there as it stands, with the next flush."""
+        self._live.forgotten()
+        self._flush_soon()
+
     def listen(self, on_audit: OnAudit) -> None:
         """Names whom to tell of ended audits."""
         self._on_audit = on_audit

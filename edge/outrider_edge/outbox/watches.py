@@ -42,7 +42,7 @@ class Watches:
 
     def load(self, watched: Iterable[Watched], tally: ShadowTally) -> None:
         """Takes up what the disk holds."""
-        self._live = {(one.task, one.certificate): one for one in watched}
+        self._live |= {(one.task, one.certificate): one for one in watched}
         for (task, model, would), n in tally.items():
             self._seen[task, model] += n
             self._would_send[task, model] += n * would
@@ -65,6 +65,10 @@ class Watches:
     def unsaved(self) -> list[Watched]:
         """What began and is not on the disk."""
         return list(self._unsaved.values())
+
+    def forgotten(self) -> None:
+        """The disk may hold none of the watches any more: what is live here is what it must hold."""
+        self._unsaved = dict(self._live)
 
     def saved(self, begun: Iterable[Watched]) -> None:
         """It is on the disk."""

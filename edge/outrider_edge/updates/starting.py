@@ -11,6 +11,7 @@ from outrider_edge.updates.rules import OTHER, Booted, Effect, FellBack, Record,
 from outrider_edge.updates.slots import SlotFolder, open_fitting
 from outrider_engine.bundle import Bundle
 from outrider_engine.model import Model
+from outrider_link.files import make_folder
 from outrider_wire.errors import BundleError
 from outrider_wire.manifest import MANIFEST_FILE, manifest_digest
 
@@ -41,12 +42,14 @@ def start_slots(*, folder: SlotFolder, factory: Path, load: Load) -> SlotStart:
     Raises:
         BundleError: neither a slot nor the configured bundle holds a model that can be used.
     """
-    folder.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.folder)
     record = _wish_of_operator(folder, factory, _found(folder))
     if record is None:
         return _from_factory(folder, factory, load, "a", None)
+    before = record
     record, effects = step(record, Booted(folder.pointer() or record.slot))
-    folder.save(record)  # before the load: a model that takes the process with it has then been counted
+    if record != before or folder.record() is None:
+        folder.save(record)  # before the load: a model that takes the process with it has then been counted
     try:
         model = load(folder.open(record.slot))
     except BundleError as error:

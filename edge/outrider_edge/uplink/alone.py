@@ -47,6 +47,10 @@ class AloneUplink:
         """Raises `RuleRefusalError`: there is nobody to ask."""
         raise RuleRefusalError("this device is alone: no broker is configured", reason="alone", fix=_FIX)
 
+    async def retry(self, id_: str = "") -> int:
+        """Raises `RuleRefusalError`: there is nobody to ask."""
+        raise RuleRefusalError("this device is alone: no broker is configured", reason="alone", fix=_FIX)
+
     async def pull_manifest(self, *, sha256: str, size: int) -> bytes:
         """Raises `UnreachableError`: there is nobody to ask."""
         raise UnreachableError("this device is alone: no broker is configured", reason="alone", fix=_FIX)

@@ -1,14 +1,15 @@
 """The life of every question between the outbox and the broker: offered, received, answered, expired. Knows no MQTT.
 
 Nothing here is believed because it was sent: only a receipt lets payload go, and only an answer, a refusal or the end of its
-time closes a question.
+time closes a question. Only a window of the questions is in memory; the rest waits in the outbox until there is room
+(`outrider_edge.uplink.backlog`).
 """
 
 import asyncio
 import logging
 import math
 import random
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Coroutine, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,15 +17,19 @@ from typing import Any, Protocol
 
 from outrider_edge.outbox.clock import RunClock
 from outrider_edge.outbox.outbox import Outbox
-from outrider_edge.outbox.outcomes import Answered, Expired, Outcome, Refused
-from outrider_edge.outbox.rows import is_spare
+from outrider_edge.outbox.outcomes import Answered, Outcome, Refused
+from outrider_edge.outbox.policy import is_spare
+from outrider_edge.outbox.putting import age_of
+from outrider_edge.outbox.rows import Settled
 from outrider_edge.ports import MaySpare, OnAside, OnFinal, OnPulled, OutboxEntry
-from outrider_edge.uplink.escalations import envelope_of, offer_of
+from outrider_edge.uplink.backlog import WINDOW, Backlog
+from outrider_edge.uplink.escalations import offer_of
 from outrider_edge.uplink.fulls import FullForms
 from outrider_edge.uplink.offers import OfferBook, Question
-from outrider_wire.errors import OutriderError
+from outrider_wire.errors import CallerUnknownError, OutriderError
 from outrider_wire.limits import INLINE_BYTES
 from outrider_wire.messages import Answer, Escalation, Receipt, Refusal
+from outrider_wire.report import AnswerReport
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +40,7 @@ RETRY_S = 10.0
 SPARE_EVERY_S = 10.0
 """How often it is asked whether the budget has room for what is kept to be learnt from."""
 SPARE_LOOKS = 8
-"""How many it may have no room for, each time; every one of them is read from the disk."""
+"""How many of them are looked at in one turn; every one is read from the disk."""
 _SPREAD = random.Random()  # noqa: S311 - spreads load, guards nothing
 
 
@@ -73,9 +78,10 @@ class Offering:
         receipt_timer_s: float = 5.0,
         ask_again_s: float = 60.0,
         spare_every_s: float = SPARE_EVERY_S,
+        window: int = WINDOW,
     ) -> None:
         self.counts: Counter[str] = Counter()
-        """``offers``, ``unheard`` (nobody listened), ``receipts`` and ``idle_receipts`` (of no open question), ``busy``, and answers by
+        """``offers``, ``unheard`` (nobody listened), ``receipts`` and ``idle_receipts`` (of no question at hand), ``busy``, and answers by
         what became of them."""
         self._outbox = outbox
         self._line = line
@@ -87,7 +93,9 @@ class Offering:
         self._may_spare: MaySpare | None = None
         self._on_pulled: OnPulled | None = None
         self._fulls = FullForms()
-        self._spare: deque[Question] = deque()
+        self._backlog = Backlog(shelves=outbox.shelves, book=self._book, window=window, ask_again_s=ask_again_s)
+        self._expires_at = math.inf
+        self._expiring = False
         self._lent: dict[str, dict[str, bytes]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._flying = 0
@@ -114,20 +122,9 @@ class Offering:
         self._on_pulled = on_pulled
 
     async def start(self) -> None:
-        """Takes up what the outbox holds, and goes on until `stop`."""
-        now = self._clock.now()
-        for row in await self._outbox.open_rows():
-            spare = row.spare and not row.received and not row.offers
-            self._take_up(
-                Question(
-                    id=row.id,
-                    expires_at=now + row.envelope.keep_for_s - row.age_s,
-                    due_at=math.inf if spare else now,
-                    received=row.received,
-                    offers=row.offers,
-                    spare=spare,
-                )
-            )
+        """Takes up what the outbox holds, as there is room, and goes on until `stop`."""
+        self._outbox.listen(on_closed=self._closed_there, on_reopened=self._begin_again)
+        self._begin_again()
         self._spawn(self._pump())
         self._spawn(self._offer_spare())
 
@@ -139,25 +136,49 @@ class Offering:
 
     async def escalate(self, entry: OutboxEntry) -> None:
         """As `outrider_edge.ports.UplinkPort.escalate`. The first offer may overtake the commit; the return never does."""
-        envelope = envelope_of(entry)
+        envelope = self._outbox.envelope_of(entry)
         now = self._clock.now()
         spare = is_spare(entry.state, entry.audit)
-        question = Question(
-            id=entry.id, expires_at=now + entry.keep_for_s, due_at=math.inf if spare else now, spare=spare
-        )
+        question = Question(id=entry.id, due_at=now)
         data = [part.data for part in entry.parts]
-        inline = all(len(part.data) <= INLINE_BYTES and part.full is None for part in entry.parts)
-        overlaps = not spare and self._ready and inline  # what may be pulled must be there before it is offered
-        committed = self._outbox.put(entry, envelope, kept=None if overlaps else partial(self._take_up, question))
+        small = all(len(part.data) <= INLINE_BYTES and part.full is None for part in entry.parts)
+        overlaps = not spare and small and self._ready and self._backlog.has_room and self._outbox.has_room(entry)
+        age_s = age_of(entry)
+        expires_at = now - age_s + envelope.keep_for_s
+        kept = partial(self._kept, question, expires_at, spare=spare, offered=overlaps)
+        committed = self._outbox.put(entry, envelope, kept=kept)
         if overlaps:
             question.in_flight = True
             self._book.add(question)
-            self._spawn(self._offer(question, envelope, data, age_s=0.0))
+            self._spawn(self._offer(question, envelope, data, age_s=age_s))
         try:
             await committed
         except OutriderError:
             self._close(entry.id)
             raise
+
+    async def retry(self, id_: str = "") -> int:
+        """Makes one question, or all, due now; how many. One that is kept to be learnt from is offered whatever the budget says.
+
+        Raises:
+            CallerUnknownError: there is no open question of that id.
+        """
+        now = self._clock.now()
+        if not id_:
+            self._book.hurry(now)
+            self._backlog.rewind(now)
+            self._wake.set()
+            return self._outbox.view().count
+        if id_ not in self._book:
+            if (found := await self._outbox.load(id_)) is None:
+                raise CallerUnknownError(
+                    f"no open question {id_[:64]!r}", reason="unknown_input", fix="see: outrider edge outbox ls"
+                )
+            row, _ = found
+            self._book.add(Question(id=id_, due_at=now, received=row.received, offers=row.offers))
+        self._book.hurry(now, id_)
+        self._wake.set()
+        return 1
 
     def connected(self) -> None:
         """There is a new connection: everything open is offered again, or asked after."""
@@ -176,10 +197,8 @@ class Offering:
     def on_receipt(self, receipt: Receipt) -> None:
         """The cloud has stored it."""
         self._heard()
-        if receipt.id not in self._book:
-            self.counts["idle_receipts"] += 1  # a repeated one, as a rule
-            return
-        self.counts["receipts"] += 1
+        known = receipt.id in self._book  # else a repeated one, as a rule, or one of what is parked
+        self.counts["receipts" if known else "idle_receipts"] += 1
         self._lent.pop(receipt.id, None)
         self._fulls.close(receipt.id)
         self._book.received(receipt.id, self._clock.now())
@@ -224,42 +243,55 @@ class Offering:
             self.counts["failures"] += 1
             log.error("uplink.offering_failed", exc_info=error)
 
-    def _take_up(self, question: Question) -> None:
-        self._book.add(question)
-        if question.spare:
-            self._spare.append(question)
+    def _kept(self, question: Question, expires_at: float, *, spare: bool, offered: bool) -> bool:
+        """It is durable: it is in the book, or the file keeps it for later. As `outrider_edge.outbox.putting.Kept`."""
+        if not (spare or offered):
+            self._backlog.arrived(question)
+        self._expires_at = min(self._expires_at, expires_at)
         self._wake.set()
+        return not spare and self._backlog.is_level
+
+    def _begin_again(self) -> None:
+        """The outbox is open, or is another file than before."""
+        self._expires_at = self._clock.now()
+        self._backlog.rewind(self._expires_at)
+        self._wake.set()
+
+    def _closed_there(self, id_: str, settled: Settled) -> None:
+        """The outbox has ended it: it made way, or a person dropped it."""
+        self._close(id_)
+        self.counts["given_up"] += 1
+        if settled.report is not None and self._on_final is not None:
+            self._spawn(_told(self._on_final, settled.report))
 
     async def _offer_spare(self) -> None:
         """Now and then, the oldest of what is kept to be learnt from, while the budget has room.
 
-        What it has no room for goes to the end of the line, so that a large one does not hold up the small ones behind it.
+        What it has no room for does not hold up what comes after it: the next turn goes on there, and round again.
         """
         while True:
             await asyncio.sleep(self._spare_every_s)
-            passed = 0
-            while self._ready and passed < min(SPARE_LOOKS, len(self._spare)):
-                question = self._spare.popleft()
-                if not await self._offered_spare(question):
-                    self._spare.append(question)
-                    passed += 1
+            try:
+                while self._ready and await self._offered_spares():
+                    pass
+            except OutriderError as error:
+                log.warning("uplink.not_loaded", extra={"reason": error.reason})
 
-    async def _offered_spare(self, question: Question) -> bool:
+    async def _offered_spares(self) -> bool:
+        """One turn; whether another one at once may find more."""
+        found = await self._outbox.shelves.next_spare(SPARE_LOOKS)
+        done = [await self._offered_spare(one.id) for one in found if one.id not in self._book]
+        return len(done) >= SPARE_LOOKS and all(done)
+
+    async def _offered_spare(self, id_: str) -> bool:
         """Whether it is done with here: offered, or open no more."""
-        if question.id not in self._book:
-            return True
-        try:
-            found = await self._outbox.load(question.id)
-        except OutriderError as error:
-            log.warning("uplink.not_loaded", extra={"id": question.id, "reason": error.reason})
-            return False
-        if found is None:
-            self._close(question.id)
+        if (found := await self._outbox.load(id_)) is None:
             return True
         row, data = found
         if self._may_spare is not None and not self._may_spare(row.envelope):
             return False
-        question.spare, question.in_flight, question.due_at = False, True, self._clock.now()
+        question = Question(id=id_, due_at=self._clock.now(), offers=row.offers, in_flight=True)
+        self._book.add(question)
         await self._offer(question, row.envelope, data, age_s=row.age_s)
         return True
 
@@ -267,14 +299,29 @@ class Offering:
         while True:
             self._wake.clear()
             now = self._clock.now()
-            for id_ in self._book.take_expired(now):
-                self._spawn(self._expire(id_))
+            if now >= self._expires_at and not self._expiring:
+                self._expiring = True
+                self._spawn(self._expire())
+            if self._backlog.wants(now):
+                self._spawn(self._take_up())
             if self._line.connected:
                 for question in self._book.take_due(now, IN_FLIGHT - self._flying):
                     self._flying += 1  # counted here, so that the next look sees it
                     self._spawn(self._offer_stored(question))
-            next_at = self._book.next_at(offering=self._ready)
+            next_at = min(math.inf if self._expiring else self._expires_at, self._backlog.again_at)
+            if self._ready:
+                next_at = min(next_at, self._book.next_at())
             await _wait(self._wake, next_at - self._clock.now())
+
+    async def _take_up(self) -> None:
+        try:
+            await self._backlog.take_up(self._clock.now())
+        except OutriderError as error:
+            log.warning("uplink.not_loaded", extra={"reason": error.reason})
+            await asyncio.sleep(1.0)
+        finally:
+            self._backlog.taken_up()
+            self._wake.set()
 
     async def _offer_stored(self, question: Question) -> None:
         try:
@@ -282,6 +329,7 @@ class Offering:
         except OutriderError as error:
             log.warning("uplink.not_loaded", extra={"id": question.id, "reason": error.reason})
             self._book.offered(question.id, self._clock.now(), sent=False)
+            self._wake.set()
             return
         finally:
             self._flying -= 1
@@ -321,29 +369,33 @@ class Offering:
         if sent:
             self._outbox.offered(question.id)
 
-    async def _expire(self, id_: str) -> None:
+    async def _expire(self) -> None:
+        """Some of what nobody wants any more; the pump comes back for the rest."""
+        self._expires_at = math.inf  # what is put meanwhile may expire before anything that the file knows
+        next_at = self._clock.now() + RETRY_S
         try:
-            await self._settle(id_, Expired(), "expired")
+            ended, next_at = await self._outbox.expire()
+            for id_, settled in ended:
+                await self._ended_now(id_, settled, "expired")
         except OutriderError as error:
-            log.warning("uplink.expiry_failed", extra={"id": id_, "reason": error.reason})
-            self._book.add(Question(id=id_, expires_at=self._clock.now() + RETRY_S, due_at=math.inf))
+            log.warning("uplink.expiry_failed", extra={"reason": error.reason})
+        finally:
+            self._expires_at = min(self._expires_at, next_at)
+            self._expiring = False
+            self._wake.set()
 
     async def _reply(self, id_: str, outcome: Outcome, how: str) -> None:
-        if id_ in self._book:
-            await self._settle(id_, outcome, how)
-        else:
-            known = await self._outbox.find(id_) is not None
-            self._odd(id_, "repeated" if known else "unknown")
-
-    async def _settle(self, id_: str, outcome: Outcome, how: str) -> None:
         settled = await self._outbox.settle(id_, outcome)
         if settled.fault:
             self._odd(id_, "unfit", settled.fault)
-            return
+        elif not settled.closed:
+            self._close(id_)
+            self._odd(id_, "repeated" if settled.known else "unknown")
+        else:
+            await self._ended_now(id_, settled, how, outcome)
+
+    async def _ended_now(self, id_: str, settled: Settled, how: str, outcome: Outcome | None = None) -> None:
         self._close(id_)
-        if not settled.closed:
-            self._odd(id_, "repeated")
-            return
         self.counts[how] += 1
         if settled.report is not None and self._on_final is not None:
             await self._on_final(settled.report)
@@ -360,6 +412,10 @@ class Offering:
         self.counts[what] += 1
         level = logging.DEBUG if what == "repeated" else logging.WARNING
         log.log(level, "uplink.answer_ignored", extra={"id": id_, "reason": what, "what": why})
+
+
+async def _told(on_final: OnFinal, report: AnswerReport) -> None:
+    await on_final(report)
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:

@@ -1,8 +1,9 @@
-"""When to offer what: the questions that are open, and the moment at which each is next put on the wire. Pure; time is an argument.
+"""When to offer what: the questions at hand, and the moment at which each is next put on the wire. Pure; time is an argument.
 
 What has no receipt is offered again after `receipt_timer_s`, then after twice as long, up to `MAX_TIMER_S`; what has one is asked
 after every `ask_again_s`, because its answer may have been lost. A new connection, and the first sign of life after a silence,
-make everything due at once.
+make everything due at once. The book holds a window of what the outbox holds; what the cloud has stored can be parked: it
+leaves the book, and comes back with the next round over the file.
 """
 
 import heapq
@@ -13,30 +14,27 @@ _SPARE_ENTRIES = 64
 """Entries that may be out of date before they are swept out, beside as many as there are questions."""
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class Question:
     """One open question, as the book keeps it. Times are run time in seconds."""
 
     id: str
-    expires_at: float
     due_at: float
     received: bool = False
     offers: int = 0
     in_flight: bool = False
     """An offer is being published now."""
-    spare: bool = False
-    """To be learnt from only: it is never due until the budget has room for it."""
 
 
 class OfferBook:
-    """The open questions of a device, by id and by when they are due."""
+    """Open questions of a device, by id and by when they are due."""
 
     def __init__(self, *, receipt_timer_s: float = 5.0, ask_again_s: float = 60.0) -> None:
         self._receipt_timer_s = receipt_timer_s
         self._ask_again_s = ask_again_s
         self._open: dict[str, Question] = {}
+        self._received: dict[str, None] = {}
         self._by_due: list[tuple[float, str]] = []
-        self._by_expiry: list[tuple[float, str]] = []
         self._heard_at = float("-inf")
 
     def __len__(self) -> int:
@@ -48,13 +46,24 @@ class OfferBook:
     def add(self, question: Question) -> None:
         """Takes up an open question."""
         self._open[question.id] = question
-        heapq.heappush(self._by_expiry, (question.expires_at, question.id))
-        heapq.heappush(self._by_due, (question.due_at, question.id))
+        if question.received:
+            self._received[question.id] = None
+        self._due(question, question.due_at)
 
     def remove(self, id_: str) -> None:
-        """It is answered, expired or refused."""
+        """It is answered, expired, refused or given up."""
+        self._received.pop(id_, None)
         if self._open.pop(id_, None) is not None:
             self._sweep()
+
+    def park(self, now: float, most: int) -> int:
+        """Lets questions go that the cloud has stored and that are not due, the longest stored first; how many."""
+        parked = [id_ for id_ in self._received if not self._open[id_].in_flight and self._open[id_].due_at > now][
+            :most
+        ]
+        for id_ in parked:
+            self.remove(id_)
+        return len(parked)
 
     def take_due(self, now: float, limit: int) -> list[Question]:
         """At most ``limit`` questions to offer now, longest due first; each is in flight until `offered`."""
@@ -67,20 +76,9 @@ class OfferBook:
                 taken.append(question)
         return taken
 
-    def take_expired(self, now: float) -> list[str]:
-        """The questions that are not worth asking any more; they leave the book."""
-        expired: list[str] = []
-        while self._by_expiry and self._by_expiry[0][0] <= now:
-            _, id_ = heapq.heappop(self._by_expiry)
-            if self._open.pop(id_, None) is not None:
-                expired.append(id_)
-        self._sweep()
-        return expired
-
-    def next_at(self, *, offering: bool) -> float:
-        """When something expires or (``offering``) is due, at the earliest; infinity: nothing will."""
-        heaps = (self._by_due, self._by_expiry) if offering else (self._by_expiry,)
-        return min((heap[0][0] for heap in heaps if heap), default=float("inf"))
+    def next_at(self) -> float:
+        """When something is due, at the earliest; infinity: nothing will be."""
+        return self._by_due[0][0] if self._by_due else float("inf")
 
     def offered(self, id_: str, now: float, *, sent: bool) -> None:
         """An offer has been published (``sent``), or could not be."""
@@ -100,6 +98,7 @@ class OfferBook:
         """The cloud has stored it."""
         if (question := self._open.get(id_)) is not None:
             question.received = True
+            self._received[id_] = None
             self._due(question, now + self._ask_again_s)
 
     def busy(self, id_: str, now: float, retry_after_s: float) -> None:
@@ -107,20 +106,24 @@ class OfferBook:
         if (question := self._open.get(id_)) is not None:
             self._due(question, now + retry_after_s)
 
+    def hurry(self, now: float, id_: str = "") -> None:
+        """A person wants one, or all of them, offered now."""
+        for question in [self._open[id_]] if id_ else self._open.values():
+            if not question.in_flight:
+                self._due(question, now)
+
     def connected(self, now: float) -> None:
         """A new connection: the broker may have forgotten what it held for either side."""
         for question in self._open.values():
             question.in_flight = False
-            if not question.spare:
-                self._due(question, now)
+            self._due(question, now)
 
     def heard(self, now: float) -> None:
         """A worker has spoken. After a silence, what waits for a receipt need not wait for its timer."""
         silence_s, self._heard_at = now - self._heard_at, now
         if silence_s > 2 * self._receipt_timer_s:
             for question in self._open.values():
-                waits = not question.received and not question.in_flight and not question.spare
-                if waits and question.offers > 1:
+                if not question.received and not question.in_flight and question.offers > 1:
                     self._due(question, now)
 
     def _due(self, question: Question, at: float) -> None:
@@ -130,10 +133,6 @@ class OfferBook:
 
     def _sweep(self) -> None:
         """Rebuilds a heap that is mostly out of date: neither a flood of replies nor a busy day may fill the memory."""
-        most = 2 * len(self._open) + _SPARE_ENTRIES
-        if len(self._by_due) > most:
+        if len(self._by_due) > 2 * len(self._open) + _SPARE_ENTRIES:
             self._by_due = [(each.due_at, each.id) for each in self._open.values() if not each.in_flight]
             heapq.heapify(self._by_due)
-        if len(self._by_expiry) > most:
-            self._by_expiry = [(each.expires_at, each.id) for each in self._open.values()]
-            heapq.heapify(self._by_expiry)

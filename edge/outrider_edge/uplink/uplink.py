@@ -206,6 +206,10 @@ class Uplink:
         """As `outrider_edge.ports.UplinkPort.escalate`."""
         await self.offering.escalate(entry)
 
+    async def retry(self, id_: str = "") -> int:
+        """As `Offering.retry`."""
+        return await self.offering.retry(id_)
+
     async def offer(self, escalation: Escalation) -> bool:
         """As `outrider_edge.uplink.offering.Line.offer`. What it only refers to is put where the worker finds it, if that can be."""
         if self._http is not None:

@@ -6,12 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
-from outrider.commands import joining
+from outrider.commands import joining, outbox
 from outrider.commands.options import AgentAddress, Json, LogForm, LogFrom, Quiet, group
 from outrider.logs import LogFormat, LogLevel
 
 app = group("Run the agent on a device, or ask a model once.")
 app.command(name="join")(joining.join)
+app.add_typer(outbox.app, name="outbox")
 
 Config = Annotated[
     Path | None, typer.Option(envvar="OUTRIDER_EDGE_CONFIG", help="edge.toml; default: the one in this folder.")
@@ -113,6 +114,8 @@ def ps(agent: AgentAddress = "", json: Json = False, quiet: Quiet = False) -> No
             ("task", "memory", "answers", "hits", "audited", "disagreed"),
             [_memory_row(task, memory) for task, memory in status["memories"].items()],
         )
+    if status.get("outbox") and not json and not quiet:
+        print(f"outbox: {outbox.in_words(status['outbox'])}")
     for task in status["tasks"]:
         if not json and not quiet:
             print("\n".join(f"{task['name']}: {line}" for line in _promise_lines(task)))

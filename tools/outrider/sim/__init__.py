@@ -1,0 +1,1 @@
+"""Simulations: a whole system of real processes, and what can go wrong with it."""
