@@ -1,7 +1,7 @@
 """The store: durable changes that share a commit, a schema that its migrations make, claims with leases, the account."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from msgspec.structs import replace
 from outrider_cloud.lease_clock import Lease
 from outrider_cloud.store import dead_letters, examples, inputs
 from outrider_cloud.store.dead_letters import DeadLetter
-from outrider_cloud.store.inputs import Claim, Settlement
+from outrider_cloud.store.examples import NewExample
+from outrider_cloud.store.inputs import Claim, Life, Settlement
 from outrider_cloud.store.retention import Retention, delete_older
-from outrider_cloud.store.schema import METADATA, counts
+from outrider_cloud.store.schema import METADATA, counts, payloads
 from outrider_cloud.store.store import Store
 
 CLAIM = Claim(
@@ -276,3 +277,92 @@ def test_what_is_unsent_is_read_page_by_page(store: Store) -> None:
         after = (rows[-1]["device"], rows[-1]["id"])
         seen += [row["id"] for row in rows]
     assert sorted(seen) == [str(k) for k in range(7)]
+
+
+def life(id_: str, reply: bytes = b"reply", *, device: str = "cam") -> Life:
+    example = NewExample(
+        task="t",
+        group=id_,
+        role="train",
+        source="escalation",
+        device=device,
+        input=id_,
+        parts={"image": f"digest of {id_}"},
+        payloads={f"digest of {id_}": b"pixels"},
+        created_ms=1000,
+    )
+    end = replace(ANSWER, id=id_, device=device, reply=reply, example=example)
+    return replace(CLAIM, id=id_, device=device), end
+
+
+def write(store: Store, lives: Sequence[Life]) -> list[bytes]:
+    return store.submit(partial(inputs.record, lives=lives)).result(10)
+
+
+def test_what_is_new_is_recorded_and_counted_once(store: Store) -> None:
+    assert write(store, [life(str(k)) for k in range(40)]) == [b"reply"] * 40
+    account = store.run(inputs.accounts)["t"]
+    assert (account.received, account.cloud, account.pending) == (40, 40, 0)
+    for table in (METADATA.tables["examples"], payloads):
+        assert store.run(lambda c, table=table: c.execute(sa.select(sa.func.count()).select_from(table)).scalar()) == 40
+
+
+def test_the_first_committed_reply_stands_beside_new_ones(store: Store) -> None:
+    write(store, [life("old", b"first"), life("older", b"first")])
+    store.submit(partial(inputs.start, wanted=replace(CLAIM, id="held"))).result(10)
+    replies = write(store, [life("old", b"second"), life("new"), life("held", b"mine"), life("old", device="cam-2")])
+    assert replies == [b"first", b"reply", b"mine", b"reply"]
+    account = store.run(inputs.accounts)["t"]
+    assert (account.received, account.cloud, account.pending) == (5, 5, 0)
+
+
+def test_the_same_input_twice_in_one_group_is_one_input(store: Store) -> None:
+    assert write(store, [life("a", b"first"), life("b"), life("a", b"second")]) == [b"first", b"reply", b"first"]
+    assert store.run(inputs.accounts)["t"].received == 2
+
+
+async def test_neighbours_share_a_bulk_and_one_that_fails_harms_no_other(store: Store) -> None:
+    sizes: list[int] = []
+
+    def bulk(connection: sa.Connection, items: Sequence[int]) -> list[int]:
+        sizes.append(len(items))
+        for item in items:
+            inputs.count(connection, "t", "n")
+            if item == 13:
+                raise ValueError("of its own making")
+        return [10 * item for item in items]
+
+    results = await asyncio.gather(*(store.write_each(bulk, k) for k in range(30)), return_exceptions=True)
+    assert [r for k, r in enumerate(results) if k != 13] == [10 * k for k in range(30) if k != 13]
+    assert isinstance(results[13], ValueError)
+    assert max(sizes) > 1
+    assert store.run(lambda c: c.exec_driver_sql("SELECT n FROM counts").scalar()) == 29
+
+
+async def test_a_change_between_two_items_of_a_bulk_sees_the_first_and_not_the_second(store: Store) -> None:
+    seen: list[int | None] = []
+
+    def bulk(connection: sa.Connection, items: Sequence[str]) -> Sequence[None]:
+        for item in items:
+            inputs.count(connection, "t", item)
+        return [None] * len(items)
+
+    def look(connection: sa.Connection) -> None:
+        seen.append(connection.exec_driver_sql("SELECT sum(n) FROM counts").scalar())
+
+    await asyncio.gather(store.write_each(bulk, "a"), store.write(look), store.write_each(bulk, "b"))
+    assert seen[-1] == 1
+
+
+def test_a_glance_sees_what_is_committed_and_holds_nothing_up(store: Store) -> None:
+    assert store.glance(inputs.STANDING, "cam", "1") is None
+    do(store, inputs.start, wanted=CLAIM)
+    assert inputs.found(store.glance(inputs.STANDING, "cam", "1")) == inputs.Found("held")
+    do(store, inputs.settle, end=ANSWER)
+    assert inputs.found(store.glance(inputs.STANDING, "cam", "1")) == inputs.Found("settled", b"first")
+    assert store.compact(), "a glance that left a reader behind would keep the log from being emptied"
+
+
+def test_a_glance_at_a_damaged_file_is_the_stores_own_error(store: Store) -> None:
+    with pytest.raises(sa.exc.SQLAlchemyError):
+        store.glance("SELECT nothing FROM nowhere")

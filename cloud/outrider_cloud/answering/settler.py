@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -120,15 +120,10 @@ class Settler:
         if job.in_memory:
             await self._record_soon(self._claim_of(job), end)
         else:
-            change = (
-                partial(inputs.settle, end=end)
-                if job.claimed
-                else partial(inputs.record_one, claim=self._claim_of(job), end=end)
-            )
-            stored = await self._commit(change)
+            stored = await self._stored(job, end)
             ours = stored == end.reply
             job.came_to("claimed" if ours else "repeated")
-            standing = decode(stored, limit=BLOB_BYTES)
+            standing = reply if ours else decode(stored, limit=BLOB_BYTES)
             if isinstance(standing, Answer | Refusal):
                 await self.send(job, standing, committed=True)
         if ours:  # whoever committed the reply that stands has counted it
@@ -161,12 +156,22 @@ class Settler:
         lives, self._behind, self._writing = self._behind, [], None
         await self._commit(partial(inputs.record, lives=lives))
 
+    async def _stored(self, job: Job, end: inputs.Settlement) -> bytes:
+        """The reply that stands, once that is durable. What was never claimed is recorded together with its neighbours."""
+        if job.claimed:
+            return await self._commit(partial(inputs.settle, end=end))
+        life = (self._claim_of(job), end)
+        return await self._until_written(lambda: self._store.write_each(inputs.record, life))
+
     async def _commit(self, change: Change[T]) -> T:
+        return await self._until_written(lambda: self._store.write(change))
+
+    async def _until_written(self, write: Callable[[], Awaitable[T]]) -> T:
         """Writes until it is written: a full disk makes everybody wait, and loses nothing."""
         pause = _FIRST_PAUSE_S
         while True:
             try:
-                return await self._store.write(change)
+                return await write()
             except SQLAlchemyError:
                 log.exception("store.failed", extra={"retry_after_s": pause})
                 self._metrics.error("store")

@@ -38,8 +38,8 @@ MAX_FAILURES = 3
 _RETRY_S = 1.0
 _LONGEST_RETRY_S = 300.0
 """However long a server asks to be left alone: a Retry-After of a day may be a mistake, and is mended sooner."""
-_RECEIPT_S = 0.025
-"""An answer that comes within this replaces the receipt."""
+_RECEIPT_S = 0.25
+"""An answer that comes within this replaces the receipt. A device that hears nothing offers again after seconds, not sooner."""
 _QUICK_S = 0.01
 """A model that takes less will have answered by then."""
 

@@ -4,6 +4,7 @@ A row is keyed by (device, id), so that a repeat finds the claim or the reply; t
 move in the same transaction.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -27,6 +28,8 @@ _IS_IT = sa.and_(inputs.c.device == sa.bindparam("of_device"), inputs.c.id == sa
 # Made once: to build and compile a statement anew costs more than to run it.
 _START = insert(inputs).on_conflict_do_nothing()
 _STANDING = sa.select(inputs.c.state, inputs.c.reply).where(_IS_IT)
+STANDING = "SELECT state, reply FROM inputs WHERE device = ? AND id = ?"
+"""`_STANDING`, for `Store.glance`: with the device and the id."""
 _VOID = sa.or_(inputs.c.boot != sa.bindparam("of_boot"), inputs.c.lease_until_ms < sa.bindparam("now_ms"))
 """Leases that have run out, and those of a boot whose workers are all gone."""
 _TAKE = (
@@ -54,9 +57,11 @@ _RESTATE = sa.update(inputs).where(_IS_IT, inputs.c.state == "claimed").values(r
 _MARK_SENT = sa.update(inputs).where(_IS_IT).values(sent=True)
 _COUNT = (
     insert(counts)
-    .values(task=sa.bindparam("task"), name=sa.bindparam("name"), n=1)
-    .on_conflict_do_update(index_elements=["task", "name"], set_={"n": counts.c.n + 1})
+    .values(task=sa.bindparam("task"), name=sa.bindparam("name"), n=sa.bindparam("more"))
+    .on_conflict_do_update(index_elements=["task", "name"], set_={"n": counts.c.n + sa.bindparam("more")})
 )
+_KEY = sa.tuple_(inputs.c.device, inputs.c.id)
+_WHICH = sa.select(inputs.c.device, inputs.c.id).where(_KEY.in_(sa.bindparam("keys", expanding=True)))
 
 
 class Claim(Struct, kw_only=True, frozen=True):
@@ -124,6 +129,10 @@ class Settlement(Struct, kw_only=True, frozen=True):
     example: examples.NewExample | None = None
 
 
+Life = tuple[Claim, Settlement]
+"""How an input was claimed and how it ended, for one that is stored only then."""
+
+
 def settle(connection: sa.Connection, end: Settlement) -> bytes:
     """Sets the terminal state and the reply, unless there is one; returns the reply that stands."""
     it = {"of_device": end.device, "of_id": end.id}
@@ -137,35 +146,65 @@ def settle(connection: sa.Connection, end: Settlement) -> bytes:
     return standing.reply if standing and standing.reply else end.reply
 
 
-def record(connection: sa.Connection, *, lives: Sequence[tuple[Claim, Settlement]]) -> None:
-    """The whole life of inputs in one change: for tasks that gave durability up."""
+def record(connection: sa.Connection, lives: Sequence[Life]) -> list[bytes]:
+    """The whole lives of inputs in a few statements, but for those of which more is known: these are settled.
+
+    Returns:
+        The replies that stand, in order.
+    """
+    if len(lives) == 1:
+        return [_record_one(connection, *lives[0])]
+    known = _known(connection, [(claim.device, claim.id) for claim, _ in lives])
+    new: dict[tuple[str, str], Life] = {}
     for claim, end in lives:
-        record_one(connection, claim=claim, end=end)
+        key = (claim.device, claim.id)
+        if key not in known:
+            new.setdefault(key, (claim, end))
+    if new:
+        _record_new(connection, list(new.values()))
+    return [
+        end.reply if (mine := new.get((claim.device, claim.id))) and mine[1] is end else settle(connection, end)
+        for claim, end in lives
+    ]
 
 
-def record_one(connection: sa.Connection, *, claim: Claim, end: Settlement) -> bytes:
-    """The whole life of one input in one change, unless more is known of it; returns the reply that stands."""
-    row = _row(claim) | {
-        "request": None,
-        "state": end.state,
-        "reply": end.reply,
-        "settled_ms": end.settled_ms,
-        "sent": end.sent,
-    }
-    if connection.execute(_START, row).rowcount != 1:
+def _record_one(connection: sa.Connection, claim: Claim, end: Settlement) -> bytes:
+    if connection.execute(_START, _ended(claim, end)).rowcount != 1:
         return settle(connection, end)
-    connection.execute(_COUNT, [{"task": end.task, "name": name} for name in ("received", end.state)])
+    _count_all(connection, [end])
     if end.example is not None:
         examples.add(connection, end.example)
     return end.reply
 
 
+def _record_new(connection: sa.Connection, lives: Sequence[Life]) -> None:
+    connection.execute(_START, [_ended(claim, end) for claim, end in lives])
+    _count_all(connection, [end for _, end in lives])
+    examples.add_all(connection, [end.example for _, end in lives if end.example is not None])
+
+
+def _known(connection: sa.Connection, keys: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Which of these (device, id) are in the table."""
+    return {(row.device, row.id) for row in connection.execute(_WHICH, {"keys": keys})}
+
+
+def _ended(claim: Claim, end: Settlement) -> dict[str, Any]:
+    """The row of an input that is claimed and settled at once."""
+    said = {"state": end.state, "reply": end.reply, "settled_ms": end.settled_ms, "sent": end.sent}
+    return _row(claim) | said | {"request": None}
+
+
 def find(connection: sa.Connection, *, device: str, input_id: str) -> Found | None:
     """What is known of an input: held, or settled with the reply that stands; None: it was never claimed."""
-    standing = connection.execute(_STANDING, {"of_device": device, "of_id": input_id}).one_or_none()
+    return found(connection.execute(_STANDING, {"of_device": device, "of_id": input_id}).one_or_none())
+
+
+def found(standing: Sequence[Any] | None) -> Found | None:
+    """What a row of `STANDING` says, as `find` does."""
     if standing is None:
         return None
-    return Found("held") if standing.state == "claimed" else Found("settled", standing.reply)
+    state, reply = standing
+    return Found("held") if state == "claimed" else Found("settled", reply)
 
 
 def mark_sent(connection: sa.Connection, *, keys: Sequence[tuple[str, str]]) -> None:
@@ -259,4 +298,10 @@ def total(accounts: Mapping[str, Account]) -> Account:
 
 def count(connection: sa.Connection, task: str, name: str) -> None:
     """One more of ``name`` in the account of ``task``."""
-    connection.execute(_COUNT, {"task": task, "name": name})
+    connection.execute(_COUNT, {"task": task, "name": name, "more": 1})
+
+
+def _count_all(connection: sa.Connection, ends: Sequence[Settlement]) -> None:
+    """That these inputs have come, and how they ended."""
+    moved = Counter((end.task, name) for end in ends for name in ("received", end.state))
+    connection.execute(_COUNT, [{"task": task, "name": name, "more": n} for (task, name), n in moved.items()])

@@ -31,7 +31,7 @@ async def answer(folder: Path, say: Say) -> None:
         for number in (1, 2):
             await store.write(partial(inputs.settle, end=_end(number, b"right")))
             say("answered", str(number))
-        await store.write(partial(inputs.record_one, claim=_claim(3), end=_end(3, b"right")))
+        await store.write(partial(inputs.record, lives=[(_claim(3), _end(3, b"right"))]))
         say("received", "3")
         say("answered", "3")
         await store.write(partial(inputs.settle, end=_end(3, b"too late")))
