@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from msgspec import Struct
 from sqlalchemy.dialects.sqlite import insert
 
+from outrider_cloud.lease_clock import Lease
 from outrider_cloud.store import examples
 from outrider_cloud.store.schema import counts, inputs
 from outrider_wire.report import Account
@@ -26,10 +27,17 @@ _IS_IT = sa.and_(inputs.c.device == sa.bindparam("of_device"), inputs.c.id == sa
 # Made once: to build and compile a statement anew costs more than to run it.
 _START = insert(inputs).on_conflict_do_nothing()
 _STANDING = sa.select(inputs.c.state, inputs.c.reply).where(_IS_IT)
+_VOID = sa.or_(inputs.c.boot != sa.bindparam("of_boot"), inputs.c.lease_until_ms < sa.bindparam("now_ms"))
+"""Leases that have run out, and those of a boot whose workers are all gone."""
 _TAKE = (
     sa.update(inputs)
-    .where(_IS_IT, inputs.c.lease_until_ms < sa.bindparam("now_ms"))
-    .values(worker=sa.bindparam("by"), lease_until_ms=sa.bindparam("until_ms"), claims=inputs.c.claims + 1)
+    .where(_IS_IT, _VOID)
+    .values(
+        worker=sa.bindparam("by"),
+        boot=sa.bindparam("of_boot"),
+        lease_until_ms=sa.bindparam("until_ms"),
+        claims=inputs.c.claims + 1,
+    )
 )
 _SETTLE = (
     sa.update(inputs)
@@ -52,13 +60,13 @@ _COUNT = (
 
 
 class Claim(Struct, kw_only=True, frozen=True):
-    """What is stored of an escalation while it waits for its answer. Times are UTC milliseconds."""
+    """What is stored of an escalation while it waits for its answer. Times are UTC milliseconds, but for the lease's."""
 
     device: str
     id: str
     task: str
     worker: str
-    lease_until_ms: int
+    lease: Lease
     received_ms: int
     answer_by_ms: int
     keep_until_ms: int
@@ -77,16 +85,24 @@ class Found(NamedTuple):
 
 def start(connection: sa.Connection, wanted: Claim) -> Found:
     """Claims an input, unless it is settled or another worker's lease on it still runs."""
-    row = {field: getattr(wanted, field) for field in wanted.__struct_fields__}
-    if connection.execute(_START, row | {"state": "claimed", "claims": 1, "sent": False}).rowcount == 1:
+    if connection.execute(_START, _row(wanted) | {"state": "claimed", "sent": False}).rowcount == 1:
         count(connection, wanted.task, "received")
         return Found("claimed")
     it = {"of_device": wanted.device, "of_id": wanted.id}
     standing = connection.execute(_STANDING, it).one()
     if standing.state != "claimed":
         return Found("settled", standing.reply)
-    lease = {"by": wanted.worker, "until_ms": wanted.lease_until_ms, "now_ms": wanted.received_ms}
-    return Found("claimed" if connection.execute(_TAKE, it | lease).rowcount == 1 else "held")
+    terms = {"by": wanted.worker, **_terms(wanted.lease)}
+    return Found("claimed" if connection.execute(_TAKE, it | terms).rowcount == 1 else "held")
+
+
+def _row(claim: Claim) -> dict[str, Any]:
+    fields = {field: getattr(claim, field) for field in claim.__struct_fields__ if field != "lease"}
+    return fields | {"boot": claim.lease.boot, "lease_until_ms": claim.lease.until_ms, "claims": 1}
+
+
+def _terms(lease: Lease) -> dict[str, Any]:
+    return {"of_boot": lease.boot, "now_ms": lease.now_ms, "until_ms": lease.until_ms}
 
 
 def restate(connection: sa.Connection, *, device: str, input_id: str, request: bytes) -> None:
@@ -129,13 +145,12 @@ def record(connection: sa.Connection, *, lives: Sequence[tuple[Claim, Settlement
 
 def record_one(connection: sa.Connection, *, claim: Claim, end: Settlement) -> bytes:
     """The whole life of one input in one change, unless more is known of it; returns the reply that stands."""
-    row = {field: getattr(claim, field) for field in claim.__struct_fields__} | {
+    row = _row(claim) | {
         "request": None,
         "state": end.state,
         "reply": end.reply,
         "settled_ms": end.settled_ms,
         "sent": end.sent,
-        "claims": 1,
     }
     if connection.execute(_START, row).rowcount != 1:
         return settle(connection, end)
@@ -159,42 +174,55 @@ def mark_sent(connection: sa.Connection, *, keys: Sequence[tuple[str, str]]) -> 
         connection.execute(_MARK_SENT, [{"of_device": device, "of_id": input_id} for device, input_id in keys])
 
 
-def unsent(connection: sa.Connection, *, worker: str, now_ms: int) -> list[dict[str, Any]]:
-    """What ``worker`` has settled, is still wanted, and is not known to have reached the broker."""
-    rows = connection.execute(
-        sa.select(inputs).where(
-            inputs.c.state != "claimed",
-            sa.not_(inputs.c.sent),
-            inputs.c.worker == worker,
-            inputs.c.keep_until_ms > now_ms,
-        )
-    )
+def unsent(
+    connection: sa.Connection, *, worker: str, now_ms: int, after: tuple[str, str] = ("", ""), most: int = 500
+) -> list[dict[str, Any]]:
+    """What ``worker`` has settled, is still wanted, and is not known to have reached the broker: ``most`` by (device, id)."""
+    here = inputs.c
+    wanted = (here.state != "claimed", sa.not_(here.sent), here.worker == worker, here.keep_until_ms > now_ms)
+    page = sa.tuple_(here.device, here.id) > after
+    rows = connection.execute(sa.select(inputs).where(*wanted, page).order_by(here.device, here.id).limit(most))
     return [dict(row) for row in rows.mappings()]
 
 
 def take_over(
-    connection: sa.Connection, *, worker: str, tasks: Sequence[str], now_ms: int, lease_until_ms: int, own: bool
+    connection: sa.Connection, *, worker: str, tasks: Sequence[str], lease: Lease, most: int, own: bool
 ) -> list[dict[str, Any]]:
-    """Claims for ``worker`` what is unanswered and whose lease has run out (``own``: or was its own); the rows of it."""
-    free = inputs.c.lease_until_ms < now_ms
-    rows = connection.execute(
+    """Claims for ``worker`` what is unanswered and whose lease is void, at most ``most``, the oldest first; the rows of it.
+
+    ``own``: what was its own too, for it has just begun.
+    """
+    if own:
+        of_mine = (inputs.c.state == "claimed", inputs.c.task.in_(tasks), inputs.c.worker == worker)
+        connection.execute(sa.update(inputs).where(*of_mine).values(boot="", lease_until_ms=0, worker=""))
+    free = (
+        sa.select(inputs.c.device, inputs.c.id)
+        .where(inputs.c.state == "claimed", inputs.c.task.in_(tasks), _VOID)
+        .order_by(inputs.c.received_ms)
+        .limit(most)
+    )
+    taken = (
         sa.update(inputs)
-        .where(
-            inputs.c.state == "claimed", inputs.c.task.in_(tasks), (free | (inputs.c.worker == worker)) if own else free
-        )
-        .values(worker=worker, lease_until_ms=lease_until_ms, claims=inputs.c.claims + 1)
+        .where(sa.tuple_(inputs.c.device, inputs.c.id).in_(free))
+        .values(worker=worker, boot=lease.boot, lease_until_ms=sa.bindparam("until_ms"), claims=inputs.c.claims + 1)
         .returning(inputs)
     )
-    return [dict(row) for row in rows.mappings()]
+    return [dict(row) for row in connection.execute(taken, _terms(lease)).mappings()]
 
 
-def renew(connection: sa.Connection, *, worker: str, lease_until_ms: int) -> None:
+def renew(connection: sa.Connection, *, worker: str, lease: Lease) -> None:
     """Prolongs the leases of everything that ``worker`` holds."""
     connection.execute(
         sa.update(inputs)
         .where(inputs.c.state == "claimed", inputs.c.worker == worker)
-        .values(lease_until_ms=lease_until_ms)
+        .values(boot=lease.boot, lease_until_ms=lease.until_ms)
     )
+
+
+def held_by(connection: sa.Connection, *, worker: str) -> set[tuple[str, str]]:
+    """The (device, id) of all that ``worker`` holds and has not answered."""
+    mine = sa.select(inputs.c.device, inputs.c.id).where(inputs.c.state == "claimed", inputs.c.worker == worker)
+    return {(row.device, row.id) for row in connection.execute(mine)}
 
 
 def give_up(connection: sa.Connection, *, worker: str) -> None:
@@ -202,7 +230,7 @@ def give_up(connection: sa.Connection, *, worker: str) -> None:
     connection.execute(
         sa.update(inputs)
         .where(inputs.c.state == "claimed", inputs.c.worker == worker)
-        .values(lease_until_ms=0, claims=sa.func.max(inputs.c.claims - 1, 0))
+        .values(boot="", lease_until_ms=0, claims=sa.func.max(inputs.c.claims - 1, 0))
     )
 
 

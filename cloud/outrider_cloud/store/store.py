@@ -9,6 +9,7 @@ import asyncio
 import fcntl
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -28,6 +29,9 @@ _Waiting = tuple[Change[Any], Future[Any]]
 
 _GROUP = 256
 _BUSY_MS = 10_000
+_CHECKPOINTS = 20
+_CHECKPOINT_PAUSE_S = 0.25
+_DAMAGE = ("malformed", "not a database", "corrupt")
 _PRAGMAS = (
     "PRAGMA journal_mode=WAL",
     "PRAGMA synchronous=FULL",
@@ -46,6 +50,19 @@ class Store:
         self._writer = threading.Thread(target=self._write_all, name="store-writer", daemon=True)
         self._readers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="store-reader")
         self._engine: sa.Engine | None = None
+        self.damage = ""
+        """What the file is found to be damaged by; '' while it is sound. For a person to mend."""
+        self.full = ""
+        """Why the last change could not be written; '' when it was."""
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing durable can be promised; '' while all is well."""
+        return self.damage or self.full
+
+    async def probe(self) -> None:
+        """Tries to write: after trouble, whether there is room again. Raises what `write` raises."""
+        await self.write(lambda connection: connection.exec_driver_sql("PRAGMA user_version = 0"))
 
     def open(self) -> None:
         """Makes the file and its folder when absent, brings the schema up to date, starts the writer.
@@ -93,8 +110,44 @@ class Store:
 
     def run(self, query: Change[T]) -> T:
         """Runs a query in the calling thread."""
-        with self._opened().connect() as connection:
-            return query(connection)
+        try:
+            with self._opened().connect() as connection:
+                return query(connection)
+        except sa.exc.DatabaseError as error:
+            self._note(error)
+            raise
+
+    def compact(self) -> bool:
+        """Writes the file anew and empties its log, so that nothing of what was deleted is left in their bytes.
+
+        ``secure_delete`` overwrites deleted rows, but not the copies that the moving of rows between pages left behind.
+        Nobody can write meanwhile: a store of gigabytes takes minutes. In the calling thread.
+
+        Returns:
+            Whether the log could be emptied: not while somebody reads.
+        """
+        connection = self._opened().raw_connection()
+        try:
+            cursor = connection.cursor()
+            cursor.execute("VACUUM")
+            for _ in range(_CHECKPOINTS):
+                if cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0:
+                    return True
+                time.sleep(_CHECKPOINT_PAUSE_S)
+            return False
+        finally:
+            connection.close()
+
+    def _note(self, error: BaseException | None) -> None:
+        """Remembers how the last change fared; what is no fault of the file's is the change's own affair."""
+        if error is None:
+            self.full = ""
+        elif isinstance(error, sa.exc.DatabaseError) and not isinstance(error, sa.exc.IntegrityError):
+            said = _first_line(error.orig or error)
+            if any(sign in said for sign in _DAMAGE):
+                self.damage = said
+            else:
+                self.full = said
 
     def _opened(self) -> sa.Engine:
         if self._engine is None:
@@ -117,12 +170,13 @@ class Store:
             while True:
                 group = self._next_group()
                 # from here on a change cannot be cancelled; one that was is not made
-                _commit(connection, [one for one in group if one and one[1].set_running_or_notify_cancel()])
+                todo = [one for one in group if one and one[1].set_running_or_notify_cancel()]
+                _commit(connection, todo, self._note)
                 if group[-1] is None:
                     return
 
 
-def _commit(connection: sa.Connection, group: Sequence[_Waiting]) -> None:
+def _commit(connection: sa.Connection, group: Sequence[_Waiting], note: Callable[[BaseException | None], None]) -> None:
     """One transaction for the group; when it fails, one for each, so that a bad change harms no other."""
     if not group:
         return
@@ -131,18 +185,23 @@ def _commit(connection: sa.Connection, group: Sequence[_Waiting]) -> None:
             results = [change(connection) for change, _ in group]
     except Exception as error:  # noqa: BLE001 (a change's own error belongs to whoever waits for it)
         if len(group) == 1:
+            note(error)
             group[0][1].set_exception(error)
         else:
             for one in group:
-                _commit(connection, [one])
+                _commit(connection, [one], note)
         return
+    note(None)
     for (_, future), result in zip(group, results, strict=True):
         future.set_result(result)
 
 
 def _engine(url: str) -> sa.Engine:
     engine = sa.create_engine(
-        url, json_serializer=lambda value: msgspec.json.encode(value).decode(), json_deserializer=msgspec.json.decode
+        url,
+        hide_parameters=True,  # what a device sent has no place in a log
+        json_serializer=lambda value: msgspec.json.encode(value).decode(),
+        json_deserializer=msgspec.json.decode,
     )
 
     def configure(connection: Any, _record: Any) -> None:

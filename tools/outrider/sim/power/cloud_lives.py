@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from outrider.sim.power.promises import Broken, Say, told
+from outrider_cloud.lease_clock import lease
 from outrider_cloud.store import inputs
 from outrider_cloud.store.blobstore import BlobStore
 from outrider_cloud.store.store import Store
@@ -81,7 +82,7 @@ def _claim(number: int) -> inputs.Claim:
         id=str(number),
         task=TASK,
         worker=WORKER,
-        lease_until_ms=_FAR_MS,
+        lease=lease(60.0),
         received_ms=1,
         answer_by_ms=_FAR_MS,
         keep_until_ms=_FAR_MS,
