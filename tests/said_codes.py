@@ -25,7 +25,7 @@ _MADE_BY = {
 """Functions that are given a code, and from which argument on."""
 _HELD_IN = frozenset({"reason", "failed", "code", "MEMORY", "_HTTP_REASON"})
 """Names and attributes that a code is assigned to."""
-_TOLD_BY = frozenset({"kept_back", "_reason_of"})
+_TOLD_BY = frozenset({"kept_back", "_reason_of", "_fate"})
 """Functions that return a code, or a pair that begins with one."""
 _LISTED_IN = frozenset({"ignored"})
 """Functions in which every string is a code."""
