@@ -15,6 +15,7 @@ from outrider_cloud.store.migrations import upgrade
 from outrider_cloud.store.schema import METADATA
 from outrider_cloud.store.store import Store
 from outrider_wire.codec import MSGPACK
+from outrider_wire.errors import OperatorSetupError
 
 FIRST = Path(__file__).parent.parent / "assets/stores/r0001.sql"
 
@@ -102,3 +103,16 @@ async def test_a_cloud_answers_what_was_waiting_in_it(tmp_path: Path) -> None:
         said = await account(service)
     assert (said["received"], said["cloud"], said["refused"]) == (3, 2, 1)
     assert model.questions == ["waiting"]
+
+
+def test_a_store_of_a_newer_version_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    restore(tmp_path / "cloud.db")
+    with sqlite3.connect(tmp_path / "cloud.db") as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.close()
+    with pytest.raises(OperatorSetupError, match="9999") as refused:
+        Store(url=f"sqlite:///{tmp_path / 'cloud.db'}").open()
+    assert refused.value.reason == "store_too_new"
+    connection = sqlite3.connect(tmp_path / "cloud.db")
+    assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("9999",)]
+    connection.close()

@@ -46,13 +46,15 @@ def show(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show one, with its bytes."""
+    """Show one, with its bytes and what to do about it."""
     from outrider.operating import OperatorApi, payload_text
+    from outrider_wire.reasons import what_to_do
 
     screen = Screen(json=json, quiet=quiet)
     found = OperatorApi(cloud, token_file=token_file).letter(letter)
     screen.result(found, payload_text(found))
     rows = [("topic", found.topic), ("input", found.input or "–"), ("reason", found.reason), ("what", found.detail)]
+    rows += [("what to do", todo)] if (todo := what_to_do(found.reason)) else []
     screen.table(("", ""), [*rows, ("bytes", f"{found.size}{'' if found.whole else ', not all of them kept'}")])
 
 
