@@ -66,8 +66,7 @@ def audit_key(config: EdgeConfig) -> str:
     """
     path = Path(config.audit_key_file) if config.audit_key_file else config.folder / AUDIT_KEY
     if not config.audit_key_file and not path.exists():
-        write_durably(path, secrets.token_hex(32).encode() + b"\n")
-        path.chmod(0o600)
+        write_durably(path, secrets.token_hex(32).encode() + b"\n", mode=0o600)
     return read_secret(path, "secret that chooses the audits")
 
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from cloud_device import make_escalation
 from cloud_service import HeldModel, eventually, make_service, the_task, write_config
 from secured import TOPICS, Peer, SecuredBroker, SecuredDevice, as_operator, over_tls
 
+from outrider_cloud.access import pki
 from outrider_cloud.service import CloudService
-from outrider_edge.joining import identity
+from outrider_edge.joining import https, identity
 from outrider_edge.joining.join import Joined, join, renew
 from outrider_link.envelope import Outgoing, Tls
 from outrider_wire.codec import JSON, encode
@@ -339,3 +341,23 @@ async def test_every_route_says_whom_it_serves_and_is_closed_to_everyone_else(
                 status, _ = await over_tls(cloud, method.upper(), url, cert_file=cert_file)
                 assert status == 401, (method, path, cert_file)
     assert open_to_all == {"/health/live", "/health/ready", "/v1/join", "/v1/join/authorities"}
+
+
+async def test_an_authority_slipped_in_under_another_label_is_not_trusted(
+    cloud: CloudService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenSSL reads more labels than are hashed: whoever stands between must not add his own authority so."""
+    line = await invited(cloud)
+    foreign = pki.new_authority("somebody between", now=datetime.now(UTC)).chain.replace(
+        "CERTIFICATE", "X509 CERTIFICATE"
+    )
+    real = https._request
+
+    def between(*arguments: object, **more: object) -> tuple[int, bytes]:
+        status, body = real(*arguments, **more)  # type: ignore[arg-type]  # handed on as they come
+        return status, body + foreign.encode()
+
+    monkeypatch.setattr(https, "_request", between)
+    text = await asyncio.to_thread(https.pinned, line.url, "/v1/join/authorities", line.fingerprint)
+    names = [dict(pair for part in one["subject"] for pair in part) for one in https.trusting(text).get_ca_certs()]
+    assert names and all(name["commonName"] != "somebody between" for name in names)

@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from edge_agents import QUIET, Bench, running_agent
@@ -9,6 +10,7 @@ from msgspec.structs import asdict, replace
 
 from factory import make_task, parts_of, sure, unsure
 from outrider_edge.journey.agent import NO_TASK
+from outrider_edge.journey.way_out import WayOut
 from outrider_wire.errors import CallerInputError, CallerUnknownError
 from outrider_wire.report import AnswerReport
 from outrider_wire.task import Policy, Privacy
@@ -285,3 +287,18 @@ async def test_many_inputs_at_once_each_end_in_one_state(tmp_path: Path) -> None
         assert (account.edge, account.cloud, account.pending) == (40, 40, 0)
         assert sum(report.audited for report in reports) == account.audited
         assert all(report.final for report in reports)
+
+
+async def test_an_input_that_this_device_fails_on_while_it_is_made_fit_to_leave_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def out_of_memory(*_: object, **__: object) -> NoReturn:
+        raise MemoryError
+
+    async with running_agent(tmp_path) as bench:
+        monkeypatch.setattr(WayOut, "leave", out_of_memory)
+        report = await bench.agent.submit("colours", parts_of(unsure()))
+        assert (report.final, report.answered_by, report.certified) == (True, "edge", False)
+        account = bench.agent.account()
+        assert (account.received, account.edge, account.pending) == (1, 1, 0)
+        assert account.adds_up

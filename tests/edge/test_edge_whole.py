@@ -24,6 +24,7 @@ from factory import file_entry, make_bundle, make_task, parts_of, sure, unsure, 
 from outrider.bench.inputs import noise_picture
 from outrider_edge.app import serving
 from outrider_edge.config import load_edge_config
+from outrider_edge.uplink import uplink as uplink_module
 from outrider_wire.manifest import MANIFEST_FILE, decode_manifest
 
 pytestmark = pytest.mark.broker
@@ -197,3 +198,30 @@ async def test_audits_that_differ_end_the_promise_and_the_cloud_hears_of_it(conf
         await until(lambda: cloud.telemetry and getattr(cloud.telemetry[-1].monitor, "alarm", False))
     async with serving(load_edge_config(config)) as served:
         assert (await served.agent.submit("colours", parts_of(sure(0)))).answered_by == "cloud"
+
+
+async def test_what_http_does_not_take_in_time_is_pulled_and_holds_nothing_else_up(
+    config: Path, cloud: FakeCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that accepts and never reads: the large input comes over the broker, and small ones do not wait for it."""
+    monkeypatch.setattr(uplink_module, "PUT_S", 1.0)
+    monkeypatch.setattr(uplink_module, "PUT_BYTES_PER_S", 10_000_000)
+    held: list[asyncio.StreamWriter] = []
+
+    async def swallow(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        held.append(writer)
+
+    server = await asyncio.start_server(swallow, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    images = [noise_picture(np.random.default_rng(seed), 100_000) for seed in range(uplink_module.PUTS_AT_ONCE + 2)]
+    async with serving(load_edge_config(config, {"cloud": {"url": url}})) as served:
+        large = [asyncio.create_task(served.agent.submit("colours", parts_of(one), insist=True)) for one in images]
+        await until(lambda: len(held) >= uplink_module.PUTS_AT_ONCE)
+        small = await served.agent.submit("colours", parts_of(unsure(), "is it blue?"))
+        assert small.answered_by == "cloud" and not any(writer.is_closing() for writer in held)
+        reports = await asyncio.gather(*large)
+        assert {report.answered_by for report in reports} == {"cloud"}
+        assert served.agent.account().cloud == len(images) + 1
+    server.close()
+    for writer in held:
+        writer.close()

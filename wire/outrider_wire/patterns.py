@@ -7,11 +7,11 @@ along the text (Thompson 1968), and no text makes it go back.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-LONGEST = 256
-"""Characters of one match, at most; what is longer is matched piece by piece."""
+AHEAD = 256
+"""Characters that are looked at beyond what is matched so far, for more of the same match. A match may be of any length."""
 MOST_CHARACTERS = 256
 """Of an expression."""
 MOST_STATES = 512
@@ -42,61 +42,88 @@ class Expression:
     def __init__(self, source: str) -> None:
         if len(source) > MOST_CHARACTERS:
             raise ValueError(f"it has {len(source)} characters, more than {MOST_CHARACTERS}")
-        self._graph = _Parser(source).graph()
-        self._known: dict[frozenset[int], _State] = {}
-        self._steps = 0
-        self._anchored = self._state(frozenset([0]))
-        if self._anchored.accepts:
+        graph = _Parser(source).graph()
+        self._ahead = _Walk(graph, begin=_Graph.BEGIN, end=_Graph.END)
+        self._back = _Walk(graph.reversed(), begin=_Graph.END, end=_Graph.BEGIN)
+        if self._ahead.first.accepts:
             raise ValueError("it matches the empty text")
+
+    @property
+    def steps(self) -> int:
+        """Steps that are remembered, in both directions."""
+        return self._ahead.steps + self._back.steps
 
     def spans(self, text: str) -> Iterator[tuple[int, int]]:
         """As `Pattern.spans`."""
         at = 0
-        while (ends := self._first_end(text, at)) >= 0:
-            for start in range(max(at, ends - LONGEST), ends):
-                if (end := self._end(text, start)) > start:
-                    yield start, end
-                    ends = end
-                    break
-            at = ends
+        while (found := self._first_end(text, at)) > at:
+            start = self._start(text, at, found)
+            end = self._end(text, start, found)
+            yield start, end
+            at = end
 
     def _first_end(self, text: str, start: int) -> int:
         """Where a match ends that began at ``start`` or later, the first that does; −1: none does."""
-        state = self._anchored
+        state = self._ahead.first
         for at in range(start, len(text)):
-            state = state.afloat.get(text[at]) or self._step(state, text[at], afloat=True)
+            state = state.afloat.get(text[at]) or self._ahead.step(state, text[at], afloat=True)
             if state.accepts:
                 return at + 1
         return -1
 
-    def _end(self, text: str, start: int) -> int:
-        """Where the longest match from ``start`` ends; ``start`` itself: there is none."""
-        state, end = self._anchored, start
-        for at in range(start, min(len(text), start + LONGEST)):
-            state = state.next.get(text[at]) or self._step(state, text[at], afloat=False)
+    def _start(self, text: str, least: int, end: int) -> int:
+        """The earliest place, from ``least`` on, where a match begins that ends at ``end``. What is walked back over is walked once."""
+        state, start = self._back.first, end
+        for at in range(end - 1, least - 1, -1):
+            state = state.next.get(text[at]) or self._back.step(state, text[at])
             if state.accepts:
-                end = at + 1
+                start = at
             if not state.members:
+                break
+        return start
+
+    def _end(self, text: str, start: int, found: int) -> int:
+        """Where the longest match from ``start`` ends, ``found`` or later, as far as `AHEAD` lets it see."""
+        state, end = self._ahead.first, found
+        for at in range(start, len(text)):
+            state = state.next.get(text[at]) or self._ahead.step(state, text[at])
+            if state.accepts:
+                end = max(end, at + 1)
+            if not state.members or at - end >= AHEAD:
                 break
         return end
 
-    def _step(self, state: "_State", character: str, *, afloat: bool) -> "_State":
-        if self._steps >= MOST_KNOWN:
+
+class _Walk:
+    """A graph on which all ways are gone at once: sets of places are its states, and are remembered."""
+
+    def __init__(self, graph: "_Graph", *, begin: int, end: int) -> None:
+        self._graph = graph
+        self._begin = begin
+        self._end = end
+        self._known: dict[frozenset[int], _State] = {}
+        self.steps = 0
+        """Of those that are remembered."""
+        self.first = self._state(frozenset([begin]))
+
+    def step(self, state: "_State", character: str, *, afloat: bool = False) -> "_State":
+        """Where a character leads; ``afloat``: where another match may begin at it."""
+        if self.steps >= MOST_KNOWN:
             self._known.clear()
-            self._steps = 0
-            self._anchored = self._state(frozenset([0]))
+            self.steps = 0
+            self.first = self._state(frozenset([self._begin]))
         members = frozenset(
             edge.target for member in state.members for edge in self._graph.edges[member] if edge.takes(character)
         )
-        following = self._state(members | {0} if afloat else members)
+        following = self._state(members | {self._begin} if afloat else members)
         (state.afloat if afloat else state.next)[character] = following
-        self._steps += 1
+        self.steps += 1
         return following
 
     def _state(self, members: frozenset[int]) -> "_State":
         closed = self._graph.closed(members)
         if (known := self._known.get(closed)) is None:
-            known = self._known[closed] = _State(members=closed, accepts=_Graph.END in closed)
+            known = self._known[closed] = _State(members=closed, accepts=self._end in closed)
         return known
 
 
@@ -128,9 +155,9 @@ class _Edge:
 
 
 class _Graph:
-    """Places, what a character leads to from each, and what is reached for nothing. Place 0 is the beginning."""
+    """Places, what a character leads to from each, and what is reached for nothing."""
 
-    END = 1
+    BEGIN, END = 0, 1
 
     def __init__(self) -> None:
         self.edges: list[list[_Edge]] = [[], []]
@@ -142,6 +169,17 @@ class _Graph:
         self.edges.append([])
         self.free.append([])
         return len(self.edges) - 1
+
+    def reversed(self) -> "_Graph":
+        """The same with every way turned round."""
+        turned = _Graph()
+        turned.edges, turned.free = [[] for _ in self.edges], [[] for _ in self.free]
+        for place, (edges, free) in enumerate(zip(self.edges, self.free, strict=True)):
+            for edge in edges:
+                turned.edges[edge.target].append(replace(edge, target=place))
+            for target in free:
+                turned.free[target].append(place)
+        return turned
 
     def closed(self, members: frozenset[int]) -> frozenset[int]:
         """These places and all that are reached from them for nothing."""
@@ -203,7 +241,7 @@ class _Parser:
         if self._at < len(self._text):
             raise ValueError("a ) closes nothing")
         graph = _Graph()
-        self._join(graph, tree, 0, _Graph.END)
+        self._join(graph, tree, _Graph.BEGIN, _Graph.END)
         return graph
 
     def _join(self, graph: _Graph, node: _Node, start: int, end: int) -> None:

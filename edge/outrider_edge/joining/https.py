@@ -43,14 +43,14 @@ def pinned(url: str, path: str, fingerprint: str) -> str:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     status, body = _request(url, "GET", path, context=context)
-    text = body.decode("ascii", "replace")
-    if status != 200 or len(body) > PEM_BYTES or not hmac.compare_digest(_fingerprint(text), fingerprint):
+    found = _authorities(body.decode("ascii", "replace")) if status == 200 and len(body) <= PEM_BYTES else []
+    if not hmac.compare_digest(_fingerprint(found), fingerprint):
         raise RuleRefusalError(
             f"the cloud at {url} is not the one that the join line is of",
             reason="wrong_authority",
             fix="make sure that nobody stands between, and ask for a new join line",
         )
-    return text
+    return "".join(map(ssl.DER_cert_to_PEM_cert, found))  # nothing that was not hashed: OpenSSL reads other labels too
 
 
 def trusting(authorities: str) -> ssl.SSLContext:
@@ -156,10 +156,14 @@ def _error_of(status: int, body: bytes) -> OutriderError:
     return (CallerInputError if status in (400, 413) else PeerError)(what, reason=reason, fix=told.fix)
 
 
-def _fingerprint(pem: str) -> str:
-    """As `outrider_cloud.access.pki.fingerprint`, without reading what has not been judged yet as certificates."""
+def _authorities(pem: str) -> list[bytes]:
+    """The certificates (DER) in a text; none where one of them is none. What has not been judged yet is not read any further."""
     try:
-        found = [b64decode("".join(block.split()), validate=True) for block in _CERTIFICATE.findall(pem)]
+        return [b64decode("".join(block.split()), validate=True) for block in _CERTIFICATE.findall(pem)]
     except (Base64Error, ValueError):
-        found = []
-    return hashlib.sha256(b"".join(found)).hexdigest()
+        return []
+
+
+def _fingerprint(certificates: list[bytes]) -> str:
+    """As `outrider_cloud.access.pki.fingerprint`."""
+    return hashlib.sha256(b"".join(certificates)).hexdigest()

@@ -150,7 +150,7 @@ class Agent:
         self._in_flight += 1
         self._idle.clear()
         try:
-            return await self._decided(asked, await self._answered(asked, runtime))
+            return await self._decided(*await self._answered(asked, runtime))
         finally:
             self._in_flight -= 1
             if not self._in_flight:
@@ -252,18 +252,18 @@ class Agent:
         for way_out in self._ways_out.values():
             way_out.close()
 
-    async def _answered(self, asked: Asked, runtime: TaskRuntime) -> LocalAnswer:
-        """The device's own answer; whatever prevents it is counted, so that the account adds up."""
+    async def _answered(self, asked: Asked, runtime: TaskRuntime) -> tuple[Asked, LocalAnswer]:
+        """The device's own answer, and how much would leave; whatever prevents it is counted, so that the account adds up."""
         try:
             asked.check()
-            return await runtime.ask(asked.parts)
+            local = await runtime.ask(asked.parts)
+            return await self._sized(asked, local), local
         except BaseException as error:  # cancelled too: every input is counted once
             self._count_refused(asked.task.name, _reason_of(error))
             raise
 
     async def _decided(self, asked: Asked, local: LocalAnswer) -> AnswerReport:
-        asked, alone = await self._sized(asked, local), not self._uplink.enabled
-        judged, metrics = self._decider.judge(asked, local, alone=alone), self._metrics
+        judged, metrics = self._decider.judge(asked, local, alone=not self._uplink.enabled), self._metrics
         if judged.held_back:
             metrics.tasks[asked.task.name].not_sent[judged.held_back] += 1
         report = local_report(
@@ -354,16 +354,20 @@ class Agent:
                 self._spending.count_audit(entry.task, size=dataclasses.replace(asked, left=left).wire_size())
             entry = replace(entry, parts=left.parts, group=left.group, facts=await self._facts(entry, left))
             await self._uplink.escalate(entry)
-        except OutriderError as error:
-            self._metrics.tasks[entry.task].not_sent[error.reason] += 1
+        except Exception as error:  # of any kind: an input that is neither kept nor counted would be pending for ever
+            reason = _reason_of(error)
+            self._metrics.tasks[entry.task].not_sent[reason] += 1
             ended: Literal["edge", "memory"] = "memory" if entry.state == "memory" else "edge"
             self._ledger.count_local(entry.task, ended, uncertified=not entry.report.certified)
-            log.warning("escalation.not_kept", extra={"id": entry.id, "task": entry.task, "reason": error.reason})
+            known = isinstance(error, OutriderError)
+            what = error.what if isinstance(error, OutriderError) else "this device failed on it"
+            facts = {"id": entry.id, "task": entry.task, "reason": reason}
+            log.log(logging.WARNING if known else logging.ERROR, "escalation.not_kept", extra=facts, exc_info=not known)
             if entry.state == "pending":
-                self._recent.add(stands(entry.report, error.what))
+                self._recent.add(stands(entry.report, what))
             elif entry.report.audited:
                 self._ledger.watches.audit_missed(entry.report)
-            return error.what
+            return what
         return ""
 
     async def _facts(self, entry: OutboxEntry, left: Left) -> list[Fact]:

@@ -42,6 +42,10 @@ from outrider_wire.topics import DEFAULT_ROOT, RELEASES, Address, Topics, row
 log = logging.getLogger(__name__)
 
 GOODBYE_S = 2.0
+PUTS_AT_ONCE = 4
+"""Offers that wait for their parts to be put over HTTP. Any further one leaves at once, and its parts are pulled."""
+PUT_S, PUT_BYTES_PER_S = 2.0, 250_000
+"""How long a put may take, and that much longer for its size: HTTP that is slower than this is no faster way."""
 
 
 class UpdatesPort(Protocol):
@@ -115,6 +119,7 @@ class Uplink:
             publish=self._session.publish, open_blob=self.offering.open_blob, bytes_per_s=access.blob_cap
         )
         self._http = http
+        self._putting: set[str] = set()
         self._puller = BlobPuller(
             publish=self._session.publish, bytes_per_s=access.blob_cap, beside=http.fetch if http else None
         )
@@ -212,7 +217,7 @@ class Uplink:
 
     async def offer(self, escalation: Escalation) -> bool:
         """As `outrider_edge.uplink.offering.Line.offer`. What it only refers to is put where the worker finds it, if that can be."""
-        if self._http is not None:
+        if self._http is not None and escalation.offer == 1 and len(self._putting) < PUTS_AT_ONCE:
             await self._put_parts(self._http, escalation)
         return await self._session.publish(
             Outgoing(
@@ -225,13 +230,20 @@ class Uplink:
         )
 
     async def _put_parts(self, http: CloudHttp, escalation: Escalation) -> None:
-        for part in escalation.parts:
-            blob = self.offering.open_blob(part.sha256) if part.inline is None else None
-            try:
-                if blob is not None:
-                    await http.put(part.sha256, blob)
-            except (OutriderError, OSError) as error:  # then the worker pulls it over the broker
-                log.info("uplink.not_put", extra={"id": escalation.id, "part": part.name, "what": str(error)})
+        """For a moment only, and once an input: other offers wait behind, and what does not come so is pulled over the broker."""
+        offered = [part for part in escalation.parts if part.inline is None]
+        if not offered or escalation.id in self._putting:
+            return
+        self._putting.add(escalation.id)
+        try:
+            async with asyncio.timeout(PUT_S + sum(part.size for part in offered) / PUT_BYTES_PER_S):
+                for part in offered:
+                    if (blob := self.offering.open_blob(part.sha256)) is not None:
+                        await http.put(part.sha256, blob)
+        except (OutriderError, OSError, TimeoutError) as error:
+            log.info("uplink.not_put", extra={"id": escalation.id, "what": str(error) or "not in time"})
+        finally:
+            self._putting.discard(escalation.id)
 
     async def pull_manifest(self, *, sha256: str, size: int) -> bytes:
         """As `outrider_edge.updates.fetching.ReleaseSource`."""
