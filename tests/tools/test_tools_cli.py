@@ -162,7 +162,7 @@ def test_a_library_that_is_not_installed_names_the_extra_that_brings_it(capsys):
 def test_the_extras_are_those_of_the_package():
     from importlib.metadata import metadata
 
-    assert set(EXTRAS) == set(metadata("outrider").get_all("Provides-Extra") or []) - {"dev", "all"}
+    assert set(EXTRAS) == set(metadata("outrider").get_all("Provides-Extra") or []) - {"dev", "fuzz", "all"}
     assert extra_of("json") == ""
 
 

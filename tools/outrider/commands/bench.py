@@ -74,7 +74,7 @@ def escalate(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Time escalations against an MQTT echo, bare and with commits; then their delivery."""
+    """Time escalations against an MQTT echo, and their delivery."""
     import msgspec
 
     from outrider.bench.delivery import DeliveryPlan, measure_delivery
