@@ -169,6 +169,7 @@ def _configuration(
     from outrider import start
     from outrider.settings_files import FileKind
     from outrider_edge.config import load_edge_config
+    from outrider_wire.settings import merged
 
     if demo:
         task, bundle = _demo()
@@ -176,7 +177,7 @@ def _configuration(
     flags |= start.one_task(task, bundle=str(bundle.absolute()) if bundle else "")
     file = start.file_of(FileKind.EDGE, config, flags)
     below = {"data_dir": "outrider-edge-demo"} if demo and file is None else {}
-    return load_edge_config(file, start.merged(below, start.overrides(FileKind.EDGE, flags)))
+    return load_edge_config(file, merged(below, start.overrides(FileKind.EDGE, flags)))
 
 
 def _demo() -> tuple[Path, Path]:
