@@ -1,4 +1,4 @@
-"""The kinds of file that a person writes: edge.toml, cloud.toml, a task, a device profile. Knows which is which, and whence a value came."""
+"""The kinds of file that a person writes: edge.toml, cloud.toml, tasks, device profiles. Knows which is which, and a value's origin."""
 
 import os
 import tomllib

@@ -6,12 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
-from outrider.commands import joining, outbox
+from outrider.commands import edge_installing, joining, outbox
 from outrider.commands.options import AgentAddress, Json, LogForm, LogFrom, Quiet, group
 from outrider.logs import LogFormat, LogLevel
 
 app = group("Run the agent on a device, or ask a model once.")
 app.command(name="join")(joining.join)
+app.command(name="install")(edge_installing.install)
 app.add_typer(outbox.app, name="outbox")
 
 Config = Annotated[
