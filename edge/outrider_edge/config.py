@@ -14,7 +14,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from outrider_edge.outbox.policy import Bounds
-from outrider_edge.profile import settings_below
+from outrider_edge.profile import anchored_name, settings_below
 from outrider_link.envelope import Tls
 from outrider_link.settings import BrokerSettings, is_loopback, read_text
 from outrider_wire.errors import OperatorConfigError
@@ -267,6 +267,7 @@ def _anchored(config: EdgeConfig, folder: Path) -> EdgeConfig:
             for entry in config.tasks
         ],
         api=replace(config.api, socket=anchor(config.api.socket)),
+        runtime=replace(config.runtime, profile=anchored_name(config.runtime.profile, folder)),
         broker=config.broker.anchored(anchor),
         cloud=replace(
             config.cloud,

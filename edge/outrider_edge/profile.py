@@ -22,6 +22,11 @@ def known() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
+def anchored_name(named: str, folder: Path) -> str:
+    """The same name, or the absolute path of what is none."""
+    return named if not named or re.fullmatch(NAME_PATTERN, named) else str(folder / named)
+
+
 def load_profile(named: str, folder: Path) -> Profile:
     """The profile of that name; anything that is no name is the path of a file, relative to ``folder``.
 

@@ -251,7 +251,7 @@ async def test_the_agent_tells_its_temperature_in_status_and_metrics(tmp_path: P
             return body
 
         async with asyncio.timeout(10):  # the keeper looks on its own time
-            while (status := json.loads(await asyncio.to_thread(get, "/v1/status")))["thermal"]["duty"] != 0.5:
-                await asyncio.sleep(0.02)  # noqa: ASYNC110 - it is another part's state, seen over HTTP
+            while (status := json.loads(await asyncio.to_thread(get, "/v1/status")))["thermal"]["duty"] != 0.5:  # noqa: ASYNC110 - read over HTTP
+                await asyncio.sleep(0.02)
         assert status["thermal"]["headroom_c"] == 2.0
         assert b'outrider_temperature_celsius{zone="cpu-thermal"} 88.0' in await asyncio.to_thread(get, "/metrics")
