@@ -2,11 +2,13 @@
 
 import asyncio
 import logging
+import os
 import signal
 
 from outrider_cloud.config import CloudConfig
 from outrider_cloud.large.table import load_large
 from outrider_cloud.service import CloudService, LoadLarge
+from outrider_link.service_notice import ServiceNotice
 
 log = logging.getLogger(__name__)
 
@@ -22,10 +24,13 @@ async def serve(config: CloudConfig, *, load: LoadLarge = load_large) -> None:
     signals = (signal.SIGTERM, signal.SIGINT)
     for number in signals:
         loop.add_signal_handler(number, stop.set)
+    notice = ServiceNotice.of_environment(os.environ)
     try:
-        async with CloudService(config, load=load) as service:
+        async with notice.alive(), CloudService(config, load=load) as service:
             log.info("cloud.serving", extra={"api": service.url, "broker": config.broker.url, "worker": service.name})
+            notice.say("READY=1", f"STATUS=serves at {service.url}")
             await stop.wait()
+            notice.say("STOPPING=1")
             log.info("cloud.stopping")
     finally:
         for number in signals:

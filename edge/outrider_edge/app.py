@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,9 @@ from outrider_edge.memory.memory import TaskMemory, check_embedding
 from outrider_edge.metrics import Metrics
 from outrider_edge.outbox.clock import run_clock
 from outrider_edge.outbox.outbox import Outbox
+from outrider_edge.running import providers_of, say_provider
+from outrider_edge.thermal.keeper import ThermalKeeper, families
+from outrider_edge.thermal.pacer import Pacer
 from outrider_edge.updates.slots import SlotFolder
 from outrider_edge.updates.starting import Load, SlotStart, start_slots
 from outrider_edge.updates.updater import TaskUpdater, Updater, UpdateTerms
@@ -43,6 +46,7 @@ from outrider_engine.bundle import Bundle
 from outrider_engine.decoder import PictureDecoder, decoder_of
 from outrider_engine.model import Model, load_model
 from outrider_link.http import CloudHttp
+from outrider_link.service_notice import ServiceNotice
 from outrider_wire.errors import OperatorConfigError
 from outrider_wire.images import Decode, decode_picture
 from outrider_wire.report import Account
@@ -85,7 +89,8 @@ async def serve(config: EdgeConfig) -> None:
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with serving(config) as served:
+    notice = ServiceNotice.of_environment(os.environ)
+    async with notice.alive(), serving(config) as served:
         tasks = ", ".join(served.agent.runtimes)
         log.info(
             "agent.ready", extra={"device": config.device, "addresses": ", ".join(served.addresses), "tasks": tasks}
@@ -95,7 +100,9 @@ async def serve(config: EdgeConfig) -> None:
                 "agent.alone",
                 extra={"what": "no broker is configured: what the model is unsure of is answered here, uncertified"},
             )
+        notice.say("READY=1", f"STATUS=answers {tasks} at {', '.join(served.addresses)}")
         await stop.wait()
+        notice.say("STOPPING=1")
         log.info("agent.stopping", extra={"device": config.device})
     log.info("agent.stopped", extra={"device": config.device})
 
@@ -110,6 +117,7 @@ async def serving(config: EdgeConfig) -> AsyncIterator[Serving]:
             stack.callback(bound.close)
         key = audit_key(config)
         decoder = _decoder(config, stack)
+        pacer, heat = Pacer(), None
         loaded = await asyncio.to_thread(_load_tasks, config, decoder or decode_picture)
         for ready in loaded.values():
             stack.callback(ready.runtime.close)
@@ -135,7 +143,11 @@ async def serving(config: EdgeConfig) -> AsyncIterator[Serving]:
             memories=memories,
             subtasks={name: ready.subtasks for name, ready in loaded.items()},
             decode=decoder or decode_picture,
+            pacer=pacer,
         )
+        if config.thermal.enabled:
+            heat = ThermalKeeper(terms=config.thermal, pacer=pacer)
+            stack.callback(asyncio.create_task(heat.run()).cancel)
         uplink.listen(agent.on_final)
         uplink.listen_aside(agent.on_aside)
         uplink.spare_when(agent.may_spare)
@@ -148,8 +160,8 @@ async def serving(config: EdgeConfig) -> AsyncIterator[Serving]:
             _renew(config, stack)
         api = Api(
             agent=agent,
-            status=_status(config, agent, uplink, updater, outbox),
-            metrics=_metrics_page(agent, metrics, uplink, decoder, outbox),
+            status=_status(config, agent, uplink, updater, outbox, heat=heat),
+            metrics=_metrics_page(agent, metrics, uplink, decoder, outbox, heat=heat),
             groups=[
                 OutboxRoutes(outbox=outbox, uplink=uplink),
                 EndedRoute(feed=outbox.feed, stopping=lambda: agent.stopping),
@@ -172,13 +184,14 @@ def _decoder(config: EdgeConfig, stack: AsyncExitStack) -> PictureDecoder | None
 def _load_tasks(config: EdgeConfig, decode: Decode) -> dict[str, _Loaded]:
     """Every task with its model, loaded and timed. Blocks."""
     loaded: dict[str, _Loaded] = {}
+    providers = providers_of(config.runtime)
     for settings in config.tasks:
         task = read_task(settings)
         if task.name in loaded:
             raise OperatorConfigError(
                 f"task {task.name!r} is configured twice", reason="duplicate_task", fix="name each task file once"
             )
-        load = _loader(config, task, decode)
+        load = _loader(config, task, decode, providers)
         folder = SlotFolder(folder=config.folder / "slots" / task.name, task=task)
         start = start_slots(folder=folder, factory=Path(settings.bundle), load=load)
         check_embedding(task, start.model.manifest)
@@ -193,15 +206,17 @@ def _load_tasks(config: EdgeConfig, decode: Decode) -> dict[str, _Loaded]:
     return loaded
 
 
-def _loader(config: EdgeConfig, task: Task, decode: Decode) -> Load:
+def _loader(config: EdgeConfig, task: Task, decode: Decode, providers: Sequence[str]) -> Load:
     def load(bundle: Bundle) -> Model:
-        return load_model(
+        model = load_model(
             bundle,
             threads=config.runtime.threads,
-            providers=config.runtime.providers or None,
+            providers=providers or None,
             bounds=task.inputs,
             decode=decode,
         )
+        say_provider(task.name, model, providers)
+        return model
 
     return load
 
@@ -318,7 +333,13 @@ def _address(bound: socket.socket) -> str:
 
 
 def _status(
-    config: EdgeConfig, agent: Agent, uplink: Uplink | AloneUplink, updater: Updater, outbox: Outbox
+    config: EdgeConfig,
+    agent: Agent,
+    uplink: Uplink | AloneUplink,
+    updater: Updater,
+    outbox: Outbox,
+    *,
+    heat: ThermalKeeper | None,
 ) -> Callable[[], StatusView]:
     began = time.monotonic()
 
@@ -336,13 +357,21 @@ def _status(
             budgets=agent.budgets(),
             memories=agent.memories(),
             outbox=outbox.view(),
+            profile=config.runtime.profile,
+            thermal=heat.view() if heat is not None else None,
         )
 
     return status
 
 
 def _metrics_page(
-    agent: Agent, metrics: Metrics, uplink: Uplink | AloneUplink, decoder: PictureDecoder | None, outbox: Outbox
+    agent: Agent,
+    metrics: Metrics,
+    uplink: Uplink | AloneUplink,
+    decoder: PictureDecoder | None,
+    outbox: Outbox,
+    *,
+    heat: ThermalKeeper | None,
 ) -> Callable[[], bytes]:
     def accounts() -> dict[str, Account]:
         return {name: agent.account(name) for name in (*agent.runtimes, NO_TASK)}
@@ -356,5 +385,6 @@ def _metrics_page(
         outbox=outbox.view,
         ignored=uplink.ignored,
         decoder_restarts=lambda: decoder.counts["restarts"] if decoder is not None else 0,
+        others=lambda: families(heat.view()) if heat is not None else (),
     )
     return lambda: page(collector)

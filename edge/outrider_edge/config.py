@@ -14,11 +14,13 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from outrider_edge.outbox.policy import Bounds
+from outrider_edge.profile import anchored_name, settings_below
 from outrider_link.envelope import Tls
 from outrider_link.settings import BrokerSettings, is_loopback, read_text
 from outrider_wire.errors import OperatorConfigError
 from outrider_wire.joining import is_https
 from outrider_wire.names import NAME_PATTERN, Name
+from outrider_wire.profile import Providers, ThermalTerms
 from outrider_wire.settings import parse_toml
 from outrider_wire.task import Task, parse_task
 
@@ -51,8 +53,13 @@ class RuntimeSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=T
 
     threads: Annotated[int, Meta(ge=1, le=256)] = 1
     """Threads within one operator."""
-    providers: list[str] = []
-    """ONNX Runtime's execution providers in order of preference; empty: the one that the bundle names."""
+    profile: str = ""
+    """Name of a device profile that comes with Outrider, or the path of one; every setting here wins over it."""
+    providers: Providers = []
+    """ONNX Runtime's execution providers in order of preference; one that is not there is left out, and said. Empty: the one
+    that the bundle names."""
+    required: Providers = []
+    """Those of them without which the agent does not start."""
     decode: Literal["worker", "inline"] = "worker"
     """Where pictures become pixels: in a limited process, so that a hostile file costs no more than itself, for 0.1 to 0.2 ms a picture; or
     in the agent itself, for a device whose pictures are all its own camera's."""
@@ -170,6 +177,8 @@ class EdgeConfig(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     outbox: OutboxSettings = OutboxSettings()
     updates: UpdateSettings = UpdateSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+    thermal: ThermalTerms = ThermalTerms()
+    """When the rate is lowered so that the chip need not throttle; off without a profile."""
 
     @property
     def folder(self) -> Path:
@@ -184,8 +193,9 @@ def load_edge_config(path: Path | None, overrides: Mapping[str, Any] | None = No
         OperatorConfigError: the file is missing or does not hold what it must; the sentence says where and what instead.
     """
     source, text = (str(path), read_text(path)) if path else ("command line", "")
-    config = parse_toml(text, EdgeConfig, source, overrides)
-    config = _anchored(config, path.resolve().parent if path else Path.cwd())
+    folder = path.resolve().parent if path else Path.cwd()
+    config = parse_toml(text, EdgeConfig, source, overrides, lambda data: settings_below(data, folder))
+    config = _anchored(config, folder)
     if not config.device:
         config = replace(config, device=host_name())
     check(config, source)
@@ -196,7 +206,8 @@ def check(config: EdgeConfig, source: str = "edge.toml") -> None:
     """What the types cannot say.
 
     Raises:
-        OperatorConfigError: a device name that fits no topic, an API open to other machines, an unknown broker address.
+        OperatorConfigError: a device name that fits no topic, an API open to other machines, an unknown broker address, a
+            provider that is required and not wanted.
     """
     if not re.fullmatch(NAME_PATTERN, config.device):
         raise OperatorConfigError(
@@ -209,6 +220,12 @@ def check(config: EdgeConfig, source: str = "edge.toml") -> None:
             f"{source}: api.host {config.api.host!r} can be reached from other machines, and no token guards it",
             reason="open_api",
             fix="set api.host to 127.0.0.1, or serve api.socket",
+        )
+    if extra := [name for name in config.runtime.required if name not in config.runtime.providers]:
+        raise OperatorConfigError(
+            f"{source}: runtime.required names {extra[0]}, which runtime.providers does not",
+            reason="invalid_value",
+            fix="add it there",
         )
     config.broker.check(source)
     config.cloud.check(source, config.broker)
@@ -250,6 +267,7 @@ def _anchored(config: EdgeConfig, folder: Path) -> EdgeConfig:
             for entry in config.tasks
         ],
         api=replace(config.api, socket=anchor(config.api.socket)),
+        runtime=replace(config.runtime, profile=anchored_name(config.runtime.profile, folder)),
         broker=config.broker.anchored(anchor),
         cloud=replace(
             config.cloud,

@@ -34,6 +34,7 @@ class AgentCollector(Collector):
         outbox: how the outbox fares.
         ignored: what came from the cloud and changed nothing, by reason.
         decoder_restarts: how many pictures have cost the process that decodes them.
+        others: families of parts that not every agent has.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class AgentCollector(Collector):
         outbox: Callable[[], OutboxView | None] = lambda: None,
         ignored: Callable[[], Mapping[str, int]] = dict,
         decoder_restarts: Callable[[], int] = int,
+        others: Callable[[], Iterable[Metric]] = tuple,
     ) -> None:
         self._metrics = metrics
         self._accounts = accounts
@@ -56,6 +58,7 @@ class AgentCollector(Collector):
         self._outbox = outbox
         self._ignored = ignored
         self._decoder_restarts = decoder_restarts
+        self._others = others
 
     def collect(self) -> Iterable[Metric]:
         """Every family, in a fixed order."""
@@ -93,6 +96,7 @@ class AgentCollector(Collector):
             "Pictures that crashed, overran or exhausted the process that decodes them",
             value=self._decoder_restarts(),
         )
+        yield from self._others()
         yield GaugeMetricFamily(
             "outrider_broker_connected", "Whether the broker can be reached", value=self._connected()
         )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from outrider.doctor_access import certificates, handshake, production
+from outrider.doctor_device import profile, provider, queues, slots
 from outrider.doctor_findings import Finding, Level, Subject
 from outrider.extras import EXTRAS, how_to_install, installed
 from outrider.transport import Transport
@@ -252,7 +253,10 @@ CHECKS: tuple[Check, ...] = (
     extras,
     clock,
     configuration,
+    profile,
     tasks,
+    provider,
+    slots,
     leaving,
     disk,
     outbox,
@@ -260,5 +264,6 @@ CHECKS: tuple[Check, ...] = (
     broker,
     certificates,
     production,
+    queues,
 )
 """What is looked at, in the order in which it is said."""

@@ -1,4 +1,4 @@
-"""The three kinds of file that a person writes: edge.toml, cloud.toml and a task. Knows which is which, and where a value came from."""
+"""The kinds of file that a person writes: edge.toml, cloud.toml, tasks, device profiles. Knows which is which, and a value's origin."""
 
 import os
 import tomllib
@@ -12,6 +12,8 @@ import msgspec
 from outrider.environment import overrides_from, settings_of
 from outrider_link.settings import read_text
 from outrider_wire.errors import OperatorConfigError
+from outrider_wire.profile import Profile, parse_profile
+from outrider_wire.settings import merged
 from outrider_wire.task import Task, parse_task
 
 
@@ -21,9 +23,10 @@ class FileKind(StrEnum):
     EDGE = "edge"
     CLOUD = "cloud"
     TASK = "task"
+    PROFILE = "profile"
 
 
-Origin = Literal["default", "file", "environment"]
+Origin = Literal["default", "profile", "file", "environment"]
 
 
 class Setting(NamedTuple):
@@ -49,12 +52,14 @@ def struct_of(kind: FileKind) -> type[msgspec.Struct]:
         from outrider_cloud.config import CloudConfig
 
         return CloudConfig
-    return Task
+    return Profile if kind is FileKind.PROFILE else Task
 
 
 def environment_of(kind: FileKind) -> dict[str, Any]:
-    """Overrides that the environment holds for that kind; a task takes none."""
-    return {} if kind is FileKind.TASK else overrides_from(struct_of(kind), prefix(kind), os.environ)
+    """Overrides that the environment holds for that kind; a task and a profile take none."""
+    if kind in (FileKind.TASK, FileKind.PROFILE):
+        return {}
+    return overrides_from(struct_of(kind), prefix(kind), os.environ)
 
 
 def load(kind: FileKind, path: Path) -> msgspec.Struct:
@@ -71,7 +76,7 @@ def load(kind: FileKind, path: Path) -> msgspec.Struct:
         from outrider_cloud.config import load_cloud_config
 
         return load_cloud_config(path, environment_of(kind))
-    return read_task(path)
+    return parse_profile(read_text(path), str(path)) if kind is FileKind.PROFILE else read_task(path)
 
 
 def read_task(path: Path) -> Task:
@@ -114,9 +119,24 @@ def origins(kind: FileKind, path: Path) -> Iterator[Setting]:
     """Every value in force, and where it came from."""
     values = msgspec.to_builtins(load(kind, path))
     file, environment = raw(path), environment_of(kind)
+    below = _below(kind, merged(file, environment), path)
+    layers: tuple[tuple[Origin, dict[str, Any]], ...] = (
+        ("environment", environment),
+        ("file", file),
+        ("profile", below),
+    )
     for keys in _leaves(struct_of(kind), values):
-        origin: Origin = "environment" if _has(environment, keys) else "file" if _has(file, keys) else "default"
+        origin: Origin = next((name for name, layer in layers if _has(layer, keys)), "default")
         yield Setting(".".join(keys), _at(values, keys), origin)
+
+
+def _below(kind: FileKind, data: dict[str, Any], path: Path) -> dict[str, Any]:
+    """What the device profile says that a file of that kind names."""
+    if kind is not FileKind.EDGE:
+        return {}
+    from outrider_edge.profile import settings_below
+
+    return settings_below(data, path.resolve().parent)
 
 
 def _leaves(kind: type[msgspec.Struct], values: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:

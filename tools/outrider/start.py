@@ -5,6 +5,7 @@ from typing import Any
 
 from outrider.settings_files import FileKind, environment_of
 from outrider_wire.errors import OperatorConfigError
+from outrider_wire.settings import merged
 
 
 def file_of(kind: FileKind, named: Path | None, flags: dict[str, Any]) -> Path | None:
@@ -60,12 +61,3 @@ def nested(**flags: Any) -> dict[str, Any]:
             table = table.setdefault(each, {})
         table[key] = str(value.absolute()) if isinstance(value, Path) else value
     return overrides
-
-
-def merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Both, table by table; ``over`` wins."""
-    result = dict(under)
-    for key, value in over.items():
-        old = result.get(key)
-        result[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return result

@@ -3,7 +3,7 @@
 import difflib
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -13,13 +13,27 @@ from outrider_wire.errors import OperatorConfigError
 T = TypeVar("T")
 
 
-def parse_toml(text: str, kind: type[T], source: str, overrides: Mapping[str, Any] | None = None) -> T:
+def parse_toml(
+    text: str,
+    kind: type[T],
+    source: str,
+    overrides: Mapping[str, Any] | None = None,
+    below: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
+) -> T:
     """``text`` as a ``kind`` (a `msgspec.Struct` that forbids unknown fields); ``overrides``, nested like it, win.
+
+    Args:
+        text: TOML.
+        kind: what it should be.
+        source: where it comes from, for people.
+        overrides: win over the text.
+        below: settings that give way to the text and the overrides, given both.
 
     Raises:
         OperatorConfigError: ``source``, the line, what is wrong there, and for an unknown key the nearest known one.
     """
-    return convert(_merged(read_toml(text, source), overrides or {}), kind, source, text)
+    data = merged(read_toml(text, source), overrides or {})
+    return convert(merged(below(data), data) if below else data, kind, source, text)
 
 
 def read_toml(text: str, source: str) -> dict[str, Any]:
@@ -40,12 +54,13 @@ def read_toml(text: str, source: str) -> dict[str, Any]:
         ) from error
 
 
-def _merged(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(data)
-    for key, value in overrides.items():
-        old = merged.get(key)
-        merged[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return merged
+def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, table by table; ``over`` wins."""
+    result = dict(under)
+    for key, value in over.items():
+        old = result.get(key)
+        result[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return result
 
 
 def convert(data: object, kind: type[T], source: str, text: str = "") -> T:

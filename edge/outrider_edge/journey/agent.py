@@ -19,6 +19,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Coroutine, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -46,6 +47,7 @@ from outrider_edge.memory.answers import Hit
 from outrider_edge.memory.memory import MemoryView, TaskMemory
 from outrider_edge.metrics import Metrics
 from outrider_edge.ports import LedgerPort, OutboxEntry, Pulled, UplinkPort
+from outrider_edge.thermal.pacer import Pacer
 from outrider_edge.uplink.escalations import pull_size, wire_size
 from outrider_wire.errors import CallerUnknownError, OutriderError
 from outrider_wire.images import Decode, decode_picture
@@ -72,6 +74,7 @@ class Agent:
         memories: of the tasks that have one.
         subtasks: by task name, where this device answers some.
         decode: turns pictures into pixels, where what leaves is drawn anew.
+        pacer: lets inputs take turns while the board is warm; None: it never is.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class Agent:
         memories: Mapping[str, TaskMemory],
         subtasks: Mapping[str, SubtaskModels] = NO_SUBTASKS,
         decode: Decode = decode_picture,
+        pacer: Pacer | None = None,
     ) -> None:
         self.runtimes = runtimes
         self.stopping = False
@@ -95,6 +99,7 @@ class Agent:
         self._spending = spending
         self._memories = memories
         self._subtasks = subtasks
+        self._pacer = pacer or Pacer()
         self.watch = Watch(watches=ledger.watches)
         metrics.attach(lambda task: self.watch.figures(runtimes[task].task, runtimes[task].model))
         self._decider = Decider(
@@ -256,7 +261,9 @@ class Agent:
         """The device's own answer, and how much would leave; whatever prevents it is counted, so that the account adds up."""
         try:
             asked.check()
-            local = await runtime.ask(asked.parts)
+            turn = partial(runtime.ask, asked.parts)
+            hot = self._pacer.slowed
+            local = await (self._pacer.run(turn, patience_s=asked.answer_within_ms / 1e3) if hot else turn())
             return await self._sized(asked, local), local
         except BaseException as error:  # cancelled too: every input is counted once
             self._count_refused(asked.task.name, _reason_of(error))

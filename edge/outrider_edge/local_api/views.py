@@ -11,6 +11,7 @@ from outrider_edge.journey.watch import Promise, WatchView
 from outrider_edge.memory.memory import MemoryView
 from outrider_edge.outbox.view import OutboxView
 from outrider_edge.ports import ShadowCounts
+from outrider_edge.thermal.keeper import ThermalView
 from outrider_wire.messages import Modality, SlotReport
 from outrider_wire.report import Account
 
@@ -75,6 +76,10 @@ class StatusView(Struct, kw_only=True, frozen=True):
     """How every answer memory fares, by task."""
     outbox: OutboxView | None = None
     """How full it is, what made way, and what is wrong with it."""
+    profile: str = ""
+    """The device profile that the configuration names; '' without one."""
+    thermal: ThermalView | None = None
+    """How warm the board is, and what that costs; None: nobody looks."""
 
 
 class LiveView(Struct, kw_only=True, frozen=True):

@@ -10,9 +10,9 @@ from outrider.commands.options import Json, Quiet, group
 from outrider.output import Screen, to_json
 from outrider.settings_files import FileKind
 
-app = group("Check and show edge.toml, cloud.toml and task files.")
+app = group("Check and show edge.toml, cloud.toml, task files and device profiles.")
 
-File = Annotated[Path, typer.Argument(metavar="FILE", help="edge.toml, cloud.toml or a task file.")]
+File = Annotated[Path, typer.Argument(metavar="FILE", help="edge.toml, cloud.toml, a task or a profile.")]
 Kind = Annotated[FileKind | None, typer.Option(help="Kind of the file; default: as its name and keys tell.")]
 
 
@@ -44,12 +44,15 @@ class Described(StrEnum):
     EDGE = FileKind.EDGE
     CLOUD = FileKind.CLOUD
     TASK = FileKind.TASK
+    PROFILE = FileKind.PROFILE
     ASYNCAPI = "asyncapi"
 
 
 @app.command()
 def schema(
-    kind: Annotated[Described, typer.Argument(metavar="edge|cloud|task|asyncapi", help="Kind of file, or the wire.")],
+    kind: Annotated[
+        Described, typer.Argument(metavar="edge|cloud|task|profile|asyncapi", help="Kind of file, or the wire.")
+    ],
 ) -> None:
     """Print a file's JSON Schema, or the AsyncAPI document of the wire.
 

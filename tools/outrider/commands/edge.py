@@ -6,12 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
-from outrider.commands import joining, outbox
+from outrider.commands import edge_installing, joining, outbox
 from outrider.commands.options import AgentAddress, Json, LogForm, LogFrom, Quiet, group
 from outrider.logs import LogFormat, LogLevel
 
 app = group("Run the agent on a device, or ask a model once.")
 app.command(name="join")(joining.join)
+app.command(name="install")(edge_installing.install)
 app.add_typer(outbox.app, name="outbox")
 
 Config = Annotated[
@@ -169,6 +170,7 @@ def _configuration(
     from outrider import start
     from outrider.settings_files import FileKind
     from outrider_edge.config import load_edge_config
+    from outrider_wire.settings import merged
 
     if demo:
         task, bundle = _demo()
@@ -176,7 +178,7 @@ def _configuration(
     flags |= start.one_task(task, bundle=str(bundle.absolute()) if bundle else "")
     file = start.file_of(FileKind.EDGE, config, flags)
     below = {"data_dir": "outrider-edge-demo"} if demo and file is None else {}
-    return load_edge_config(file, start.merged(below, start.overrides(FileKind.EDGE, flags)))
+    return load_edge_config(file, merged(below, start.overrides(FileKind.EDGE, flags)))
 
 
 def _demo() -> tuple[Path, Path]:
