@@ -33,11 +33,17 @@ def broker() -> Iterator[str]:
 
 async def outrider(service: CloudService, *arguments: str) -> tuple[int, Any]:
     """Exit code and JSON of ``outrider cloud …`` against a running cloud."""
+    code, out = await printed(service, *arguments, "--json")
+    return code, json.loads(out)
+
+
+async def printed(service: CloudService, *arguments: str) -> tuple[int, str]:
+    """Exit code and what a person reads."""
     process = await asyncio.create_subprocess_exec(
-        SCRIPT, "cloud", *arguments, "--cloud", service.url, "--json", stdout=asyncio.subprocess.PIPE
+        SCRIPT, "cloud", *arguments, "--cloud", service.url, stdout=asyncio.subprocess.PIPE
     )
     out, _ = await asyncio.wait_for(process.communicate(), 30)
-    return process.returncode or 0, json.loads(out)
+    return process.returncode or 0, out.decode()
 
 
 async def letters(service: CloudService) -> list[dict[str, Any]]:
@@ -86,6 +92,8 @@ async def test_what_was_dead_for_want_of_a_task_is_taken_in_when_the_task_is_ser
             assert (
                 base64.b64decode(said["payload"]) == encode(sent) and base64.b64decode(said["correlation"]) == b"mine"
             )
+            code, text = await printed(service, "dead-letters", "show", str(letter["id"]))
+            assert code == 0 and "what to do" in text and "operator of the cloud" in " ".join(text.split())
             code, said = await outrider(service, "dead-letters", "requeue", str(letter["id"]), "--dry-run")
             assert (code, said["outcomes"][0]["outcome"]) == (0, "claimed")
             assert (await account(service))["received"] == 0 and len(await letters(service)) == 1
