@@ -28,6 +28,7 @@ from outrider_edge.journey.subtasks import SubtaskModels, load_subtasks
 from outrider_edge.journey.way_out import check_way_out
 from outrider_edge.local_api.api import Api
 from outrider_edge.local_api.ended_route import EndedRoute
+from outrider_edge.local_api.kserve.routes import KserveRoutes
 from outrider_edge.local_api.openapi import agent_version
 from outrider_edge.local_api.outbox_routes import OutboxRoutes
 from outrider_edge.local_api.views import StatusView, task_view
@@ -153,6 +154,7 @@ async def serving(config: EdgeConfig) -> AsyncIterator[Serving]:
             groups=[
                 OutboxRoutes(outbox=outbox, uplink=uplink),
                 EndedRoute(feed=outbox.feed, stopping=lambda: agent.stopping),
+                KserveRoutes(agent=agent, version=agent_version()),
             ],
         )
         yield Serving(agent=agent, addresses=await _open(api.application(), agent, outbox, sockets, stack))
