@@ -40,6 +40,7 @@ from outrider_edge.updates.slots import SlotFolder
 from outrider_edge.updates.starting import Load, SlotStart, start_slots
 from outrider_edge.updates.updater import TaskUpdater, Updater, UpdateTerms
 from outrider_edge.uplink.uplink import AloneUplink, BrokerAccess, Uplink
+from outrider_edge.webhooks.starting import Sinks
 from outrider_engine.bundle import Bundle
 from outrider_engine.decoder import PictureDecoder, decoder_of
 from outrider_engine.model import Model, load_model
@@ -147,10 +148,12 @@ async def serving(config: EdgeConfig) -> AsyncIterator[Serving]:
         await _start(uplink, updater, stack)
         if config.cloud.renew:
             _renew(config, stack)
+        sinks = Sinks(settings=config.sinks, device=config.device, agent=agent, outbox=outbox)
+        sinks.start(stack)
         api = Api(
             agent=agent,
-            status=_status(config, agent, uplink, updater, outbox),
-            metrics=_metrics_page(agent, metrics, uplink, decoder, outbox),
+            status=_status(config, agent, uplink, updater, outbox, sinks=sinks),
+            metrics=_metrics_page(agent, metrics, uplink, decoder, outbox, sinks=sinks),
             groups=[
                 OutboxRoutes(outbox=outbox, uplink=uplink),
                 EndedRoute(feed=outbox.feed, stopping=lambda: agent.stopping),
@@ -320,7 +323,7 @@ def _address(bound: socket.socket) -> str:
 
 
 def _status(
-    config: EdgeConfig, agent: Agent, uplink: Uplink | AloneUplink, updater: Updater, outbox: Outbox
+    config: EdgeConfig, agent: Agent, uplink: Uplink | AloneUplink, updater: Updater, outbox: Outbox, *, sinks: Sinks
 ) -> Callable[[], StatusView]:
     began = time.monotonic()
 
@@ -338,13 +341,20 @@ def _status(
             budgets=agent.budgets(),
             memories=agent.memories(),
             outbox=outbox.view(),
+            sinks=sinks.views(),
         )
 
     return status
 
 
 def _metrics_page(
-    agent: Agent, metrics: Metrics, uplink: Uplink | AloneUplink, decoder: PictureDecoder | None, outbox: Outbox
+    agent: Agent,
+    metrics: Metrics,
+    uplink: Uplink | AloneUplink,
+    decoder: PictureDecoder | None,
+    outbox: Outbox,
+    *,
+    sinks: Sinks,
 ) -> Callable[[], bytes]:
     def accounts() -> dict[str, Account]:
         return {name: agent.account(name) for name in (*agent.runtimes, NO_TASK)}
@@ -357,6 +367,7 @@ def _metrics_page(
         memories=agent.memories,
         outbox=outbox.view,
         ignored=uplink.ignored,
+        sinks=sinks.views,
         decoder_restarts=lambda: decoder.counts["restarts"] if decoder is not None else 0,
     )
     return lambda: page(collector)

@@ -14,6 +14,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from outrider_edge.outbox.policy import Bounds
+from outrider_edge.webhooks.settings import SinkSettings, check_sinks
 from outrider_link.envelope import Tls
 from outrider_link.settings import BrokerSettings, is_loopback, read_text
 from outrider_wire.errors import OperatorConfigError
@@ -170,6 +171,7 @@ class EdgeConfig(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     outbox: OutboxSettings = OutboxSettings()
     updates: UpdateSettings = UpdateSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+    sinks: Annotated[list[SinkSettings], Meta(max_length=16)] = []
 
     @property
     def folder(self) -> Path:
@@ -212,6 +214,7 @@ def check(config: EdgeConfig, source: str = "edge.toml") -> None:
         )
     config.broker.check(source)
     config.cloud.check(source, config.broker)
+    check_sinks(config.sinks, source)
 
 
 def read_task(settings: TaskSettings) -> Task:
@@ -251,6 +254,7 @@ def _anchored(config: EdgeConfig, folder: Path) -> EdgeConfig:
         ],
         api=replace(config.api, socket=anchor(config.api.socket)),
         broker=config.broker.anchored(anchor),
+        sinks=[sink.anchored(anchor) for sink in config.sinks],
         cloud=replace(
             config.cloud,
             **{name: anchor(getattr(config.cloud, name)) for name in ("ca_file", "cert_file", "key_file")},

@@ -11,6 +11,7 @@ from outrider_edge.journey.watch import Promise, WatchView
 from outrider_edge.memory.memory import MemoryView
 from outrider_edge.outbox.view import OutboxView
 from outrider_edge.ports import ShadowCounts
+from outrider_edge.webhooks.webhook import SinkView
 from outrider_wire.messages import Modality, SlotReport
 from outrider_wire.report import Account
 
@@ -75,6 +76,8 @@ class StatusView(Struct, kw_only=True, frozen=True):
     """How every answer memory fares, by task."""
     outbox: OutboxView | None = None
     """How full it is, what made way, and what is wrong with it."""
+    sinks: dict[str, SinkView] = {}
+    """How every sink of final reports fares, by name."""
 
 
 class LiveView(Struct, kw_only=True, frozen=True):
