@@ -184,4 +184,4 @@ def _refuse(entry: RequestInput, what: str, *, reason: str = "damaged_tensor", f
 
 
 def _damaged(what: str) -> CallerInputError:
-    return CallerInputError(what, reason="damaged_body", fix="see docs/sources.md for how a request is written")
+    return CallerInputError(what, reason="damaged_body", fix="see docs/kserve.md for how a request is written")
