@@ -28,6 +28,7 @@ from outrider_edge.journey.subtasks import SubtaskModels, load_subtasks
 from outrider_edge.journey.way_out import check_way_out
 from outrider_edge.local_api.api import Api
 from outrider_edge.local_api.ended_route import EndedRoute
+from outrider_edge.local_api.kserve.routes import KserveRoutes
 from outrider_edge.local_api.openapi import agent_version
 from outrider_edge.local_api.outbox_routes import OutboxRoutes
 from outrider_edge.local_api.views import StatusView, task_view
@@ -42,6 +43,7 @@ from outrider_edge.updates.slots import SlotFolder
 from outrider_edge.updates.starting import Load, SlotStart, start_slots
 from outrider_edge.updates.updater import TaskUpdater, Updater, UpdateTerms
 from outrider_edge.uplink.uplink import AloneUplink, BrokerAccess, Uplink
+from outrider_edge.webhooks.starting import Sinks
 from outrider_engine.bundle import Bundle
 from outrider_engine.decoder import PictureDecoder, decoder_of
 from outrider_engine.model import Model, load_model
@@ -158,13 +160,16 @@ async def serving(config: EdgeConfig) -> AsyncIterator[Serving]:
         await _start(uplink, updater, stack)
         if config.cloud.renew:
             _renew(config, stack)
+        sinks = Sinks(settings=config.sinks, device=config.device, agent=agent, outbox=outbox)
+        sinks.start(stack)
         api = Api(
             agent=agent,
-            status=_status(config, agent, uplink, updater, outbox, heat=heat),
-            metrics=_metrics_page(agent, metrics, uplink, decoder, outbox, heat=heat),
+            status=_status(config, agent, uplink, updater, outbox, heat=heat, sinks=sinks),
+            metrics=_metrics_page(agent, metrics, uplink, decoder, outbox, heat=heat, sinks=sinks),
             groups=[
                 OutboxRoutes(outbox=outbox, uplink=uplink),
                 EndedRoute(feed=outbox.feed, stopping=lambda: agent.stopping),
+                KserveRoutes(agent=agent, version=agent_version()),
             ],
         )
         yield Serving(agent=agent, addresses=await _open(api.application(), agent, outbox, sockets, stack))
@@ -340,6 +345,7 @@ def _status(
     outbox: Outbox,
     *,
     heat: ThermalKeeper | None,
+    sinks: Sinks,
 ) -> Callable[[], StatusView]:
     began = time.monotonic()
 
@@ -359,6 +365,7 @@ def _status(
             outbox=outbox.view(),
             profile=config.runtime.profile,
             thermal=heat.view() if heat is not None else None,
+            sinks=sinks.views(),
         )
 
     return status
@@ -372,6 +379,7 @@ def _metrics_page(
     outbox: Outbox,
     *,
     heat: ThermalKeeper | None,
+    sinks: Sinks,
 ) -> Callable[[], bytes]:
     def accounts() -> dict[str, Account]:
         return {name: agent.account(name) for name in (*agent.runtimes, NO_TASK)}
@@ -384,6 +392,7 @@ def _metrics_page(
         memories=agent.memories,
         outbox=outbox.view,
         ignored=uplink.ignored,
+        sinks=sinks.views,
         decoder_restarts=lambda: decoder.counts["restarts"] if decoder is not None else 0,
         others=lambda: families(heat.view()) if heat is not None else (),
     )

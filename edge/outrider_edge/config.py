@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from outrider_edge.outbox.policy import Bounds
 from outrider_edge.profile import anchored_name, settings_below
+from outrider_edge.webhooks.settings import SinkSettings, check_sinks
 from outrider_link.envelope import Tls
 from outrider_link.settings import BrokerSettings, is_loopback, read_text
 from outrider_wire.errors import OperatorConfigError
@@ -179,6 +180,7 @@ class EdgeConfig(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     telemetry: TelemetrySettings = TelemetrySettings()
     thermal: ThermalTerms = ThermalTerms()
     """When the rate is lowered so that the chip need not throttle; off without a profile."""
+    sinks: Annotated[list[SinkSettings], Meta(max_length=16)] = []
 
     @property
     def folder(self) -> Path:
@@ -229,6 +231,7 @@ def check(config: EdgeConfig, source: str = "edge.toml") -> None:
         )
     config.broker.check(source)
     config.cloud.check(source, config.broker)
+    check_sinks(config.sinks, source)
 
 
 def read_task(settings: TaskSettings) -> Task:
@@ -269,6 +272,7 @@ def _anchored(config: EdgeConfig, folder: Path) -> EdgeConfig:
         api=replace(config.api, socket=anchor(config.api.socket)),
         runtime=replace(config.runtime, profile=anchored_name(config.runtime.profile, folder)),
         broker=config.broker.anchored(anchor),
+        sinks=[sink.anchored(anchor) for sink in config.sinks],
         cloud=replace(
             config.cloud,
             **{name: anchor(getattr(config.cloud, name)) for name in ("ca_file", "cert_file", "key_file")},

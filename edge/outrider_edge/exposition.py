@@ -10,6 +10,7 @@ from outrider_edge.budget.budget import LimitView
 from outrider_edge.memory.memory import MemoryView
 from outrider_edge.metrics import BOUNDS_MS, CONFIDENCE_BINS, Latency, Metrics, TaskMetrics
 from outrider_edge.outbox.view import OutboxView
+from outrider_edge.webhooks.webhook import SinkView
 from outrider_wire.messages import MonitorFigures
 from outrider_wire.report import ATTRIBUTES, TERMINAL, Account
 
@@ -33,6 +34,7 @@ class AgentCollector(Collector):
         memories: how every answer memory fares, by task.
         outbox: how the outbox fares.
         ignored: what came from the cloud and changed nothing, by reason.
+        sinks: how every sink of final reports fares, by name.
         decoder_restarts: how many pictures have cost the process that decodes them.
         others: families of parts that not every agent has.
     """
@@ -47,6 +49,7 @@ class AgentCollector(Collector):
         memories: Callable[[], Mapping[str, MemoryView]] = dict,
         outbox: Callable[[], OutboxView | None] = lambda: None,
         ignored: Callable[[], Mapping[str, int]] = dict,
+        sinks: Callable[[], Mapping[str, SinkView]] = dict,
         decoder_restarts: Callable[[], int] = int,
         others: Callable[[], Iterable[Metric]] = tuple,
     ) -> None:
@@ -57,6 +60,7 @@ class AgentCollector(Collector):
         self._memories = memories
         self._outbox = outbox
         self._ignored = ignored
+        self._sinks = sinks
         self._decoder_restarts = decoder_restarts
         self._others = others
 
@@ -85,6 +89,7 @@ class AgentCollector(Collector):
         yield from _monitor_families(self._metrics.monitors())
         if (outbox := self._outbox()) is not None:
             yield from _outbox_families(outbox)
+        yield from _sink_families(self._sinks())
         ignored = CounterMetricFamily(
             "outrider_downlink_ignored", "What came from the cloud and changed nothing", labels=["reason"]
         )
@@ -176,6 +181,18 @@ def _memory_families(memories: Mapping[str, MemoryView]) -> Iterator[Metric]:
         audits.add_metric([task, "agrees"], memory.audited - memory.disagreed)
         audits.add_metric([task, "disagrees"], memory.disagreed)
     yield from (entries, off, audits)
+
+
+def _sink_families(sinks: Mapping[str, SinkView]) -> Iterator[Metric]:
+    reports = CounterMetricFamily(
+        "outrider_sink_reports", "Final reports by what became of them", labels=["sink", "is"]
+    )
+    failing = GaugeMetricFamily("outrider_sink_failing", "1 while the receiver takes nothing", labels=["sink"])
+    for name, sink in sinks.items():
+        for is_ in ("taken", "refused", "given_up"):
+            reports.add_metric([name, is_], getattr(sink, is_))
+        failing.add_metric([name], bool(sink.failing))
+    yield from (reports, failing)
 
 
 _MONITORED: tuple[tuple[str, str, Callable[[MonitorFigures], float]], ...] = (

@@ -20,6 +20,7 @@ from factory import make_task, sure, unsure
 from outrider_edge.exposition import AgentCollector, page
 from outrider_edge.local_api.api import Api, body_limit
 from outrider_edge.local_api.ended_route import EndedRoute
+from outrider_edge.local_api.kserve.routes import KserveRoutes
 from outrider_edge.local_api.outbox_routes import OutboxRoutes
 from outrider_edge.local_api.views import StatusView, task_view
 from outrider_wire.report import AnswerReport
@@ -83,6 +84,7 @@ async def served(folder: Path, **about: Any) -> AsyncIterator[Served]:
         groups = [
             OutboxRoutes(outbox=bench.outbox, uplink=bench.uplink),
             EndedRoute(feed=bench.outbox.feed, stopping=lambda: agent.stopping, keep_alive_s=0.05),
+            KserveRoutes(agent=agent, version="1"),
         ]
         app = Api(agent=agent, status=status, metrics=lambda: page(collector), groups=groups).application()
         async with TestClient(TestServer(app)) as client:

@@ -1,9 +1,20 @@
-"""``outrider edge infer``: a model asked once, in this process, and what it says of the decision."""
+"""``outrider edge infer``: a model asked once, in this process or through the agent, over files or a watched folder."""
+
+import json
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+from edge_agents import SERVE, serve_environment, write_config
 
 import factory
+from outrider import Client
 from outrider.task_template import Kind, task_text
+
+SCRIPT = Path(sys.executable).parent / "outrider"
 
 
 @pytest.fixture
@@ -96,3 +107,83 @@ def test_a_bundle_of_another_task_is_refused(outrider, tmp_path):
     ran = outrider("edge", "infer", "--task", "task.toml", "--bundle", "other", "--part", "question=?", "red.png")
     assert ran.code == 3
     assert "built for this task" in ran.err
+
+
+@contextmanager
+def watching(folder, *arguments):
+    """``outrider edge infer --watch`` as a process, and the lines that it prints."""
+    child = subprocess.Popen(
+        [SCRIPT, "edge", "infer", *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        yield child
+    finally:
+        child.terminate()
+        child.communicate(timeout=30)
+
+
+def test_a_watched_folder_gives_a_line_a_whole_file_and_moves_it(site):
+    inbox = site / "inbox"
+    inbox.mkdir()
+    (inbox / "red.png").write_bytes(factory.sure(0))
+    with watching(site, *FLAGS, "--watch", "inbox", "--done", "done") as child:
+        first = json.loads(child.stdout.readline())
+        assert (first["file"], first["label"]) == ("inbox/red.png", "red")
+        picture = factory.sure(2)
+        (inbox / "half.png.part").write_bytes(picture[:20])  # whoever writes it renames it when it is whole
+        (inbox / "broken.png").write_bytes(b"not a picture")
+        assert json.loads(child.stdout.readline())["error"]["part"] == "image"
+        (inbox / "half.png.part").write_bytes(picture)
+        (inbox / "half.png.part").rename(inbox / "red.png")
+        again = json.loads(child.stdout.readline())
+        assert (again["file"], again["label"]) == ("inbox/red.png", "blue")
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(30) == 0
+    done = {str(path.relative_to(site / "done")) for path in (site / "done").rglob("*.png")}
+    assert done == {"red.png", "red-1.png", "refused/broken.png"}
+    assert list(inbox.iterdir()) == []
+
+
+def test_a_running_agent_is_asked_with_wait_or_provisional(outrider, site):
+    agent = subprocess.Popen(
+        [sys.executable, "-c", SERVE, str(write_config(site / "agent", answer_within_ms=10_000))],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=serve_environment(),
+    )
+    try:
+        address = agent.stdout.readline().strip()
+        question = ("--part", f"question={factory.QUESTION}", "--agent", address)
+        waited = outrider("edge", "infer", "red.png", "broken.png", "--wait", "0.2", *question)
+        assert waited.code == 1
+        assert waited.lines[0]["label"] == "red"
+        assert waited.lines[1]["error"]["reason"] == "not_an_image"
+        [at_once] = outrider("edge", "infer", "between.png", "--provisional", "--task", "task.toml", *question).lines
+        assert (at_once["why"], at_once["certified"]) == ("low_confidence", False)
+        with Client(address) as client:
+            account = client.account()
+        assert (account.received, account.edge, account.refused) == (3, 2, 1)
+    finally:
+        agent.terminate()
+        agent.wait(30)
+
+
+@pytest.mark.usefixtures("site")
+def test_without_an_agent_the_exit_code_says_so(outrider):
+    ran = outrider("edge", "infer", "red.png", "--wait", "1", "--agent", "http://127.0.0.1:9")
+    assert ran.code == 4
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("red.png", "--watch", "."),
+        ("red.png", "--done", "."),
+        ("red.png", "--provisional", "--wait", "1"),
+        ("red.png", "--provisional", "--explain"),
+        ("red.png", "--provisional", "--demo"),
+    ],
+)
+@pytest.mark.usefixtures("site")
+def test_flags_that_contradict_each_other_are_refused(outrider, arguments):
+    assert outrider("edge", "infer", *arguments).code == 2

@@ -2,34 +2,24 @@
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 
+from outrider.asking import Parts
 from outrider.bundle_report import claim
 from outrider.exchange import read_part
 from outrider_edge.journey.gate import decide
 from outrider_edge.journey.pipeline import TaskRuntime, check_fit
 from outrider_edge.journey.reports import local_report, stages
 from outrider_engine.model import load_model
-from outrider_wire.errors import CallerInputError, OutriderError
+from outrider_wire.errors import CallerInputError
 from outrider_wire.ids import RANDOM_BYTES, uuid7
 from outrider_wire.manifest import Manifest
+from outrider_wire.messages import Modality
 from outrider_wire.report import AnswerReport
 from outrider_wire.task import Task
 
-Parts = dict[str, bytes | str]
 NOTE = "asked once, without an agent: nothing is sent, the device's own answer stands"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What one input came to."""
-
-    file: str
-    """'' for an input that is all in ``--part``."""
-    report: AnswerReport | None
-    error: OutriderError | None = None
 
 
 class OneShot:
@@ -42,7 +32,9 @@ class OneShot:
     """
 
     def __init__(self, *, task: Task, bundle_dir: Path, threads: int = 1) -> None:
-        self.task = task
+        self._task = task
+        self.task = task.name
+        self.modalities: dict[str, Modality] = {part.name: part.modality for part in task.inputs}
         self._bundle_dir = bundle_dir
         self._threads = threads
         self._runtime: TaskRuntime | None = None
@@ -52,24 +44,13 @@ class OneShot:
         """Of the bundle."""
         return self._loaded().model.manifest
 
-    def answers(self, files: Sequence[Path], parts: Mapping[str, bytes | str]) -> Iterator[Outcome]:
-        """One outcome a file; a bad one does not stop the others. Without files, one of ``parts`` alone.
+    def ask(self, parts: Parts) -> AnswerReport:
+        """The device's own answer, by the agent's pipeline and gate.
 
         Raises:
-            CallerInputError: it is not clear which part the files are.
+            CallerInputError: it is no input of the task.
             BundleError: the bundle is damaged, unsafe, or not for this task.
         """
-        name = part_of_files(self.task, parts) if files else ""
-        self._loaded()
-        inputs: Sequence[Path | None] = files or [None]
-        for file in inputs:
-            try:
-                whole = dict(parts) if file is None else {**parts, name: read_part(name, file)}
-                yield Outcome(file=str(file or ""), report=self._answer(whole))
-            except OutriderError as error:
-                yield Outcome(file=str(file or ""), report=None, error=error)
-
-    def _answer(self, parts: Parts) -> AnswerReport:
         runtime, began = self._loaded(), time.perf_counter()
         local = runtime.answer(parts)
         decision = decide(
@@ -77,7 +58,7 @@ class OneShot:
         )
         return local_report(
             input_id=uuid7(time.time_ns() // 1_000_000, os.urandom(RANDOM_BYTES)),
-            task=self.task,
+            task=self._task,
             local=local,
             decision=decision,
             ms=stages(local, 1e3 * (time.perf_counter() - began)),
@@ -86,39 +67,21 @@ class OneShot:
 
     def _loaded(self) -> TaskRuntime:
         if self._runtime is None:
-            model = load_model(self._bundle_dir, threads=self._threads, bounds=self.task.inputs)
-            check_fit(self.task, model)
-            self._runtime = TaskRuntime(task=self.task, model=model)
+            model = load_model(self._bundle_dir, threads=self._threads, bounds=self._task.inputs)
+            check_fit(self._task, model)
+            self._runtime = TaskRuntime(task=self._task, model=model)
             self._runtime.warm()
         return self._runtime
 
 
-def part_of_files(task: Task, given: Mapping[str, object]) -> str:
-    """Which part the files are: the only one that is not given, or the only one of these that is not text.
-
-    Raises:
-        CallerInputError: none, or several could be.
-    """
-    left = [part for part in task.inputs if part.name not in given]
-    found = left if len(left) == 1 else [part for part in left if part.modality != "text"]
-    if len(found) == 1:
-        return found[0].name
-    names = ", ".join(part.name for part in task.inputs)
-    raise CallerInputError(
-        f"it is not clear which part of task {task.name} the files are ({names})",
-        reason="ambiguous_file",
-        fix="give every other part as --part NAME=VALUE, or NAME=@FILE",
-    )
-
-
-def parse_parts(given: Iterable[str]) -> Parts:
+def parse_parts(given: Iterable[str]) -> dict[str, bytes | str]:
     """``NAME=VALUE`` or ``NAME=@FILE``, by name.
 
     Raises:
         CallerInputError: one has no name.
         CallerUnknownError: a file cannot be read.
     """
-    parts: Parts = {}
+    parts: dict[str, bytes | str] = {}
     for text in given:
         name, equals, value = text.partition("=")
         if not equals or not name:

@@ -18,7 +18,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal
@@ -181,6 +181,10 @@ class Agent:
             if report.state in TERMINAL or timeout_s <= 0:
                 return report
             return await within(waiter, timeout_s) or report
+
+    def tell(self, on_answer: Callable[[AnswerReport], None]) -> None:
+        """Names whom to tell of every answer that is given here for good; as `outrider_edge.journey.recent.Recent.listen`."""
+        self._recent.listen(on_answer)
 
     def promise(self, runtime: TaskRuntime) -> Promise:
         """How the watch over a task's certificate stands, and what shadow mode would have done."""

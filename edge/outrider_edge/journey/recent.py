@@ -1,6 +1,7 @@
 """The last answers given here for good, for look-ups by id. Knows no disk: they are gone with the process."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 from outrider_wire.report import AnswerReport
 
@@ -14,6 +15,11 @@ class Recent:
     def __init__(self) -> None:
         self._reports: OrderedDict[str, AnswerReport] = OrderedDict()
         self._numbers = 0
+        self._listeners: list[Callable[[AnswerReport], None]] = []
+
+    def listen(self, on_answer: Callable[[AnswerReport], None]) -> None:
+        """Names whom else to tell of each, at once; must be cheap, and must not raise."""
+        self._listeners.append(on_answer)
 
     def add(self, report: AnswerReport) -> None:
         """Keeps one; an id comes once."""
@@ -22,6 +28,8 @@ class Recent:
         while self._numbers > MAX_NUMBERS:
             _, oldest = self._reports.popitem(last=False)
             self._numbers -= len(oldest.probabilities)
+        for on_answer in self._listeners:
+            on_answer(report)
 
     def get(self, input_id: str) -> AnswerReport | None:
         """The report of that id, while it is kept."""

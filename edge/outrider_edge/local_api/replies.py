@@ -56,14 +56,17 @@ def json_reply(value: object, status: int = 200) -> web.Response:
     return web.Response(body=_ENCODER.encode(value), status=status, content_type="application/json")
 
 
-def error_reply(error: OutriderError) -> web.Response:
-    """An error as JSON, with the status that names the guilty side."""
+def status_of(error: OutriderError) -> int:
+    """The status that names the guilty side."""
     status = next((number for kind, number in STATUS if isinstance(error, kind)), 500)
+    return STATUS_OF_REASON.get(error.reason, status) if isinstance(error, CallerInputError) else status
+
+
+def error_reply(error: OutriderError) -> web.Response:
+    """An error as JSON."""
     part = error.part if isinstance(error, CallerInputError) else ""
-    if isinstance(error, CallerInputError):
-        status = STATUS_OF_REASON.get(error.reason, status)
     view = ErrorView(reason=error.reason, what=error.what, fix=error.fix, part=part)
-    return json_reply(ErrorReply(error=view), status)
+    return json_reply(ErrorReply(error=view), status_of(error))
 
 
 @web.middleware

@@ -46,13 +46,21 @@ async def read_parts(request: web.Request) -> Parts:
     Raises:
         CallerInputError: the body is empty, too large, of another type, or not what its type says.
     """
+    return parts_of_body(await read_body(request), request.headers.get("Content-Type", ""))
+
+
+async def read_body(request: web.Request) -> bytes:
+    """The whole body.
+
+    Raises:
+        CallerInputError: it is too large.
+    """
     try:
-        body = await request.read()
+        return await request.read()
     except web.HTTPRequestEntityTooLarge as error:
         raise CallerInputError(
             "the body is larger than any input of this device's tasks", reason="too_large", fix="send less"
         ) from error
-    return parts_of_body(body, request.headers.get("Content-Type", ""))
 
 
 def parts_of_body(body: bytes, header: str) -> Parts:

@@ -12,6 +12,7 @@ from outrider_edge.memory.memory import MemoryView
 from outrider_edge.outbox.view import OutboxView
 from outrider_edge.ports import ShadowCounts
 from outrider_edge.thermal.keeper import ThermalView
+from outrider_edge.webhooks.webhook import SinkView
 from outrider_wire.messages import Modality, SlotReport
 from outrider_wire.report import Account
 
@@ -80,6 +81,8 @@ class StatusView(Struct, kw_only=True, frozen=True):
     """The device profile that the configuration names; '' without one."""
     thermal: ThermalView | None = None
     """How warm the board is, and what that costs; None: nobody looks."""
+    sinks: dict[str, SinkView] = {}
+    """How every sink of final reports fares, by name."""
 
 
 class LiveView(Struct, kw_only=True, frozen=True):

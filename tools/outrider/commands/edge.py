@@ -6,21 +6,16 @@ from typing import Annotated, Any
 
 import typer
 
-from outrider.commands import edge_installing, joining, outbox
+from outrider.commands import edge_installing, inferring, joining, outbox
+from outrider.commands.agent_options import Config, Demo, TaskBundle, TaskFile, configuration
 from outrider.commands.options import AgentAddress, Json, LogForm, LogFrom, Quiet, group
 from outrider.logs import LogFormat, LogLevel
 
 app = group("Run the agent on a device, or ask a model once.")
+app.command(name="infer")(inferring.infer)
 app.command(name="join")(joining.join)
 app.command(name="install")(edge_installing.install)
 app.add_typer(outbox.app, name="outbox")
-
-Config = Annotated[
-    Path | None, typer.Option(envvar="OUTRIDER_EDGE_CONFIG", help="edge.toml; default: the one in this folder.")
-]
-Demo = Annotated[bool, typer.Option("--demo", help="The certified task and bundle that come with Outrider.")]
-TaskFile = Annotated[Path | None, typer.Option(metavar="FILE", help="This one task, with --bundle.")]
-TaskBundle = Annotated[Path | None, typer.Option(metavar="DIR", help="The bundle that answers --task.")]
 
 
 @app.command()
@@ -46,45 +41,7 @@ def run(
 
     logs.set_up(form=log_format, level=log_level)
     flags = {"device": device, "broker__url": broker, "data_dir": data_dir, "api__port": port, "api__socket": socket}
-    asyncio.run(serve(_configuration(config, demo, task, bundle, flags)))
-
-
-@app.command()
-def infer(
-    *,
-    files: Annotated[list[Path] | None, typer.Argument(metavar="[FILE]…", help="One input each.")] = None,
-    part: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A part of every input; NAME=@FILE reads a file.")
-    ] = None,
-    demo: Demo = False,
-    config: Config = None,
-    task: TaskFile = None,
-    bundle: TaskBundle = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Say the decision in words, not in JSON.")] = False,
-) -> None:
-    """Ask a model once, in this process: one JSON line an input.
-
-    It is the configured bundle that answers, not what an update has put beside it. Nothing is sent anywhere.
-    """
-    from outrider import infer as one_shot
-    from outrider.output import Screen
-    from outrider_edge.config import read_task
-    from outrider_wire.errors import CallerInputError
-
-    parts = one_shot.parse_parts(part or [])
-    if not files and not parts:
-        raise CallerInputError("there is nothing to ask", reason="no_input", fix="name a file, or give --part")
-    entry = _configuration(config, demo, task, bundle, {}).tasks[0]
-    asked = one_shot.OneShot(task=read_task(entry), bundle_dir=Path(entry.bundle))
-    screen, failed = Screen(json=True), False
-    for outcome in asked.answers(files or [], parts):
-        failed |= outcome.report is None
-        if explain:
-            print(_in_words(outcome, asked.manifest))
-        else:
-            screen.value(_as_json(outcome))
-    if failed:
-        raise typer.Exit(1)
+    asyncio.run(serve(configuration(config, demo, task, bundle, flags)))
 
 
 @app.command()
@@ -161,54 +118,3 @@ def _promise_lines(task: dict[str, Any]) -> list[str]:
         share = shadow["would_send"] / shadow["seen"]
         lines.append(f"shadow mode would have escalated {share:.0%} of {shadow['seen']:,}")
     return lines
-
-
-def _configuration(
-    config: Path | None, demo: bool, task: Path | None, bundle: Path | None, settings: dict[str, Any]
-) -> Any:
-    """The `outrider_edge.config.EdgeConfig` that the flags, the environment and the file make together."""
-    from outrider import start
-    from outrider.settings_files import FileKind
-    from outrider_edge.config import load_edge_config
-    from outrider_wire.settings import merged
-
-    if demo:
-        task, bundle = _demo()
-    flags = start.nested(**settings)
-    flags |= start.one_task(task, bundle=str(bundle.absolute()) if bundle else "")
-    file = start.file_of(FileKind.EDGE, config, flags)
-    below = {"data_dir": "outrider-edge-demo"} if demo and file is None else {}
-    return load_edge_config(file, merged(below, start.overrides(FileKind.EDGE, flags)))
-
-
-def _demo() -> tuple[Path, Path]:
-    """The task and bundle in the wheel.
-
-    Raises:
-        OperatorSetupError: this installation has none.
-    """
-    import outrider_edge
-    from outrider_wire.errors import OperatorSetupError
-
-    folder = Path(outrider_edge.__file__).parent / "demo"
-    if not (folder / "task.toml").is_file():
-        raise OperatorSetupError(
-            "this installation carries no demo bundle", reason="no_demo", fix="install Outrider again, or name --bundle"
-        )
-    return folder / "task.toml", folder / "bundle"
-
-
-def _as_json(outcome: Any) -> dict[str, Any]:
-    import msgspec
-
-    from outrider.output import document
-
-    said = {"error": document(outcome.error)} if outcome.report is None else msgspec.to_builtins(outcome.report)
-    return {"file": outcome.file, **said}
-
-
-def _in_words(outcome: Any, manifest: Any) -> str:
-    from outrider.infer import explain
-
-    head = f"{outcome.file}: " if outcome.file else ""
-    return head + (f"error: {outcome.error}" if outcome.report is None else explain(outcome.report, manifest))

@@ -1,0 +1,1 @@
+"""The KServe Open Inference Protocol v2 over the agent: what model servers' clients already speak."""

@@ -1,0 +1,1 @@
+"""Final reports, posted to other programs as they come."""
