@@ -181,6 +181,8 @@ class FileOfQuestions:
 
     async def next_open(self, limit: int) -> list[Waiting]:
         """As `Shelves.next_open`."""
+        if limit <= 0:
+            return []
         found = [one for one in self.open.values() if one.seq > self._after][:limit]
         self._after = found[-1].seq if found else self._after
         return found
@@ -192,6 +194,48 @@ class FileOfQuestions:
     def rewind(self) -> None:
         """As `Shelves.rewind`."""
         self._after = 0
+
+
+async def test_a_burst_that_takes_the_room_before_the_taking_up_begins_leaves_the_rest_behind() -> None:
+    file, book = FileOfQuestions(), OfferBook()
+    backlog = Backlog(shelves=file, book=book, window=4, ask_again_s=60.0)  # type: ignore[arg-type]
+    file.open = {f"q{seq}": Waiting(seq, f"q{seq}", False, 0, 1e9) for seq in range(1, 10)}
+    assert backlog.wants(0.0)
+    for number in range(6):
+        backlog.arrived(Question(id=f"new{number}", due_at=0.0))
+    await backlog.take_up(0.0)
+    backlog.taken_up()
+    assert not backlog.is_level
+    for number in range(6):
+        book.remove(f"new{number}")
+    assert backlog.wants(0.0)
+    await backlog.take_up(0.0)
+    assert "q1" in book
+
+
+async def test_bursts_of_questions_and_of_answers_leave_none_waiting_for_ever(tmp_path: Path) -> None:
+    bench = Windowed(tmp_path)
+    await bench.start()
+    bench.line.connected = False
+    ids = [await bench.ask() for _ in range(40)]
+    bench.line.connected = True
+    bench.offering.connected()
+    for size in (5, 14, 9, 11, 7, 13):
+        ids += await asyncio.gather(*(bench.ask() for _ in range(size)))
+        await answer_all(bench)
+    while len(bench.done) < len(ids):
+        await until(lambda: bench.offered() - bench.done)
+        await answer_all(bench)
+    assert bench.done == set(ids)
+    assert bench.outbox.account().cloud == len(ids)
+    await bench.stop()
+
+
+async def answer_all(bench: Windowed) -> None:
+    """Everything that is on the wire, in one turn of the loop."""
+    new = bench.offered() - bench.done
+    bench.done |= new
+    await asyncio.gather(*(bench.offering.on_answer(make_answer(id_)) for id_ in new))
 
 
 class BacklogMachine(RuleBasedStateMachine):
@@ -213,9 +257,11 @@ class BacklogMachine(RuleBasedStateMachine):
             if self.backlog.is_level:
                 self.file.passed(self.seq)
 
-    @rule()
-    def take_up(self) -> None:
+    @rule(meanwhile=st.integers(0, 12))
+    def take_up(self, meanwhile: int = 0) -> None:
+        """``meanwhile`` questions become durable in the turn of the loop between the look and the taking up."""
         if self.backlog.wants(self.now):
+            self.put(meanwhile)
             done(self.backlog.take_up(self.now))
             self.backlog.taken_up()
 

@@ -17,10 +17,11 @@ from typing import Any
 
 from outrider_edge.outbox import backfill
 from outrider_edge.outbox.clock import RunClock
-from outrider_edge.outbox.coding import ENVELOPE, REPORT, RowDamagedError, decoded
+from outrider_edge.outbox.coding import ENVELOPE, REPORT, RowDamagedError, decoded, seconds, whole
 from outrider_edge.outbox.outcomes import GivenUp
 from outrider_edge.outbox.rows import OutboxStore
 from outrider_edge.outbox.schema import MIGRATIONS, open_file
+from outrider_edge.outbox.watching import WATCHED
 from outrider_link.files import fsync_dir, fsync_file
 from outrider_wire.report import TERMINAL
 
@@ -175,7 +176,35 @@ def _is_sound_part(row: Mapping[str, Any]) -> bool:
     return data is None or (isinstance(data, bytes) and hashlib.sha256(data).hexdigest() == row["sha256"])
 
 
-_SOUND: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {"input": _is_sound_input, "part": _is_sound_part}
+def _is_sound_meta(row: Mapping[str, Any]) -> bool:
+    try:
+        return isinstance(row["value"], str) and (row["name"] != "seen_s" or seconds(row["value"]) >= 0)
+    except RowDamagedError:
+        return False
+
+
+def _is_sound_tally(row: Mapping[str, Any]) -> bool:
+    try:
+        return isinstance(row["task"], str) and whole(row["value"]) >= 0
+    except RowDamagedError:
+        return False
+
+
+def _is_sound_monitor(row: Mapping[str, Any]) -> bool:
+    try:
+        watched = decoded(WATCHED, row["state"])
+    except RowDamagedError:
+        return False
+    return (watched.task, watched.certificate) == (row["task"], row["certificate"])
+
+
+_SOUND: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {
+    "meta": _is_sound_meta,
+    "input": _is_sound_input,
+    "part": _is_sound_part,
+    "tally": _is_sound_tally,
+    "monitor": _is_sound_monitor,
+}
 
 
 def _made_whole(new: sqlite3.Connection) -> int:
@@ -198,8 +227,12 @@ def _made_whole(new: sqlite3.Connection) -> int:
 
 def _without_payload(new: sqlite3.Connection) -> list[str]:
     """Open questions that can be offered no more: the cloud has not stored them, and some of their parts are gone."""
-    rows = new.execute(
-        "SELECT id, envelope, (SELECT count(*) FROM part WHERE part.seq = input.seq) FROM input"
-        " WHERE delivery IN ('queued', 'offered')"
-    )
-    return [id_ for id_, envelope, parts in rows if parts < len(decoded(ENVELOPE, envelope).parts)]
+    lost: list[str] = []
+    for seq, id_, envelope in new.execute(
+        "SELECT seq, id, envelope FROM input WHERE delivery IN ('queued', 'offered')"
+    ):
+        wanted = len(decoded(ENVELOPE, envelope).parts)
+        (held,) = new.execute("SELECT count(*) FROM part WHERE seq = ? AND position < ?", (seq, wanted)).fetchone()
+        if held < wanted:  # full forms have the places after these
+            lost.append(id_)
+    return lost

@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _OUT_OF_REACH = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
+_NO_TEXT = "Could not decode to UTF-8"
+"""What Python says, without a code, of a text that was changed on the disk."""
 _INCREMENTAL = 2
 STEP_PAGES = 256
 """Given back to the disk in one step: a megabyte."""
@@ -93,7 +95,7 @@ def open_sound(path: Path, clock: RunClock, *, damage: str = "") -> tuple[Opened
 
 def is_damage(error: BaseException) -> bool:
     """Whether the file's content is not what was written."""
-    return isinstance(error, RowDamagedError) or _code(error) in _DAMAGE
+    return isinstance(error, RowDamagedError) or _code(error) in _DAMAGE or _NO_TEXT in str(error)
 
 
 def is_out_of_reach(error: BaseException) -> bool:

@@ -7,7 +7,7 @@ the account adds up all the same.
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -114,7 +114,7 @@ class Outbox:
         await self._writer.start()
         with suppress(OperatorSetupError):  # out of reach: `_reopened` comes back to it
             await self._take_stock()
-            await sweep(self.shelves.disk, self._files)
+            await sweep(self.shelves.disk, self._files, self._disk_work)
         if self._writer.fault:
             self._flush_soon()
 
@@ -122,7 +122,9 @@ class Outbox:
         """Writes what was counted and closes."""
         self._flush()
         self._stopped = True
-        if self._background:
+        with suppress(OperatorSetupError):
+            await self._writer.run(lambda _store: None)  # by then what was flushed is in the background
+        while self._background:
             await asyncio.gather(*self._background, return_exceptions=True)
         await self.shelves.stop()
         self._disk_work.shutdown()
@@ -330,8 +332,8 @@ class Outbox:
 
     def _let_go(self, shelf: Shelf, freed: Freed) -> None:
         self._room.freed(freed.payload_bytes)
-        for sha256 in freed.unused:
-            self._disk_work.submit(shelf.payloads.drop, sha256)
+        if freed.unused:  # unless an entry of the same bytes has come since
+            self._in_background(shelf.drop_unreferenced(freed.unused, self._disk_work))
 
     # Inside: what is written in a while
 
@@ -343,7 +345,8 @@ class Outbox:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._flush_counts()
+        offers, self._offers = self._offers, Counter()
+        self._flush_counts({id_: n for id_, n in offers.items() if self.shelves.is_on(self.shelves.disk, id_)})
         receipts, self._receipts = self._receipts, set()
         for shelf in self.shelves.all():
             ids = [id_ for id_ in receipts if self.shelves.is_on(shelf, id_)]
@@ -351,12 +354,11 @@ class Outbox:
                 run = shelf.writer.run(partial(received, ids=ids), done=partial(self._let_go_all, shelf))
                 run.add_done_callback(_look_at)
         if self.shelves.memory is not None:
-            prune = partial(OutboxStore.prune, keep=self._keep_settled)
-            self.shelves.memory.writer.run(prune).add_done_callback(_look_at)
+            work = partial(_tidy_memory, offers=offers, keep=self._keep_settled)
+            self.shelves.memory.writer.run(work).add_done_callback(_look_at)
 
-    def _flush_counts(self) -> None:
+    def _flush_counts(self, offers: Mapping[str, int]) -> None:
         counts = self._accounts.take_unwritten()
-        offers, self._offers = self._offers, Counter()
         notes, self._notes = self._notes, {}
         watches = self.watches.take_unwritten()
         if not (counts or offers or notes or watches or self._writer.fault):
@@ -365,8 +367,7 @@ class Outbox:
         def write(store: OutboxStore) -> list[Moved]:
             for task, values in counts.items():
                 store.count(task, values)
-            for id_, times in offers.items():
-                store.offered(id_, times)
+            _write_offers(store, offers)
             store.remember(notes)
             store.prune(self._keep_settled)
             return write_watches(store, watches, now_ms())
@@ -406,6 +407,17 @@ def _expire(store: OutboxStore, *, begun: Sequence[Watched]) -> tuple[list[tuple
     begin(store, begun)
     ended = store.expire(EXPIRED_AT_ONCE, now_ms=now_ms())
     return ended, store.waiting.next_expiry()
+
+
+def _write_offers(store: OutboxStore, offers: Mapping[str, int]) -> None:
+    for id_, times in offers.items():
+        store.offered(id_, times)
+
+
+def _tidy_memory(store: OutboxStore, *, offers: Mapping[str, int], keep: int) -> None:
+    """What a flush does there; of entries that lie elsewhere it changes nothing."""
+    _write_offers(store, offers)
+    store.prune(keep)
 
 
 def _look_at(future: "asyncio.Future[Any]") -> None:

@@ -26,13 +26,26 @@ class Payloads(Protocol):
         """The bytes, or the file that holds them; None when they are not here."""
 
 
-class PayloadFiles:
+class _Holds:
+    """How many hold a digest. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._held: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def release(self, sha256: str) -> None:
+        with self._lock:
+            self._held[sha256] -= 1
+            if self._held[sha256] <= 0:
+                del self._held[sha256]
+
+
+class PayloadFiles(_Holds):
     """One file a digest in one folder. Safe to use from several threads."""
 
     def __init__(self, *, folder: Path) -> None:
+        super().__init__()
         self._folder = folder
-        self._held: Counter[str] = Counter()
-        self._lock = threading.Lock()
 
     def hold(self, sha256: str, data: bytes) -> None:
         with self._lock:
@@ -40,12 +53,6 @@ class PayloadFiles:
         path = self._folder / sha256
         if not path.exists():
             write_durably(path, data)
-
-    def release(self, sha256: str) -> None:
-        with self._lock:
-            self._held[sha256] -= 1
-            if self._held[sha256] <= 0:
-                del self._held[sha256]
 
     def drop(self, sha256: str) -> None:
         with self._lock:
@@ -63,20 +70,22 @@ class PayloadFiles:
                 yield entry.name
 
 
-class PayloadMemory:
+class PayloadMemory(_Holds):
     """The same for entries that need not survive a restart."""
 
     def __init__(self) -> None:
-        self._held: dict[str, bytes] = {}
+        super().__init__()
+        self._data: dict[str, bytes] = {}
 
     def hold(self, sha256: str, data: bytes) -> None:
-        self._held[sha256] = data
-
-    def release(self, sha256: str) -> None:
-        return
+        with self._lock:
+            self._held[sha256] += 1
+            self._data[sha256] = data
 
     def drop(self, sha256: str) -> None:
-        self._held.pop(sha256, None)
+        with self._lock:
+            if sha256 not in self._held:
+                self._data.pop(sha256, None)
 
     def open(self, sha256: str) -> bytes | None:
-        return self._held.get(sha256)
+        return self._data.get(sha256)

@@ -93,15 +93,14 @@ class Putting:
                 for part, held in zip(envelope.parts, entry.parts, strict=True)
                 if part.size > INLINE_BYTES
             }
-            is_new = await self._write(shelf, row, large, kept)
+            is_new = await self._write(shelf, row, large, partial(self._written, shelf, row, size_of(entry), kept))
         finally:
             if not is_new:
                 self._shelves.forget(entry.id)
-                self._room.arrived(size_of(entry), kept=False)
+                self._room.arrived(size_of(entry), kept=None)
 
-    async def _write(self, shelf: Shelf, row: NewRow, large: dict[str, bytes], kept: Kept | None) -> bool:
+    async def _write(self, shelf: Shelf, row: NewRow, large: dict[str, bytes], done: Callable[[int], None]) -> bool:
         """Whether it is new here. Its large payload is there before its row is, and gone when that cannot be written."""
-        done = partial(self._written, shelf, row, kept)
         seq = 0
         if not large:
             seq = await shelf.writer.run(self._job(row), done=done)
@@ -111,15 +110,15 @@ class Putting:
             await loop.run_in_executor(self._disk_work, shelf.hold, large)
             seq = await shelf.writer.run(self._job(row), done=done)
         finally:
-            shelf.release(large)
+            self._disk_work.submit(shelf.release, large)
             if not seq:
-                await shelf.drop_unreferenced(list(large))
+                await shelf.drop_unreferenced(list(large), self._disk_work)
         return seq > 0
 
-    def _written(self, shelf: Shelf, row: NewRow, kept: Kept | None, seq: int) -> None:
+    def _written(self, shelf: Shelf, row: NewRow, coming: int, kept: Kept | None, seq: int) -> None:
         self._on_put(row, seq > 0)
         if seq:
-            self._room.arrived(row.payload_bytes, kept=True)
+            self._room.arrived(coming, kept=row.payload_bytes)
             if kept is not None and kept():
                 shelf.passed(seq)
 

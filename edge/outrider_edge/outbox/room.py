@@ -59,11 +59,11 @@ class Room:
         """An entry is on its way in."""
         self._coming = Sum(self._coming.entries + 1, self._coming.bytes + size)
 
-    def arrived(self, size: int, *, kept: bool) -> None:
-        """It is in, or could not be kept."""
-        self._coming = Sum(self._coming.entries - 1, self._coming.bytes - size)
-        if kept:
-            self._kept = Sum(self._kept.entries + 1, self._kept.bytes + size)
+    def arrived(self, coming: int, *, kept: int | None) -> None:
+        """What `coming` was told of is in, with ``kept`` bytes (equal full forms lie there once), or could not be kept: None."""
+        self._coming = Sum(self._coming.entries - 1, self._coming.bytes - coming)
+        if kept is not None:
+            self._kept = Sum(self._kept.entries + 1, self._kept.bytes + kept)
 
     def closed(self) -> None:
         """A question is done with."""

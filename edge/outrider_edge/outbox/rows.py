@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from outrider_edge.outbox.accounts import Counts
 from outrider_edge.outbox.clock import RunClock
-from outrider_edge.outbox.coding import ENCODER, ENVELOPE, REPORT, decoded
+from outrider_edge.outbox.coding import ENCODER, ENVELOPE, REPORT, decoded, seconds, whole
 from outrider_edge.outbox.looking import LookRows
 from outrider_edge.outbox.outcomes import Answered, Expired, Outcome, audit_loss, fault_of, final_report, is_watched
 from outrider_edge.outbox.policy import Held, Need, Standing, Worth, worth_of
@@ -148,7 +148,7 @@ class OutboxStore:
         meta = dict(self._sql.execute("SELECT name, value FROM meta").fetchall())
         now = self._clock.now()
         if meta.get("boot_id") != self._clock.boot_id:
-            seen_s = float(meta.get("seen_s", 0.0))
+            seen_s = seconds(meta.get("seen_s", "0"))
             self._sql.execute(
                 "UPDATE input SET age_s = age_s + max(0.0, ? - at_s), at_s = ? WHERE delivery <> 'done'", (seen_s, now)
             )
@@ -253,7 +253,7 @@ class OutboxStore:
         before = decoded(REPORT, report_data)
         if isinstance(outcome, Answered) and (fault := fault_of(outcome.answer, before)):
             return Settled(known=True, fault=fault)
-        freed = self._free(seq, held)
+        freed = Freed() if delivery == "received" else self._free(seq, held)
         if state != "pending":
             self._sql.execute(f"UPDATE input SET {_DONE} WHERE seq = ?", (seq,))
             audit = self._audited(before, outcome, now_ms) if before.audited else None
@@ -315,7 +315,7 @@ class OutboxStore:
         """The account of every task. ``pending`` is counted from the rows, not from what was added up."""
         counts: dict[str, dict[str, int]] = defaultdict(dict)
         for task, name, value in self._sql.execute("SELECT task, name, value FROM tally"):
-            counts[task][name] = value
+            counts[task][name] = whole(value)
         for task, value in self._sql.execute("SELECT task, count(*) FROM input WHERE state = 'pending' GROUP BY task"):
             counts[task]["pending"] = value
         return {task: account_from(values) for task, values in counts.items()}
@@ -343,8 +343,6 @@ class OutboxStore:
 
     def _free(self, seq: int, held: int) -> Freed:
         """Lets the ``held`` bytes of an input's payload go; its row is the caller's to change."""
-        if not held:
-            return Freed()
         filed = self._sql.execute("SELECT DISTINCT sha256 FROM part WHERE seq = ? AND data IS NULL", (seq,)).fetchall()
         self._sql.execute("DELETE FROM part WHERE seq = ?", (seq,))
         unused = tuple(

@@ -1,6 +1,8 @@
 """One place for entries: a file with its payload folder, or memory; and how far whoever offers them has looked. Counts no inputs."""
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import suppress
 from itertools import islice
 
@@ -74,18 +76,26 @@ class Shelf:
         for sha256 in large:
             self.payloads.release(sha256)
 
-    async def drop_unreferenced(self, digests: Sequence[str]) -> None:
-        """Removes those that no row refers to; a disk that does not tell keeps them until the next start."""
-        with suppress(OperatorSetupError):
-            for sha256 in await self.writer.run(lambda store: store.unreferenced(digests)):
-                self.payloads.drop(sha256)
+    async def drop_unreferenced(self, digests: Sequence[str], disk_work: Executor) -> None:
+        """Removes those that no row refers to; a disk that does not tell, or that fails, keeps them until the next start.
+
+        ``disk_work`` does one thing after another, `hold` and `release` among them: an entry of the same bytes whose row
+        comes after the question asked here is released after what is removed here, and so spared.
+        """
+        with suppress(OperatorSetupError, OSError):
+            unused = await self.writer.run(lambda store: store.unreferenced(digests))
+            await asyncio.get_running_loop().run_in_executor(disk_work, self._drop, unused)
+
+    def _drop(self, digests: Sequence[str]) -> None:
+        for sha256 in digests:
+            self.payloads.drop(sha256)
 
 
-async def sweep(shelf: Shelf, files: PayloadFiles) -> None:
+async def sweep(shelf: Shelf, files: PayloadFiles, disk_work: Executor) -> None:
     """Removes every file of the payload folder that no row refers to. For a start: nothing is being written yet."""
     names = files.names()
     while some := _some(names):
-        await shelf.drop_unreferenced(some)
+        await shelf.drop_unreferenced(some, disk_work)
 
 
 def _some(names: Iterator[str]) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import msgspec
 from msgspec.structs import replace
 
+from outrider_edge.outbox.coding import decoded
 from outrider_edge.ports import ShadowEntry, Watched
 from outrider_wire.monitor import observe, resumed
 
@@ -16,7 +17,7 @@ KEPT_MONITORS = 16
 KEPT_SHADOW = 10_000
 """Inputs of shadow mode that are kept one by one."""
 
-_WATCHED = msgspec.msgpack.Decoder(Watched)
+WATCHED = msgspec.msgpack.Decoder(Watched)
 _ENCODER = msgspec.msgpack.Encoder()
 
 ShadowTally = Mapping[tuple[str, str, bool], int]
@@ -52,7 +53,7 @@ class MonitorRows:
 
     def all(self) -> list[Watched]:
         """Every watch that is remembered, the oldest first."""
-        return [_WATCHED.decode(state) for (state,) in self._sql.execute("SELECT state FROM monitor ORDER BY seq")]
+        return [decoded(WATCHED, state) for (state,) in self._sql.execute("SELECT state FROM monitor ORDER BY seq")]
 
     def begin(self, watched: Watched) -> None:
         """Makes sure that this watch is kept: the one that is here goes on, if it may. Repeated, it changes nothing.
@@ -87,7 +88,7 @@ class MonitorRows:
         found = self._sql.execute(
             "SELECT seq, state FROM monitor WHERE task = ? AND certificate = ?", (task, certificate)
         ).fetchone()
-        return (found[0], _WATCHED.decode(found[1])) if found else None
+        return (found[0], decoded(WATCHED, found[1])) if found else None
 
 
 class ShadowRows:

@@ -213,8 +213,10 @@ class OutboxWriter:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._opened, mended = open_sound(self._path, self._clock, damage=self._damage)
-        except (sqlite3.Error, OSError, RowDamagedError) as error:
-            self._say(str(error))
+        except OperatorSetupError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a damaged file does to what reads it, this thread must go on
+            self._say(str(error) or repr(error))
             return False
         self._damage = ""
         if mended is not None:

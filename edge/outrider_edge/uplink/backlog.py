@@ -80,6 +80,8 @@ class Backlog:
             OperatorSetupError: the file cannot be read now.
         """
         limit = min(self._turn, self._window - len(self._book))
+        if limit <= 0:  # what came since `wants` has taken the room
+            return
         self._behind = False  # what comes from now on may be missing from what is found
         try:
             found = await self._shelves.next_open(limit)

@@ -407,6 +407,7 @@ class Offering:
         self._book.remove(id_)
         self._lent.pop(id_, None)
         self._fulls.close(id_)
+        self._wake.set()  # there may be room for what is behind
 
     def _odd(self, id_: str, what: str, why: str = "") -> None:
         """An answer that changes nothing is counted; only one that should never have come is worth a line."""
