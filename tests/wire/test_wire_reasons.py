@@ -13,6 +13,7 @@ WALKED = (
     "edge/outrider_edge/journey/*.py",
     "edge/outrider_edge/local_api/*.py",
     "edge/outrider_edge/outbox/*.py",
+    "edge/outrider_edge/thermal/*.py",
     "edge/outrider_edge/uplink/*.py",
     "export/outrider_engine/decoder.py",
     "wire/outrider_link/blobs.py",

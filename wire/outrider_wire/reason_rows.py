@@ -15,6 +15,9 @@ ROWS: tuple[Reason, ...] = (
     # asked
     Reason("cancelled", "asked", _DEVICE, _APP, "the caller went away before the device had answered", "ask again"),
     Reason("damaged_body", "asked", _DEVICE, _APP, "the body is no whole form or JSON", "send one field a part"),
+    Reason(
+        "device_hot", "asked", _DEVICE, _OPERATOR, "the board is hot, and inputs wait for turns", "cool it, or ask less"
+    ),
     Reason("duplicate_part", "asked", _DEVICE, _APP, "a part comes twice in one form", "send each part once"),
     Reason("empty_body", "asked", _DEVICE, _APP, "there is nothing in the request", "send the parts"),
     Reason(

@@ -10,7 +10,7 @@ from outrider.commands.options import Json, Quiet, group
 from outrider.output import Screen, to_json
 from outrider.settings_files import FileKind
 
-app = group("Check and show edge.toml, cloud.toml, task files and device profiles.")
+app = group("Check and show settings, task files and device profiles.")
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="edge.toml, cloud.toml, a task or a profile.")]
 Kind = Annotated[FileKind | None, typer.Option(help="Kind of the file; default: as its name and keys tell.")]
