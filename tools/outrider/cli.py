@@ -23,9 +23,7 @@ COMMANDS: dict[str, Entry] = {
     "cloud": Entry("outrider.commands.cloud", "Serve the large model to devices."),
     "broker": Entry("outrider.commands.broker", "Run the embedded MQTT broker for a lab, or secure mosquitto."),
     "task": Entry("outrider.commands.task", "Write and check task files."),
-    "config": Entry(
-        "outrider.commands.config", "Check and show settings, task files and device profiles."
-    ),
+    "config": Entry("outrider.commands.config", "Check and show settings, task files and device profiles."),
     "export": Entry("outrider.commands.export", "Turn a trained model into a certified bundle."),
     "certify": Entry("outrider.commands.certify", "Certify rows, a bundle or audits; say what labels would buy."),
     "bundle": Entry("outrider.commands.bundle", "Look into bundles, verify and compare them."),
