@@ -5,6 +5,7 @@ import base64
 import hashlib
 import hmac
 import json
+import sys
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,14 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
-from edge_agents import QUIET, Bench, running_agent, write_config
+from edge_agents import QUIET, SERVE, Bench, running_agent, serve_environment, write_config
 from edge_entries import until
 from msgspec.structs import replace
 
-from factory import make_task, parts_of, sure, unsure
+from factory import QUESTION, make_task, parts_of, sure, unsure
+from outrider import Client
 from outrider_edge.config import load_edge_config
+from outrider_edge.supervising import Supervised
 from outrider_edge.webhooks.rules import key_of, pause_s, verdict
 from outrider_edge.webhooks.settings import SinkSettings
 from outrider_edge.webhooks.webhook import WebhookSink
@@ -211,3 +214,48 @@ def test_paths_of_a_sink_are_relative_to_its_file(tmp_path: Path) -> None:
     sink = '[[sinks]]\nname = "a"\nurl = "https://example.org/"\nsecret_file = "hook.key"\n'
     [settings] = load_edge_config(write_config(tmp_path, extra=sink)).sinks
     assert settings.secret_file == str(tmp_path / "hook.key")
+
+
+async def test_a_configured_sink_is_part_of_the_agent_and_tells_how_it_fares(
+    tmp_path: Path, receiver: Receiver
+) -> None:
+    sink = f'[[sinks]]\nname = "line"\nurl = "{receiver.url}"\nanswers = "all"\n'
+    command = [sys.executable, "-c", SERVE, str(write_config(tmp_path, extra=sink))]
+    agent = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, env=serve_environment())
+    try:
+        assert agent.stdout is not None
+        address = (await agent.stdout.readline()).decode().strip()
+
+        def ask() -> str:
+            with Client(address) as client:
+                return client.ask("colours", {"image": sure(2), "question": QUESTION}).id
+
+        input_id = await asyncio.to_thread(ask)
+        await until(lambda: receiver.ids == [input_id])
+        await asyncio.sleep(0.2)  # the agent has read the reply
+        async with ClientSession(address) as http:
+            async with http.get("/v1/status") as reply:
+                sinks = (await reply.json())["sinks"]
+            async with http.get("/metrics") as reply:
+                page = await reply.text()
+    finally:
+        agent.terminate()
+        await agent.wait()
+    assert sinks == {"line": {"taken": 1, "refused": 0, "given_up": 0, "waiting": 0, "failing": ""}}
+    assert 'outrider_sink_reports_total{is="taken",sink="line"} 1.0' in page
+
+
+async def test_work_that_fails_is_begun_again() -> None:
+    begun = 0
+
+    async def work() -> None:
+        nonlocal begun
+        begun += 1
+        if begun < 3:
+            raise ValueError("a defect")
+        await asyncio.Event().wait()
+
+    running = asyncio.create_task(Supervised(name="x", work=work, patience=lambda _: 0.0).run())
+    await until(lambda: begun == 3)
+    running.cancel()
+    assert isinstance((await asyncio.gather(running, return_exceptions=True))[0], asyncio.CancelledError)
