@@ -202,7 +202,7 @@ class _Child:
                     self._process = subprocess.Popen(
                         command, stdin=theirs.fileno(), stdout=shared, stderr=subprocess.DEVNULL, env=_environment()
                     )
-                except BaseException:
+                except BaseException:  # interrupted too: what was opened for the child is closed
                     self._socket.close()
                     self._pixels.close()
                     raise

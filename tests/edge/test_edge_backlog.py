@@ -198,7 +198,7 @@ class FileOfQuestions:
 
 async def test_a_burst_that_takes_the_room_before_the_taking_up_begins_leaves_the_rest_behind() -> None:
     file, book = FileOfQuestions(), OfferBook()
-    backlog = Backlog(shelves=file, book=book, window=4, ask_again_s=60.0)  # type: ignore[arg-type]
+    backlog = Backlog(shelves=file, book=book, window=4, ask_again_s=60.0)  # type: ignore[arg-type]  # a shelf of the test
     file.open = {f"q{seq}": Waiting(seq, f"q{seq}", False, 0, 1e9) for seq in range(1, 10)}
     assert backlog.wants(0.0)
     for number in range(6):
@@ -244,7 +244,7 @@ class BacklogMachine(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.file, self.book, self.now, self.seq = FileOfQuestions(), OfferBook(), 0.0, 0
-        self.backlog = Backlog(shelves=self.file, book=self.book, window=4, ask_again_s=60.0)  # type: ignore[arg-type]
+        self.backlog = Backlog(shelves=self.file, book=self.book, window=4, ask_again_s=60.0)  # type: ignore[arg-type]  # a shelf of the test
         self.backlog.rewind(self.now)
 
     @rule(many=st.integers(1, 12))
@@ -287,7 +287,7 @@ class BacklogMachine(RuleBasedStateMachine):
     def restart(self) -> None:
         """The book is empty, the file is as it was."""
         self.book = OfferBook()
-        self.backlog = Backlog(shelves=self.file, book=self.book, window=4, ask_again_s=60.0)  # type: ignore[arg-type]
+        self.backlog = Backlog(shelves=self.file, book=self.book, window=4, ask_again_s=60.0)  # type: ignore[arg-type]  # a shelf of the test
         self.backlog.rewind(self.now)
 
     @invariant()

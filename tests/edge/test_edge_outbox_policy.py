@@ -38,8 +38,8 @@ WAITED, SPARE, PRECIOUS = Worth.WAITED, Worth.SPARE, Worth.PRECIOUS
 
 def held(id_: str, worth: Worth = WAITED, **about: object) -> Held:
     values = {"received": False, "gain": 0.5, "seq": 1, "bytes": 10, "expired": False, **about}
-    standing = Standing(worth, values["received"], values["gain"], values["seq"])  # type: ignore[arg-type]
-    return Held(id_, standing, values["bytes"], values["expired"])  # type: ignore[arg-type]
+    standing = Standing(worth, values["received"], values["gain"], values["seq"])  # type: ignore[arg-type]  # values of many types, by name
+    return Held(id_, standing, values["bytes"], values["expired"])  # type: ignore[arg-type]  # values of many types, by name
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_the_table_says_who_goes_first(first: Held, then: Held) -> None:
     ids=["refused", "surer", "unlike anything", "kept to learn from", "a person asked", "audit", "audit of the memory"],
 )
 def test_what_an_entry_is_worth(fields: dict[str, object], worth: Worth, gain: float) -> None:
-    entry = make_entry(**fields)  # type: ignore[arg-type]
+    entry = make_entry(**fields)  # type: ignore[arg-type]  # values of many types, by name
     assert worth_of(envelope_of(entry), entry.state) == (worth, pytest.approx(gain))
 
 
@@ -150,7 +150,7 @@ def test_the_files_own_order_is_that_of_the_table(kinds: list[tuple[str, int, in
             fields = {"spare": {"state": "edge"}, "audit": {"audit": True}, "requested": {"why": "requested"}}.get(
                 kind, {}
             )
-            entry = make_entry(probabilities=[p, 1 - p, 0.0], keep_for_s=keep_s, **fields)  # type: ignore[arg-type]
+            entry = make_entry(probabilities=[p, 1 - p, 0.0], keep_for_s=keep_s, **fields)  # type: ignore[arg-type]  # values of many types, by name
             opened.store.put(NewRow.of(entry, envelope_of(entry), [b"pixels"], fulls={}, at_s=clock.now))
             if rng.random() < 0.3:
                 opened.store.received(entry.id)
@@ -272,7 +272,7 @@ async def test_many_that_come_at_once_keep_the_bounds(tmp_path: Path) -> None:
     async def ask(number: int) -> bool:
         p = rng.choice([0.5, 0.6, 0.7])
         kind = {"durability": "memory"} if number % 5 == 0 else {"audit": True} if number % 7 == 0 else {}
-        entry = make_entry(b"x" * rng.randrange(1, 30), probabilities=[p, 1 - p, 0.0], **kind)  # type: ignore[arg-type]
+        entry = make_entry(b"x" * rng.randrange(1, 30), probabilities=[p, 1 - p, 0.0], **kind)  # type: ignore[arg-type]  # values of many types, by name
         outbox.arrived("colours")
         try:
             await outbox.put(entry)
