@@ -36,7 +36,7 @@ class Chore(NamedTuple):
 
 
 class Housekeeping:
-    """One loop over the table, and one that watches the loop itself."""
+    """A loop for each line of the table, and one that watches the event loop itself."""
 
     def __init__(
         self,
@@ -54,6 +54,7 @@ class Housekeeping:
         self._intake = intake
         self._metrics = metrics
         self._more = False
+        self._taking = asyncio.Lock()
         self.chores = (
             Chore("renew", lease_s / 3, settler.renew),
             Chore("take_over", lease_s / 3, self._take_over),
@@ -66,15 +67,16 @@ class Housekeeping:
         )
 
     async def run(self) -> None:
-        """Second by second, until it is cancelled."""
-        loop = asyncio.get_running_loop()
-        due = {chore.name: loop.time() + min(chore.every_s, _EVERY_S) for chore in self.chores}
-        while True:
-            await asyncio.sleep(_EVERY_S)
+        """Each chore in its own time, until it is cancelled: tidying may take minutes, and a lease runs out in less."""
+        async with asyncio.TaskGroup() as group:
             for chore in self.chores:
-                if loop.time() >= due[chore.name]:
-                    due[chore.name] = loop.time() + chore.every_s
-                    await self._do(chore)
+                group.create_task(self._repeat(chore), name=chore.name)
+
+    async def _repeat(self, chore: Chore) -> None:
+        await asyncio.sleep(min(chore.every_s, _EVERY_S))
+        while True:
+            await self._do(chore)
+            await asyncio.sleep(chore.every_s)
 
     async def watch_loop(self) -> None:
         """How late the event loop comes round, until it is cancelled."""
@@ -92,7 +94,8 @@ class Housekeeping:
             self._metrics.error("housekeeping")
 
     async def _take_over(self) -> None:
-        self._more = await self._intake.take_over(own=False) > 0
+        async with self._taking:  # room that is free is not given away twice
+            self._more = await self._intake.take_over(own=False) > 0
 
     async def _take_more(self) -> None:
         """While there is more than there was room for, it is taken up as room comes."""

@@ -1,10 +1,12 @@
 """A running cloud with a large model behind a server: what the strategy asks and tells, and what a bad server costs nobody."""
 
 import asyncio
+import errno
 from functools import partial
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from aiohttp import web
 from cloud_device import Device, make_escalation, sha256
 from cloud_service import HeldModel, eventually, get, make_service, ready, the_task, write_config
@@ -12,7 +14,9 @@ from large_server import MODEL, ChatServer, completion, prose, says, status, tok
 
 from factory import make_bundle, sure
 from outrider_cloud.service import CloudService
-from outrider_cloud.store import inputs
+from outrider_cloud.store import inputs, schema
+from outrider_cloud.store.blobstore import BlobStore
+from outrider_cloud.store.retention import Keeper
 from outrider_cloud.store.store import Store
 from outrider_wire.codec import encode
 from outrider_wire.messages import Answer, Escalation, Fact, Receipt, Refusal
@@ -286,6 +290,63 @@ async def test_a_lost_payload_ends_its_input_once_though_its_batch_fails(broker:
         await eventually(lambda: _asked_alone(model))
         await asyncio.sleep(0.1)
         assert await metric(service, 'outrider_inputs_settled_total{state="refused"') == 1
+
+
+async def test_a_part_that_cannot_be_read_now_waits_and_is_no_fault_of_the_model(
+    broker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, image, read = HeldModel(), b"y" * 100_000, BlobStore.read
+    troubles = [OSError(errno.EMFILE, "Too many open files") for _ in range(4)]
+
+    def troubled(blobs: BlobStore, digest: str) -> bytes | None:
+        if troubles:
+            raise troubles.pop()
+        return read(blobs, digest)
+
+    async with make_service(write_config(tmp_path, broker), model) as service, Device(broker, "cam-fd") as device:
+        await ready(service)
+        device.serve(image)
+        monkeypatch.setattr(BlobStore, "read", troubled)
+        sent = await device.escalate(make_escalation(the_task(tmp_path), {"image": image, "question": "later"}))
+        assert (await device.hears(Answer, sent)).label
+        assert not troubles
+        assert model.questions == ["later"]
+
+
+async def test_tidying_for_long_lets_no_lease_run_out(
+    broker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tidying = HeldModel(), asyncio.Event()
+
+    async def endless(_: Keeper) -> dict[str, int]:
+        tidying.set()
+        await asyncio.Event().wait()
+        return {}
+
+    monkeypatch.setattr(Keeper, "keep", endless)
+    config = write_config(tmp_path, broker, more="lease_s = 2")
+    async with make_service(config, model) as service, Device(broker, "cam-tidy") as device:
+        await ready(service)
+        model.open.clear()
+        sent = await device.escalate(unsure(tmp_path))
+        await device.hears(Receipt, sent)
+        await tidying.wait()
+        store = Store(url=f"sqlite:///{tmp_path / 'data/cloud.db'}")
+        store.open()
+
+        async def until_ms() -> int:
+            column = schema.inputs.c.lease_until_ms
+            return int(await store.read(lambda connection: connection.execute(sa.select(column)).scalar_one()))
+
+        before = await until_ms()
+
+        async def renewed() -> bool:
+            return await until_ms() > before + 2000
+
+        await eventually(renewed)
+        store.close()
+        model.open.set()
+        await device.hears(Answer, sent)
 
 
 async def _asked_alone(model: HeldModel) -> bool:

@@ -214,8 +214,10 @@ class Worker:
         try:
             loaded = await self._loaded(jobs)
             ready = [job for job, _ in loaded]
+            if not ready:
+                return
             requests = await self._requests(loaded)
-            replies = await self._large.answer(requests) if requests else []
+            replies = await self._large.answer(requests)
             check_replies(replies, len(requests), len(self.task.labels))
         except Exception:  # supervised: whatever a backend raises is about this batch, and the worker goes on
             log.exception("large_model.failed", extra={"task": self.task.name, "batch": len(jobs)})
@@ -285,26 +287,34 @@ class Worker:
             self._cited = name
 
     async def _loaded(self, jobs: Sequence[Job]) -> list[tuple[Job, dict[str, bytes]]]:
-        """All whose parts are here, with them; the others are refused."""
+        """All whose parts are here, with them; those whose parts are lost are refused, and those that cannot be read now wait."""
         ready: list[tuple[Job, dict[str, bytes]]] = []
-        lost: list[Job] = []
         for job in jobs:
-            parts: dict[str, bytes] = {}
-            for part in job.escalation.parts:
-                data = part.inline if part.inline is not None else await self._parts.load(part.sha256)
-                if data is not None:
-                    parts[part.name] = data
+            try:
+                parts = await self._parts_of(job)
+            except OSError as error:  # the disk's trouble, and not the input's: it waits
+                log.error("part.unreadable", extra={"task": self.task.name, "input": job.id, "what": str(error)})
+                self._metrics.error("part")
+                asyncio.get_running_loop().call_later(_RETRY_S, self._push, job)
+                continue
             if len(parts) < len(job.escalation.parts):
-                lost.append(job)
+                self.refuse(job, "payload_lost", "a part that was stored is not there any more")
             else:
                 ready.append((job, parts))
-        for job in lost:
-            self.refuse(job, "payload_lost", "a part that was stored is not there any more")
         return ready
+
+    async def _parts_of(self, job: Job) -> dict[str, bytes]:
+        """Those of its parts that are here."""
+        found: dict[str, bytes] = {}
+        for part in job.escalation.parts:
+            data = part.inline if part.inline is not None else await self._parts.load(part.sha256)
+            if data is not None:
+                found[part.name] = data
+        return found
 
     async def _requests(self, ready: Sequence[tuple[Job, dict[str, bytes]]]) -> list[LargeRequest]:
         """What the large model is asked."""
-        first = await self._first.distributions([parts for _, parts in ready]) if self._first and ready else []
+        first = await self._first.distributions([parts for _, parts in ready]) if self._first else []
         smalls = [said or job.escalation.probabilities for (job, _), said in zip_longest(ready, first)]
         return [self._request(job, parts, small) for (job, parts), small in zip(ready, smalls, strict=True)]
 

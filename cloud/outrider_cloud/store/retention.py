@@ -82,11 +82,12 @@ def delete_older(connection: sa.Connection, *, retention: Retention, now_ms: int
 
 def sweep(connection: sa.Connection, *, blobs: BlobStore, before_s: float) -> int:
     """Deletes files that nothing refers to and that have lain there since ``before_s``; how many."""
-    known = references.files(connection)
-    old = [path for path in blobs.all() if path.name not in known and _older(path, before_s)]
-    for path in old:
-        path.unlink(missing_ok=True)
-    return len(old)
+    known, gone = references.files(connection), 0
+    for path in blobs.all():
+        if path.name not in known and _older(path, before_s):  # looked at last: an input may just be claiming it anew
+            path.unlink(missing_ok=True)
+            gone += 1
+    return gone
 
 
 def _older(path: Path, before_s: float) -> bool:
