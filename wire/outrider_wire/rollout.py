@@ -1,0 +1,136 @@
+"""What a release engineer signs, and what the cloud may say within it: plan, order, stop. Pure; both sides judge alike.
+
+The *plan* is a target of The Update Framework, signed with the release keys: which releases, to which groups, how fast at most, and
+what a rollback may return to. An *order* is the cloud's word to one device within a plan, and a *stop* its word to all; both are signed
+with the online control key, which can neither make a release nor leave the plan (as Uptane's Director, Uptane Standard 2.1 §5.3.2).
+"""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from outrider_wire.limits import ENTRIES, MANIFEST_BYTES
+from outrider_wire.names import Digest, Name
+
+WEEK_MINUTES = 7 * 24 * 60
+
+Fact = Annotated[str, Meta(max_length=64)]
+Facts = Annotated[dict[Name, Fact], Meta(max_length=ENTRIES)]
+"""What a device says of itself and a group may ask for: ``site``, ``profile``, and the labels of its configuration."""
+Milliseconds = Annotated[int, Meta(ge=0, lt=2**53)]
+"""UTC, since 1970."""
+Number = Annotated[int, Meta(ge=0, lt=2**53)]
+Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+
+
+class PlannedRelease(Struct, kw_only=True, frozen=True):
+    """One task's release within a plan."""
+
+    task: Name
+    release: Digest
+    """SHA-256 of the bundle's manifest."""
+    size: Annotated[int, Meta(ge=1, le=MANIFEST_BYTES)]
+    """Bytes of the manifest."""
+    counter: Annotated[int, Meta(ge=1, lt=2**53)]
+    """The release counter that its signer gave it: it never decreases within a task."""
+
+
+class Group(Struct, kw_only=True, frozen=True):
+    """One stage's devices: those that meet every condition."""
+
+    name: Name
+    share: Share = 1.0
+    """Cumulative: the devices whose keyed hash lies below it."""
+    facts: Facts = {}
+    """Each must be what the device says of itself."""
+    devices: Annotated[list[Name], Meta(max_length=1024)] = []
+    """If any: these alone."""
+    minimum: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
+    """Devices that must have finished before the next stage begins."""
+
+
+class WeeklyWindow(Struct, kw_only=True, frozen=True):
+    """From ``begin`` until ``end``, in minutes since Monday 00:00 UTC; it may run over the end of the week."""
+
+    begin: Annotated[int, Meta(ge=0, lt=WEEK_MINUTES)]
+    end: Annotated[int, Meta(ge=0, lt=WEEK_MINUTES)]
+
+    def holds(self, minute: int) -> bool:
+        """Whether that minute of the week lies in it."""
+        return self.begin <= minute < self.end if self.begin <= self.end else not self.end <= minute < self.begin
+
+
+class RolloutPlan(Struct, kw_only=True, frozen=True):
+    """What the release engineer signs."""
+
+    rollout: Name
+    releases: Annotated[list[PlannedRelease], Meta(min_length=1, max_length=16)]
+    """Of several tasks: all or none of them run on a device."""
+    groups: Annotated[list[Group], Meta(min_length=1, max_length=32)]
+    """Stages, in their order."""
+    salt: Annotated[str, Meta(min_length=16, max_length=64)]
+    """Its own for each rollout, so that nobody chooses to be a canary."""
+    start_ms: Milliseconds
+    expires_ms: Milliseconds
+    soak_s: Annotated[int, Meta(ge=0, le=365 * 86400)] = 0
+    """The least time between the beginnings of two stages; a device checks it too."""
+    freeze: Annotated[list[WeeklyWindow], Meta(max_length=32)] = []
+    """When no device begins an update."""
+    rollback_to: Annotated[list[PlannedRelease], Meta(max_length=16)] = []
+    """What an order may return to, whatever its counter; empty: only what the device itself ran before."""
+    schema: Literal[1] = 1
+
+
+class DeviceOrder(Struct, kw_only=True, frozen=True):
+    """The cloud's word to one device; it holds within the plan that it names."""
+
+    device: Name
+    number: Number
+    """Grows with every order to this device."""
+    rollout: Name
+    stage: Annotated[int, Meta(ge=0, lt=32)]
+    kind: Literal["update", "rollback"] = "update"
+    releases: Annotated[list[PlannedRelease], Meta(min_length=1, max_length=16)]
+    issued_ms: Milliseconds
+    expires_ms: Milliseconds
+
+
+class Stop(Struct, kw_only=True, frozen=True):
+    """The emergency stop: what is under way of these rollouts ends at the next safe point, and nothing of them begins."""
+
+    number: Number
+    """Grows with every stop; a device keeps the newest."""
+    rollouts: Annotated[list[Name], Meta(max_length=1024)] = []
+    """Those that are stopped; none named: all."""
+    lifted: bool = False
+    """What the numbers before stopped may go on."""
+    reason: Annotated[str, Meta(max_length=512)] = ""
+    issued_ms: Milliseconds
+
+
+def fraction(plan: RolloutPlan, device: str) -> float:
+    """Where a device stands in this rollout, in [0, 1): a keyed hash, the same on both sides."""
+    digest = hashlib.blake2b(device.encode(), key=plan.salt.encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "big") >> 11) / 2.0**53
+
+
+def stage_of(plan: RolloutPlan, device: str, facts: Mapping[str, str]) -> int | None:
+    """The first stage that the device belongs to; None: the plan is not for it."""
+    place = fraction(plan, device)
+    for stage, group in enumerate(plan.groups):
+        named = not group.devices or device in group.devices
+        if named and place < group.share and all(facts.get(name) == value for name, value in group.facts.items()):
+            return stage
+    return None
+
+
+def earliest_ms(plan: RolloutPlan, stage: int) -> int:
+    """When that stage may begin, UTC in milliseconds: earlier it may not, whoever says so."""
+    return plan.start_ms + stage * plan.soak_s * 1000
+
+
+def minute_of_week(at_ms: int) -> int:
+    """Minutes since Monday 00:00 UTC. (1970 began on a Thursday.)"""
+    return (at_ms // 60_000 + 3 * 24 * 60) % WEEK_MINUTES
