@@ -17,6 +17,7 @@ from outrider_engine.delta.form import (
     HEAD_BYTES,
     KINDS,
     LITERAL,
+    OPEN_BZ2_STREAMS,
     OPEN_STREAMS,
     Control,
     Head,
@@ -38,7 +39,7 @@ PIECE_BYTES = 512 * 1024
 def apply_delta(base: Path, delta: Path, *, to: Path, sha256: str, size: int) -> Path:
     """Writes the file of that digest and size to ``to``, durably; ``to`` as it was where that fails.
 
-    Memory: at most about 48 MiB beside the interpreter, whatever the files' sizes.
+    Memory: about 20 MiB beside the interpreter, at most 128 MiB of a hostile delta, whatever the files' sizes.
 
     Args:
         base: the file that the delta was made from. It must not change meanwhile.
@@ -145,8 +146,12 @@ class _Rebuilding:
 
     def _opened(self, number: int) -> Unpacker:
         row = self._control.streams[number]
-        others = [self._control.streams[other] for other in self._open]
-        if len(others) >= OPEN_STREAMS or (row.dictionary and any(other.dictionary for other in others)):
+        now = [row, *(self._control.streams[other] for other in self._open)]
+        if (
+            len(now) > OPEN_STREAMS
+            or sum(each.code == "bz2" for each in now) > OPEN_BZ2_STREAMS
+            or sum(bool(each.dictionary) for each in now) > 1
+        ):
             raise damaged("too many of its streams are read at once")
         dictionary = b"".join(self._read_base(begin, length) for begin, length in row.dictionary)
         return unpacker(row.code, row.flavour, self._stored(number, row), dictionary)

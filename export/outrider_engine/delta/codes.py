@@ -16,7 +16,8 @@ from outrider_wire.errors import OutriderError
 
 _WINDOW_LOG, _DICTIONARY_WINDOW_LOG = 20, 24
 _LZMA_BYTES = 1 << 20
-_LEVEL = 19
+BEST_LEVEL = 19
+"""Of zstd; what it packs is unpacked as fast as what any other level does."""
 FLAVOURS = 5
 """LZMA with 0 … 4 bits of the byte before as the context of the next."""
 _FEED_BYTES = 32 * 1024
@@ -37,8 +38,8 @@ class Unpacker(Protocol):
         ...
 
 
-def pack(code: Code, data: bytes, *, flavour: int = 0, dictionary: bytes = b"") -> bytes:
-    """The stored bytes of a stream."""
+def pack(code: Code, data: bytes, *, flavour: int = 0, dictionary: bytes = b"", level: int = BEST_LEVEL) -> bytes:
+    """The stored bytes of a stream; ``dictionary`` and ``level`` are zstd's."""
     match code:
         case "stored":
             return data
@@ -47,7 +48,7 @@ def pack(code: Code, data: bytes, *, flavour: int = 0, dictionary: bytes = b"") 
         case "lzma":
             return lzma.compress(data, lzma.FORMAT_RAW, filters=_filters(flavour))
         case "zstd":
-            return _zstd(data, dictionary)
+            return _zstd(data, dictionary, level)
 
 
 def unpacker(code: Code, flavour: int, read: ReadStored, dictionary: bytes = b"") -> Unpacker:
@@ -85,12 +86,12 @@ def _filters(flavour: int) -> list[dict[str, int]]:
     return [{"id": lzma.FILTER_LZMA1, "dict_size": _LZMA_BYTES, "lc": flavour, "lp": 0, "pb": 0, "preset": 9}]
 
 
-def _zstd(data: bytes, dictionary: bytes) -> bytes:
+def _zstd(data: bytes, dictionary: bytes, level: int) -> bytes:
     """A frame without the magic number, sizes and checksum: what is rebuilt is verified by its digest."""
     most = _DICTIONARY_WINDOW_LOG if dictionary else _WINDOW_LOG
     window = min(max(10, (len(data) + len(dictionary)).bit_length()), most)
     parameters = zstandard.ZstdCompressionParameters.from_level(
-        _LEVEL,
+        level,
         source_size=len(data) + len(dictionary),
         format=zstandard.FORMAT_ZSTD1_MAGICLESS,
         window_log=window,

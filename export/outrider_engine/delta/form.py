@@ -27,14 +27,15 @@ VERSION = 1
 NAME_BYTES = 16
 HEAD_BYTES = 128
 """The header and the lengths of the control never take more."""
-CONTROL_BYTES = 8 * 1024 * 1024
-STREAMS = 2048
-INSTRUCTIONS = 500_000
-RANGES = 4096
+CONTROL_BYTES = 2 * 1024 * 1024
+STREAMS = 256
+INSTRUCTIONS = 100_000
+RANGES = 1024
 DICTIONARY_BYTES = 8 * 1024 * 1024
 """Of the base, as the dictionary of one stream."""
-OPEN_STREAMS = 24
-"""Streams that may be read at the same time, one of them with a dictionary."""
+OPEN_STREAMS = 64
+OPEN_BZ2_STREAMS = 4
+"""Streams that may be read at the same time; with a dictionary, one."""
 
 Code = Literal["stored", "zstd", "bz2", "lzma"]
 CODES: tuple[Code, ...] = ("stored", "zstd", "bz2", "lzma")
@@ -203,9 +204,7 @@ def _stream(cursor: "_Cursor", head: Head) -> Stream:
     if code >= len(CODES):
         raise damaged("a stream is of an unknown code")
     stored, raw = cursor.number(MODEL_BYTES), cursor.number(MODEL_BYTES)
-    ranges = tuple(
-        (cursor.number(head.base_size), cursor.number(head.base_size)) for _ in range(cursor.number(RANGES))
-    )
+    ranges = tuple((cursor.number(head.base_size), cursor.number(head.base_size)) for _ in range(cursor.number(RANGES)))
     if any(begin + length > head.base_size for begin, length in ranges):
         raise damaged("a dictionary lies outside the base")
     if sum(length for _, length in ranges) > DICTIONARY_BYTES or (ranges and CODES[code] != "zstd"):

@@ -50,13 +50,14 @@ class Tensor(NamedTuple):
 def tensors_of(data: bytes | memoryview) -> list[Tensor]:
     """The tensors of an ONNX file in the order of their bytes; none when it is not readable as one."""
     view = memoryview(data)
-    if not len(view):
+    if not view:
         return []
     try:
         found = sorted(_found(view), key=lambda tensor: tensor.begin)
     except UnreadableError:
         return []
-    return [one for one, before in zip(found, [None, *found[:-1]], strict=True) if not before or one.begin >= before.end]
+    ends = [0, *(tensor.end for tensor in found)]
+    return [tensor for tensor, end in zip(found, ends, strict=False) if tensor.begin >= end]
 
 
 def _found(whole: memoryview) -> Iterator[Tensor]:

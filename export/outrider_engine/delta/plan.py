@@ -14,13 +14,13 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from outrider_engine.delta.form import DICTIONARY_BYTES
+from outrider_engine.delta.form import DICTIONARY_BYTES, INSTRUCTIONS, RANGES
 from outrider_engine.delta.layout import Tensor, tensors_of
 from outrider_engine.delta.planes import split
 
 RUN_BYTES, GAP_RUN_BYTES = 256, 8
 """Unchanged bytes in a row, in a tensor and between tensors, that are worth an instruction of their own."""
-MOST_RUNS = 100_000
+MOST_RUNS = 20_000
 """Instructions that unchanged runs may take, over all tensors."""
 _LIKE = 0.5
 """Share of equal bytes from which on two gaps are compared byte by byte."""
@@ -51,6 +51,8 @@ def plan(base: memoryview, target: memoryview) -> Plan:
     theirs, ours = tensors_of(base), tensors_of(target)
     planner = _Planner(base, target, _matched(theirs, ours), theirs)
     pieces = list(_joined(planner.pieces(ours)))
+    if len(pieces) > INSTRUCTIONS // 2:
+        return Plan([Piece("literal", 0, 0, len(target))], [])
     return Plan(pieces, planner.rest(theirs) if ours else [])
 
 
@@ -74,9 +76,7 @@ def _matched(theirs: Sequence[Tensor], ours: Sequence[Tensor]) -> dict[int, Tens
 
 
 class _Planner:
-    def __init__(
-        self, base: memoryview, target: memoryview, old: dict[int, Tensor], theirs: Sequence[Tensor]
-    ) -> None:
+    def __init__(self, base: memoryview, target: memoryview, old: dict[int, Tensor], theirs: Sequence[Tensor]) -> None:
         self.base, self.target, self.old = base, target, old
         self.before = dict(zip((each.begin for each in theirs), [0, *(each.end for each in theirs)], strict=False))
         """Where a base tensor begins → where the gap in front of it does."""
@@ -100,7 +100,7 @@ class _Planner:
         gaps = [(end, begin - end) for end, begin in zip(ends, begins, strict=True) if begin > end]
         free = [(each.begin, each.length) for each in theirs if each.begin not in used]
         room, found = DICTIONARY_BYTES, []
-        for begin, length in [*gaps, *free]:
+        for begin, length in [*gaps, *free][:RANGES]:
             found.append((begin, min(length, room)))
             room -= found[-1][1]
             if not room:

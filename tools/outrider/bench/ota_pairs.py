@@ -84,7 +84,7 @@ class _Maker:
         self.before, self.architecture = load_checkpoint(checkpoint_path(models.small), world.task)
         self.inputs = self.architecture.inputs(world.task)
         self.labelled = self._tensors(world.deal.labelled)
-        self.tuning = self._tensors(world.deal.tuning, each=2)
+        self.tuning = self._tensors(world.deal.tuning)
 
     def all(self) -> list[tuple[str, bytes]]:
         """(``before`` or a change, and the precision) → ONNX."""
@@ -101,8 +101,8 @@ class _Maker:
             found += [(f"{name}-{precision}", data) for precision, data in self._exported(make()).items()]
         return found
 
-    def _tensors(self, pictures: tuple[int, ...], each: int | None = None) -> "Tensors":
-        return self.world.table(self.world.questions(pictures, each)).tensors(self.inputs, self.world.task.inputs)
+    def _tensors(self, pictures: tuple[int, ...]) -> "Tensors":
+        return self.world.table(self.world.questions(pictures)).tensors(self.inputs, self.world.task.inputs)
 
     def _distilled(self, *, epochs: int, learning_rate: float) -> "nn.Module":
         """One round, as `outrider_cloud.learning` teaches it."""
