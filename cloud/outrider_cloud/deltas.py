@@ -170,7 +170,7 @@ class Deltas:
 
     async def _made(self, pair: tuple[str, str], base: Path, target: Path) -> Verdict | None:
         """The verdict on a pair; None: it failed, and is not tried again before the next start."""
-        if base.stat().st_size + target.stat().st_size > MOST_BYTES:
+        if await asyncio.to_thread(_bytes, base, target) > MOST_BYTES:
             return Verdict(delta="", size=0)
         out = self._folder / f".{pair[0][:16]}-{pair[1][:16]}.{os.getpid()}"
         try:
@@ -208,6 +208,10 @@ class Deltas:
         kept = sorted(self._folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
         for old in kept[:-_VERDICTS]:
             old.unlink(missing_ok=True)
+
+
+def _bytes(*files: Path) -> int:
+    return sum(file.stat().st_size for file in files)
 
 
 def _head(path: Path) -> bytes:

@@ -7,7 +7,7 @@ LZMA. What the bytes themselves say of their sizes is not believed: a frame that
 import bz2
 import lzma
 from collections.abc import Callable
-from typing import Protocol
+from typing import IO, Protocol, cast
 
 import zstandard
 
@@ -124,7 +124,7 @@ class _Zstd:
         reader = zstandard.ZstdDecompressor(
             dict_data=shape, max_window_size=1 << window_log, format=zstandard.FORMAT_ZSTD1_MAGICLESS
         )
-        self._reader = reader.stream_reader(_Readable(read), read_size=_FEED_BYTES)
+        self._reader = reader.stream_reader(cast("IO[bytes]", _Readable(read)), read_size=_FEED_BYTES)
 
     def read(self, length: int) -> bytes:
         try:
@@ -137,7 +137,7 @@ class _Zstd:
 
 
 class _Readable:
-    """What zstandard reads from."""
+    """All that zstandard asks of a file."""
 
     def __init__(self, read: ReadStored) -> None:
         self.read = read

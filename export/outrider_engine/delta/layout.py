@@ -72,9 +72,9 @@ def _found(whole: memoryview) -> Iterator[Tensor]:
         inner = reader.collect(node, (2, 5))
         for attribute in messages(inner[5]):
             held = reader.collect(attribute, (1, 5))
-            if (tensor := single(held[5])) is not None:
+            if (constant := single(held[5])) is not None:
                 makes = text(messages(inner[2])[0]) if inner[2] else ""
-                yield from _tensor(reader, whole, tensor, f"{makes}/{text(single(held[1]))}/")
+                yield from _tensor(reader, whole, constant, f"{makes}/{text(single(held[1]))}/")
 
 
 def _tensor(reader: Reader, whole: memoryview, view: memoryview, within: str) -> Iterator[Tensor]:

@@ -107,7 +107,8 @@ def _pack(way: _Way, data: bytes) -> bytes:
 
 def _packed(raw: Raw, way: _Way, base: bytes) -> tuple[Stream, bytes]:
     data = bytes(raw.data)
-    best, code, flavour, ranges = _pack(way, data), way.code, way.flavour, ()
+    best, code, flavour = _pack(way, data), way.code, way.flavour
+    ranges: tuple[tuple[int, int], ...] = ()
     if raw.dictionary:
         shape = b"".join(base[begin : begin + length] for begin, length in raw.dictionary)
         packed = pack("zstd", data, dictionary=shape)

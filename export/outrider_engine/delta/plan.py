@@ -177,15 +177,19 @@ def _joined(pieces: Iterator[Piece]) -> Iterator[Piece]:
     """Neighbours of one kind that read on in the base are one."""
     last: Piece | None = None
     for piece in pieces:
-        if last is not None and (last.kind, last.width) == (piece.kind, piece.width):
-            if piece.kind in ("literal", "plain") or last.base + last.length == piece.base:
-                last = last._replace(length=last.length + piece.length)
-                continue
+        if last is not None and _goes_on(last, piece):
+            last = last._replace(length=last.length + piece.length)
+            continue
         if last is not None:
             yield last
         last = piece
     if last is not None:
         yield last
+
+
+def _goes_on(last: Piece, piece: Piece) -> bool:
+    same = (last.kind, last.width) == (piece.kind, piece.width)
+    return same and (piece.kind in ("literal", "plain") or last.base + last.length == piece.base)
 
 
 def _planes_cost(planes: Sequence[bytes]) -> float:

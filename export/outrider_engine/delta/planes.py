@@ -71,8 +71,9 @@ def _unfolded(words: Words, width: int) -> Words:
 
 def _all_ones_where_high(words: Words, width: int) -> Words:
     """All bits set where the highest one is, else none."""
-    signed = words.view(np.dtype(f"i{width}"))
-    return (signed >> (8 * width - 1)).view(_UNSIGNED[width])
+    signed: NDArray[np.signedinteger] = words.view(np.dtype(f"i{width}"))
+    spread: Words = (signed >> (8 * width - 1)).view(_UNSIGNED[width])
+    return spread
 
 
 def _high(width: int) -> np.unsignedinteger:
