@@ -66,7 +66,8 @@ def _folded(words: Words, width: int) -> Words:
 
 
 def _unfolded(words: Words, width: int) -> Words:
-    return (words >> _one(width)) ^ (~(words & _one(width)) + _one(width))
+    minus: Words = ~(words & _one(width)) + _one(width)
+    return (words >> _one(width)) ^ minus
 
 
 def _all_ones_where_high(words: Words, width: int) -> Words:
