@@ -25,6 +25,14 @@ NEW = model_of(BEFORE | {"layer.3.weight": BEFORE["layer.3.weight"] + np.float32
 FAR = np.random.default_rng(3).bytes(50_000)
 
 
+async def told(device: Device, transfer: str) -> DeltaFound | BlobGone:
+    async def is_told() -> bool:
+        return transfer in device.told_of
+
+    await eventually(is_told)
+    return device.told_of[transfer]
+
+
 async def asked(device: Device, target: bytes, *bases: bytes, number: int = 0) -> DeltaFound | BlobGone:
     """What the cloud says; a delta that is being made is waited for."""
     while True:
@@ -33,8 +41,7 @@ async def asked(device: Device, target: bytes, *bases: bytes, number: int = 0) -
         want = DeltaWant(transfer=transfer, sha256=sha(target), bases=[sha(base) for base in bases])
         topic = TOPICS.of("blob-up", device.name, worker=RELEASES, transfer=transfer)
         await device.session.publish(Outgoing(topic, encode(want)))
-        await eventually(lambda name=transfer: device.told_of.get(name))
-        said = device.told_of[transfer]
+        said = await told(device, transfer)
         if not isinstance(said, BlobGone) or said.reason != "delta_pending":
             return said
         await asyncio.sleep(0.1)

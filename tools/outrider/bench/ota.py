@@ -5,6 +5,7 @@ applied in a child process on one core, as a device does: what it rebuilds is co
 """
 
 import hashlib
+import importlib
 import subprocess
 import sys
 import tempfile
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import msgspec
 import numpy as np
@@ -50,7 +52,8 @@ class OtaPlan:
 
 
 class Case(Struct, kw_only=True, frozen=True):
-    """One update. Bytes; for the synthetic models, of which bsdiff4 would need 17 times the size in memory, None there."""
+    """One update. Bytes; of the synthetic models, zstd's are those of level 3, and bsdiff4, which would need 17 times their size in
+    memory, is left out."""
 
     full_zstd: int
     patch_from: int
@@ -78,7 +81,7 @@ def measure(plan: OtaPlan, tell: Tell) -> dict[str, Case]:
         OperatorSetupError: a library of the extras ``bench``, ``export`` or ``demo`` is absent.
         UndecidedError: a delta does not rebuild its target.
     """
-    _check()
+    _bsdiff4()  # before anything is trained
     found: dict[str, Case] = {}
     pairs = make_pairs(plan.folder, seed=plan.seed, tell=tell)
     for done, pair in enumerate(pairs):
@@ -91,9 +94,9 @@ def measure(plan: OtaPlan, tell: Tell) -> dict[str, Case]:
     return found
 
 
-def _check() -> None:
+def _bsdiff4() -> ModuleType:
     try:
-        import bsdiff4  # noqa: F401
+        return importlib.import_module("bsdiff4")
     except ImportError as error:
         raise OperatorSetupError(
             "bsdiff4 is not installed", reason="missing_library", fix="pip install 'outrider[bench]'"
@@ -128,16 +131,14 @@ def _patch_from(pair: Pair, *, level: int) -> int:
     """As ``zstd --patch-from --long`` does: the old file is the dictionary, and the window spans both."""
     import zstandard
 
-    window = min(27, (len(pair.before) + len(pair.after)).bit_length())
+    window = min(31, (len(pair.before) + len(pair.after)).bit_length())
     parameters = zstandard.ZstdCompressionParameters.from_level(level, window_log=window, enable_ldm=True)
     shape = zstandard.ZstdCompressionDict(pair.before, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
     return len(zstandard.ZstdCompressor(compression_params=parameters, dict_data=shape).compress(pair.after))
 
 
 def _bsdiff(pair: Pair) -> int:
-    import bsdiff4
-
-    return len(bsdiff4.diff(pair.before, pair.after))
+    return len(_bsdiff4().diff(pair.before, pair.after))
 
 
 def _applied(pair: Pair, delta: bytes) -> tuple[float, float, float]:
