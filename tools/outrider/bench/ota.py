@@ -52,11 +52,11 @@ class OtaPlan:
 
 
 class Case(Struct, kw_only=True, frozen=True):
-    """One update. Bytes; of the synthetic models, zstd's are those of level 3, and bsdiff4, which would need 17 times their size in
-    memory, is left out."""
+    """One update. Bytes; of the synthetic models, which are there for speed and memory, zstd's are those of level 3, and the other
+    ways, which take minutes or 17 times their size in memory, are left out."""
 
     full_zstd: int
-    patch_from: int
+    patch_from: int | None
     bsdiff4: int | None
     outrider: int
     make_s: float
@@ -110,7 +110,7 @@ def _case(pair: Pair, *, others: bool) -> Case:
     used_s, rss_mb, added_mb = _applied(pair, delta)
     return Case(
         full_zstd=_whole(pair.after, level=19 if others else 3),
-        patch_from=_patch_from(pair, level=19 if others else 3),
+        patch_from=_patch_from(pair) if others else None,
         bsdiff4=_bsdiff(pair) if others else None,
         outrider=len(delta),
         make_s=round(make_s, 3),
@@ -127,12 +127,12 @@ def _whole(data: bytes, *, level: int) -> int:
     return len(zstandard.ZstdCompressor(level=level).compress(data))
 
 
-def _patch_from(pair: Pair, *, level: int) -> int:
+def _patch_from(pair: Pair) -> int:
     """As ``zstd --patch-from --long`` does: the old file is the dictionary, and the window spans both."""
     import zstandard
 
     window = min(31, (len(pair.before) + len(pair.after)).bit_length())
-    parameters = zstandard.ZstdCompressionParameters.from_level(level, window_log=window, enable_ldm=True)
+    parameters = zstandard.ZstdCompressionParameters.from_level(19, window_log=window, enable_ldm=True)
     shape = zstandard.ZstdCompressionDict(pair.before, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
     return len(zstandard.ZstdCompressor(compression_params=parameters, dict_data=shape).compress(pair.after))
 
