@@ -18,6 +18,7 @@ from outrider_wire.messages import (
     BlobBlock,
     BlobGone,
     BlobWant,
+    DeltaFound,
     Desired,
     Escalation,
     Message,
@@ -87,6 +88,8 @@ class Device:
         self.codings: list[str] = []
         self.blobs: dict[str, bytes] = {}
         """What it can serve, by digest."""
+        self.told_of: dict[str, DeltaFound | BlobGone] = {}
+        """What it was told of deltas, by the name of its question, and of blobs that are gone."""
         self.wants_served = 0
         self._arrived = asyncio.Event()
         self._serving: set[asyncio.Task[None]] = set()
@@ -171,7 +174,12 @@ class Device:
                 self._serving.add(task)
                 task.add_done_callback(self._serving.discard)
                 return
+            case DeltaFound():
+                self.told_of[message.transfer] = message
+                return
             case BlobBlock() | BlobGone():
+                if isinstance(message, BlobGone):
+                    self.told_of[message.transfer] = message
                 self.puller.on_message(message)
                 return
             case Receipt() | Answer() | Refusal():

@@ -20,6 +20,8 @@ from outrider_wire.messages import (
     BlobBlock,
     BlobGone,
     BlobWant,
+    DeltaFound,
+    DeltaWant,
     Desired,
     Escalation,
     Message,
@@ -43,6 +45,8 @@ class FakeCloud:
         self.payloads: dict[str, list[bytes]] = {}
         self.presence: list[Presence] = []
         self.reported: list[Reported] = []
+        self.deltas: dict[tuple[str, str], bytes] = {}
+        """By the digests of base and target."""
         self.telemetry: list[Telemetry] = []
         self.wanted: Counter[str] = Counter()
         self.reply: Callable[[Escalation], Awaitable[list[Message]]] = self.answer
@@ -136,8 +140,19 @@ class FakeCloud:
                 assert address.worker == RELEASES
                 reply = self.topics.of("blob-down", address.device, transfer=want.transfer)
                 self._spawn(self._holder.on_want(want, reply))
+            case DeltaWant() as asked:
+                self._spawn(self._tell_of_delta(address.device, asked))
             case BlobBlock() | BlobGone() as piece:
                 self._puller.on_message(piece)
+
+    async def _tell_of_delta(self, device: str, want: DeltaWant) -> None:
+        said: DeltaFound | BlobGone = BlobGone(transfer=want.transfer, sha256=want.sha256, reason="no_base")
+        for base in want.bases:
+            if (delta := self.deltas.get((base, want.sha256))) is not None:
+                digest = hashlib.sha256(delta).hexdigest()
+                self._releases[digest] = delta
+                said = DeltaFound(transfer=want.transfer, sha256=want.sha256, base=base, delta=digest, size=len(delta))
+        await self.session.publish(Outgoing(self.topics.of("blob-down", device, transfer=want.transfer), encode(said)))
 
     async def _handle(self, device: str, escalation: Escalation) -> None:
         self.offers[escalation.id] += 1

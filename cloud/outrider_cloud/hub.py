@@ -17,7 +17,7 @@ from outrider_link.envelope import Incoming
 from outrider_wire.access import shared_subscriptions
 from outrider_wire.codec import decode
 from outrider_wire.errors import PeerError, PeerMessageError
-from outrider_wire.messages import BlobBlock, BlobGone, BlobWant, Message, Presence, Reported, Telemetry
+from outrider_wire.messages import BlobBlock, BlobGone, BlobWant, DeltaWant, Message, Presence, Reported, Telemetry
 from outrider_wire.topics import RELEASES, Address, Topics, row
 
 log = logging.getLogger(__name__)
@@ -125,6 +125,8 @@ class Hub:
                 await self._fleet.on_telemetry(address.device, message)
             case BlobWant() if address.worker == RELEASES:
                 await self._releases.on_want(address.device, message)
+            case DeltaWant() if address.worker == RELEASES:
+                await self._releases.on_delta_want(address.device, message)
             case BlobBlock() | BlobGone() if address.worker == self._name:
                 self._pulls.on_message(address.device, message)
             case _:

@@ -13,6 +13,7 @@ from typing import Any
 
 from outrider_cloud.background import Background
 from outrider_cloud.clock import now_ms
+from outrider_cloud.deltas import Deltas
 from outrider_cloud.intake.replies import Publish
 from outrider_cloud.store import release_rows
 from outrider_cloud.store.blobstore import BlobStore
@@ -32,7 +33,7 @@ from outrider_wire.errors import (
     UnreachableError,
 )
 from outrider_wire.manifest import Manifest, decode_manifest
-from outrider_wire.messages import BlobGone, BlobWant, Desired
+from outrider_wire.messages import BlobGone, BlobWant, DeltaWant, Desired
 from outrider_wire.task import Task
 from outrider_wire.topics import Topics
 
@@ -46,13 +47,14 @@ FLEET_WANTS_AT_ONCE = 1024
 
 
 class Releases:
-    """Takes, assigns and serves releases."""
+    """Takes, assigns and serves releases; ``deltas``: a folder for what is known of deltas between their files."""
 
     def __init__(
         self,
         *,
         store: Store,
         blobs: BlobStore,
+        deltas: Path,
         tasks: Mapping[str, Task],
         publish: Publish,
         topics: Topics,
@@ -62,6 +64,9 @@ class Releases:
     ) -> None:
         self._store = store
         self._blobs = blobs
+        self._deltas = Deltas(
+            store=store, blobs=blobs, folder=deltas, publish=publish, topics=topics, background=background
+        )
         self._tasks = tasks
         self._publish = publish
         self._topics = topics
@@ -147,10 +152,16 @@ class Releases:
         """Serves blocks of a file that is assigned to the device; of nothing else, whoever knows its digest."""
         self._background.spawn(self._serve(device, want), "serve", waited_for=False)
 
+    async def on_delta_want(self, device: str, want: DeltaWant) -> None:
+        """Tells of a delta to a file that is assigned to the device."""
+        self._deltas.on_want(device, want)
+
     async def file_for(self, device: str, sha256: str) -> Path | None:
-        """A file of a release that is assigned to the device; None: it is none, or not here."""
+        """A file of a release that is assigned to the device, or a delta to one; None: it is none, or not here."""
+        if (path := self._blobs.find(sha256)) is None:
+            return None
         assigned = await self._store.read(partial(release_rows.is_assigned, device=device, sha256=sha256))
-        return self._blobs.find(sha256) if assigned else None
+        return path if assigned or await self._deltas.allows(device, path) else None
 
     @contextmanager
     def serving(self, device: str) -> Iterator[bool]:

@@ -140,6 +140,7 @@ class CloudService:
         releases = Releases(
             store=store,
             blobs=blobs,
+            deltas=_made(folder / "deltas"),
             tasks=served,
             publish=self._publish,
             topics=self._topics,

@@ -16,6 +16,8 @@ from outrider_wire.messages import (
     BlobBlock,
     BlobGone,
     BlobWant,
+    DeltaFound,
+    DeltaWant,
     Desired,
     Escalation,
     Fact,
@@ -111,6 +113,8 @@ MESSAGES: dict[str, Message] = {
     "want": BlobWant(transfer="t-1", sha256=DIGEST, offset=65_536, count=8, block=65_536, worker="releases"),
     "block": BlobBlock(transfer="t-1", offset=65_536, data=bytes(range(8))),
     "gone": BlobGone(transfer="t-1", sha256=DIGEST, reason="not_here"),
+    "delta-want": DeltaWant(transfer="t-2", sha256=DIGEST, bases=[OTHER]),
+    "delta-found": DeltaFound(transfer="t-2", sha256=DIGEST, base=OTHER, delta="5c" * 32, size=4_096),
     "desired": Desired(assignments=[Assignment(task="easy-vqa", release=DIGEST, size=2048, counter=3)]),
     "reported": Reported(
         slots=[

@@ -30,6 +30,7 @@ WALKED = (
     "wire/outrider_wire/steps.py",
     "wire/outrider_wire/topics.py",
     "cloud/outrider_cloud/answering/*.py",
+    "cloud/outrider_cloud/deltas.py",
     "cloud/outrider_cloud/fleet.py",
     "cloud/outrider_cloud/forgetting.py",
     "cloud/outrider_cloud/hub.py",

@@ -67,6 +67,12 @@ what did not arrive. A device pulls a release in the same way, with its own tran
 `up/blob/releases/{{transfer}}`, `worker: releases`; the blocks come on `down/blob/{{transfer}}`. The digest decides,
 not the sender.
 
+### Deltas
+A device that holds a file like the one it wants may ask for a delta: `delta_want` on `up/blob/releases/{{transfer}}`, with
+the digests of what it holds. The reply on `down/blob/{{transfer}}` is `delta_found`, whose `delta` is pulled as any blob,
+or `gone` with the wanted file's digest: `delta_pending` (it is being made: ask again in a few seconds), else there is none.
+What a delta makes is verified by the digest that the manifest says; whoever reads no deltas pulls the file.
+
 ### What is retained
 `presence`, `reported` and `down/desired` are retained, as a hint: what counts is what is said after the connection.
 An empty payload clears one.
@@ -96,6 +102,8 @@ FIELDS = {
     ("Refusal", "reason"): "A code, such as `busy`, `unparsable`, `unknown_task`, `payload_unavailable`.",
     ("Refusal", "retry_after_s"): "Offer it again after so many seconds; absent or null: it ends here.",
     ("BlobWant", "worker"): "Names the topic that the blocks go to.",
+    ("DeltaWant", "bases"): "SHA-256 of files that the device holds, the likeliest first.",
+    ("DeltaFound", "delta"): "SHA-256 of the delta itself: what is pulled.",
     ("Presence", "boot_id"): "Another one after every start of the device.",
     ("Presence", "wire"): "The wire versions that the device speaks.",
 }

@@ -167,6 +167,30 @@ class BlobGone(Struct, kw_only=True, frozen=True, tag="gone"):
     v: Version = WIRE_VERSION
 
 
+class DeltaWant(Struct, kw_only=True, frozen=True, tag="delta_want"):
+    """Device → cloud: is there a delta that makes this file of a release of one of those that are here?"""
+
+    transfer: Name
+    sha256: Digest
+    """The file that is wanted."""
+    bases: Annotated[list[Digest], Meta(min_length=1, max_length=8)]
+    """Files that are here, the likeliest first."""
+    v: Version = WIRE_VERSION
+
+
+class DeltaFound(Struct, kw_only=True, frozen=True, tag="delta_found"):
+    """Cloud → device: there is one; it is pulled as any blob. `BlobGone` with the wanted file's digest: there is none, or not yet."""
+
+    transfer: Name
+    sha256: Digest
+    """The file that is wanted."""
+    base: Digest
+    delta: Digest
+    size: Annotated[int, Meta(ge=1, le=BLOB_BYTES)]
+    """Bytes of the delta."""
+    v: Version = WIRE_VERSION
+
+
 class Assignment(Struct, kw_only=True, frozen=True):
     """Which release one task's slot should hold."""
 
@@ -263,8 +287,8 @@ class Telemetry(Struct, kw_only=True, frozen=True, tag="telemetry"):
     v: Version = WIRE_VERSION
 
 
-UplinkMessage = Escalation | Presence | Reported | Telemetry | BlobWant | BlobBlock | BlobGone
-DownlinkMessage = Receipt | Answer | Refusal | Desired | BlobWant | BlobBlock | BlobGone
+UplinkMessage = Escalation | Presence | Reported | Telemetry | BlobWant | BlobBlock | BlobGone | DeltaWant
+DownlinkMessage = Receipt | Answer | Refusal | Desired | BlobWant | BlobBlock | BlobGone | DeltaFound
 Message = (
     Escalation
     | Receipt
@@ -273,6 +297,8 @@ Message = (
     | BlobWant
     | BlobBlock
     | BlobGone
+    | DeltaWant
+    | DeltaFound
     | Desired
     | Reported
     | Presence

@@ -63,6 +63,23 @@ def listed(connection: sa.Connection) -> list[dict[str, Any]]:
     return [{**row, "devices": assigned.get(row["digest"], 0)} for row in rows]
 
 
+def may_have_delta(connection: sa.Connection, *, device: str, base: str, target: str) -> bool:
+    """Whether a release that is assigned to the device holds the file ``target``, and one of the same task the file ``base``;
+    both digests, or how they begin."""
+    ours, theirs = release_files.alias(), release_files.alias()
+    assigned, other = releases.alias(), releases.alias()
+    found = connection.execute(
+        sa.select(ours.c.release)
+        .join(assignments, assignments.c.release == ours.c.release)
+        .join(assigned, assigned.c.digest == ours.c.release)
+        .join(other, other.c.task == assigned.c.task)
+        .join(theirs, theirs.c.release == other.c.digest)
+        .where(assignments.c.device == device, ours.c.sha256.startswith(target), theirs.c.sha256.startswith(base))
+        .limit(1)
+    )
+    return found.first() is not None
+
+
 def is_assigned(connection: sa.Connection, *, device: str, sha256: str) -> bool:
     """Whether a release that is assigned to the device holds this blob."""
     found = connection.execute(

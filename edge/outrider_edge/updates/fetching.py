@@ -5,13 +5,14 @@ import shutil
 from pathlib import Path
 from typing import Protocol
 
+from outrider_edge.updates.deltas import DeltaSource, fetch_by_delta
 from outrider_edge.updates.rules import Slot
 from outrider_edge.updates.slots import SlotFolder
 from outrider_engine.bundle import Bundle
 from outrider_link.files import write_durably
 from outrider_wire.errors import BundleDamagedError, BundleUnsafeError, OperatorSetupError
 from outrider_wire.limits import MANIFEST_BYTES
-from outrider_wire.manifest import MANIFEST_FILE, Manifest, decode_manifest, manifest_digest
+from outrider_wire.manifest import MANIFEST_FILE, BundleFile, Manifest, decode_manifest, manifest_digest
 
 SPARE_BYTES = 16 * 1024 * 1024
 """Left free on the disk."""
@@ -56,9 +57,23 @@ async def fetch_release(*, release: str, size: int, slot: Slot, folder: SlotFold
     manifest = decode_manifest(data)
     staging = await asyncio.to_thread(_prepare, folder, release, data, manifest)
     for entry in manifest.files:
-        if not await asyncio.to_thread(folder.copy_known, entry, staging):
-            await source.pull_file(sha256=entry.sha256, size=entry.size, to=staging / entry.path)
+        await _fetch_file(entry, staging, folder, source)
     return await asyncio.to_thread(folder.place, release, slot)
+
+
+async def _fetch_file(entry: BundleFile, staging: Path, folder: SlotFolder, source: ReleaseSource) -> None:
+    """From what is here; else as a difference to it; else whole."""
+    if await asyncio.to_thread(folder.copy_known, entry, staging):
+        return
+    deltas = source if isinstance(source, DeltaSource) and not _begun(entry, staging) else None
+    if deltas and await fetch_by_delta(entry=entry, staging=staging, folder=folder, source=deltas):
+        return
+    await source.pull_file(sha256=entry.sha256, size=entry.size, to=staging / entry.path)
+
+
+def _begun(entry: BundleFile, staging: Path) -> bool:
+    """Whether some of the file was pulled before: then the rest is, too."""
+    return staging.joinpath(f"{entry.path}.part").exists()
 
 
 def _prepare(folder: SlotFolder, release: str, data: bytes, manifest: Manifest) -> Path:

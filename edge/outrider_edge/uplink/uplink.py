@@ -6,7 +6,7 @@ Knows the topics and the messages; what becomes of a question is `outrider_edge.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, assert_never
@@ -15,6 +15,7 @@ from outrider_edge.outbox.clock import RunClock, run_clock
 from outrider_edge.outbox.outbox import Outbox
 from outrider_edge.ports import FiguresPort, MaySpare, OnAside, OnFinal, OnPulled, OutboxEntry
 from outrider_edge.uplink.alone import AloneUplink
+from outrider_edge.uplink.delta_asking import DeltaAsking
 from outrider_edge.uplink.offering import Offering
 from outrider_edge.uplink.presence import offline, online, telemetry
 from outrider_link.blobs import BlobHolder, BlobPuller
@@ -28,6 +29,7 @@ from outrider_wire.messages import (
     BlobBlock,
     BlobGone,
     BlobWant,
+    DeltaFound,
     Desired,
     DownlinkMessage,
     Escalation,
@@ -123,6 +125,7 @@ class Uplink:
         self._puller = BlobPuller(
             publish=self._session.publish, bytes_per_s=access.blob_cap, beside=http.fetch if http else None
         )
+        self._deltas = DeltaAsking(publish=self._session.publish, topic=self._want_topic)
         self.counts: Counter[str] = Counter()
         """``bad_messages``, and by reason what could not be handled."""
         self._bad: Counter[str] = Counter()
@@ -253,6 +256,14 @@ class Uplink:
         """As `outrider_edge.updates.fetching.ReleaseSource`."""
         return await self._puller.pull(sha256=sha256, size=size, want_topic=self._want_topic, worker=RELEASES, to=to)
 
+    async def pull_delta(self, *, sha256: str, size: int, bases: Sequence[str], to: Path) -> str | None:
+        """As `outrider_edge.updates.deltas.DeltaSource`."""
+        found = await self._deltas.ask(sha256=sha256, bases=bases)
+        if found is None or found.size >= size:
+            return None
+        await self.pull_file(sha256=found.delta, size=found.size, to=to)
+        return found.base
+
     def _want_topic(self, transfer: str) -> str:
         return self._topics.of("blob-up", self._device, worker=RELEASES, transfer=transfer)
 
@@ -343,6 +354,10 @@ class Uplink:
                 await self.offering.on_refusal(body)
             case BlobWant():
                 self._spawn(self._serve(body))
+            case BlobGone() | DeltaFound() if self._deltas.take(body):
+                pass
+            case DeltaFound():
+                self._puller.unasked += 1
             case BlobBlock() | BlobGone():
                 self._puller.on_message(body)
             case Desired():

@@ -260,6 +260,48 @@ def gate(
     Screen(json=True).value(found.line)
 
 
+@app.command()
+def ota(
+    *,
+    seed: Annotated[int, typer.Option(help="Of the demo's world and models.")] = 0,
+    large_mb: Annotated[int, typer.Option(min=0, metavar="MB", help="Of the synthetic model; 0: none.")] = 100,
+    folder: Annotated[Path, typer.Option(metavar="DIR", help="Where the demo keeps its models.")] = Path(
+        ".outrider/demo"
+    ),
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Weigh deltas against whole files, patch-from and bsdiff4."""
+    from outrider.bench.ota import OtaPlan, line_of, measure
+    from outrider.progress import bar
+
+    screen = Screen(json=json, quiet=quiet)
+    with bar(screen) as tell:
+        found = measure(OtaPlan(folder=folder, seed=seed, large_mb=large_mb), tell)
+    columns = (
+        "update",
+        "file",
+        "zstd",
+        "patch-from",
+        "bsdiff4",
+        "outrider",
+        "of zstd",
+        "of best",
+        "make s",
+        "MB/s",
+        "MB",
+    )
+    screen.table(columns, [_update_row(name, case) for name, case in found.items()])
+    Screen(json=True).value(line_of(found))
+
+
+def _update_row(name: str, case: Any) -> Sequence[object]:
+    sizes = [case.size, case.full_zstd, case.patch_from, case.bsdiff4, case.outrider]
+    said = ["" if size is None else f"{size:,}" for size in sizes]
+    shares = (f"{case.outrider / case.full_zstd:.1%}", f"{case.outrider / case.best_other:.2f}")
+    return (name, *said, *shares, f"{case.make_s:.2f}", f"{case.apply_mb_s:.0f}", f"{case.rss_mb:.0f}")
+
+
 def _escalation_rows(size: str, figures: Any) -> list[Sequence[object]]:
     disk = _times(figures.escalate_p50_ms, figures.escalate_p95_ms)
     memory = _times(figures.memory_p50_ms, figures.memory_p95_ms)
