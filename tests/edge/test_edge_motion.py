@@ -98,8 +98,8 @@ def test_a_bush_in_the_wind_is_none_once_it_is_known_to_flicker() -> None:
     assert [at_s for at_s, _ in began(watched(frames)) if at_s > 20] == []
 
 
-@pytest.mark.parametrize("sigma", [0.0, 1.5, 3.0])
-def test_ten_minutes_of_a_still_scene_hold_no_event_and_ten_that_pass_are_ten(sigma: float) -> None:
+@pytest.mark.parametrize("sigma", [0.0, 3.0, 6.0])
+def test_five_minutes_of_a_still_scene_hold_no_event_and_ten_that_pass_are_ten(sigma: float) -> None:
     """The negative control and the count, at three strengths of noise that is left after a frame is made small."""
     dice = np.random.default_rng(17)
 
@@ -107,9 +107,9 @@ def test_ten_minutes_of_a_still_scene_hold_no_event_and_ten_that_pass_are_ten(si
         for frame in frames:
             yield np.clip(frame + dice.normal(0, sigma, frame.shape), 0, 255).astype(np.uint8)
 
-    quiet = [scene()] * (5 * 600)
+    quiet = [scene()] * (5 * 300)
     assert began(watched(noisy(quiet), fps=5)) == []
-    busy = [each for _ in range(10) for each in (*[scene()] * 120, *crossing(scene(), frames=15))]
+    busy = [each for _ in range(10) for each in (*[scene()] * 60, *crossing(scene(), frames=15))]
     found = watched(noisy([*busy, *[scene()] * 60]), fps=5)
     assert len(began(found)) == len(ended(found)) == 10
 

@@ -24,6 +24,8 @@ from outrider_edge.sources.settings import MotionSettings
 NOISE = 4.0
 SLOWER = 10.0
 """So much slower is it learnt what is usual where something differs."""
+LEARNING_FRAMES = 8
+"""From so many at first it is only learnt what is usual: a sensor's noise would be an event before it is known."""
 FRAMES_IN_A_ROW = 2
 """A single frame is none: a torn one of a bad link would be an event."""
 
@@ -38,6 +40,8 @@ class Usual(NamedTuple):
     mean: NDArray[np.float32]
     flicker: NDArray[np.float32]
     at_s: float
+    frames: int
+    """That it was learnt from."""
 
 
 class Away(NamedTuple):
@@ -83,6 +87,9 @@ def after(state: State, frame: Grey, at_s: float, terms: MotionSettings) -> tupl
     if state.usual is None:
         return State(usual=_anew(levels, at_s)), Seen(share=0.0)
     away = _away(state.usual, levels, terms)
+    if state.usual.frames < LEARNING_FRAMES:
+        everywhere = away._replace(differs=np.zeros_like(away.differs))
+        return state._replace(usual=_learnt(state.usual, levels, everywhere, at_s, terms)), Seen(share=0.0)
     share = float(away.differs.mean())
     if share >= terms.scene_share:
         return _another_scene(state, levels, at_s, share)
@@ -122,13 +129,14 @@ def _away(usual: Usual, levels: NDArray[np.float32], terms: MotionSettings) -> A
 
 
 def _learnt(usual: Usual, levels: NDArray[np.float32], away: Away, at_s: float, terms: MotionSettings) -> Usual:
-    rate = 1.0 - np.exp(-max(0.0, at_s - usual.at_s) / terms.adapt_s)
+    rate = max(1.0 - np.exp(-max(0.0, at_s - usual.at_s) / terms.adapt_s), 1.0 / (1 + usual.frames))
     rates = np.where(away.differs, rate / SLOWER, rate).astype(np.float32)
     mean = usual.mean + rates * (levels - usual.mean)
     flicker = usual.flicker + rates * (np.where(away.differs, usual.flicker, away.levels) - usual.flicker)
-    return Usual(mean=mean, flicker=flicker, at_s=at_s)
+    return Usual(mean=mean, flicker=flicker, at_s=at_s, frames=usual.frames + 1)
 
 
 def _anew(levels: NDArray[np.float32], at_s: float, flicker: NDArray[np.float32] | None = None) -> Usual:
-    known = np.zeros_like(levels) if flicker is None else flicker
-    return Usual(mean=levels, flicker=known, at_s=at_s)
+    if flicker is None:
+        return Usual(mean=levels, flicker=np.zeros_like(levels), at_s=at_s, frames=1)
+    return Usual(mean=levels, flicker=flicker, at_s=at_s, frames=LEARNING_FRAMES)
