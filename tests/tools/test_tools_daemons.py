@@ -102,7 +102,7 @@ def test_the_daemon_carries_no_training_library(daemon):
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells what a process has mapped")
 def test_a_camera_is_read_by_a_process_of_its_own_and_ps_tells_how_it_fares(start, site, outrider):
-    write_clip(site / "clip.mkv", [*still(15), *passing(20), *still(90)])
+    write_clip(site / "clip.mkv", [*still(55), *passing(25), *still(75)])
     sources = ("--source", "file:clip.mkv", "--source", "dir:away", "--part", f"question={factory.QUESTION}")
     daemon = start(*EDGE, "--port", 0, "--socket", "agent.sock", *sources, until="agent.ready")
     with client_package.Client(f"unix:{site}/agent.sock") as client:
