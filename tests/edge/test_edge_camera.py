@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,31 @@ async def test_a_picture_fits_the_tasks_part(tmp_path: Path) -> None:
 async def test_an_mpeg_stream_over_tcp() -> None:
     async with tcp_camera(encoded(still(50), "mpegts"), lasts_s=2.0) as url:
         assert len(await seen(plan(kind="stream", place=url), 5)) == 5
+
+
+async def test_an_mpeg_stream_over_udp_without_a_thread_more() -> None:
+    video = encoded(passing(100), "mpegts")
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out,
+    ):
+        taken.bind(("127.0.0.1", 0))
+        address = taken.getsockname()
+        taken.close()
+
+        async def send() -> None:
+            while True:
+                for begin in range(0, len(video), 1316):
+                    out.sendto(video[begin : begin + 1316], address)
+                    await asyncio.sleep(4 * 1316 / len(video))
+
+        sending = asyncio.create_task(send())
+        told = plan(kind="stream", place=f"udp://127.0.0.1:{address[1]}")
+        async with camera("gate", told, stall_s=5.0) as opened:
+            for _ in range(3):
+                await opened.next()
+            assert b"Threads:\t2" in of_process(opened.pid, "status")
+        sending.cancel()
 
 
 async def test_rtsp_with_a_password_that_no_command_line_shows() -> None:

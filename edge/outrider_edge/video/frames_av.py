@@ -53,6 +53,8 @@ def options_of(plan: Plan) -> dict[str, str]:
     }
     if way == "rtsp":
         options |= {"rtsp_transport": plan.transport, "allowed_media_types": "video"}
+    if plan.place.startswith("udp:"):
+        options["fifo_size"] = "0"  # else FFmpeg starts a thread, which the child may not
     if way == "camera" and plan.width:
         options["video_size"] = f"{plan.width}x{plan.height}"
     if way == "camera" and plan.pixel_format:
