@@ -27,7 +27,9 @@ from outrider_edge.journey.pipeline import TaskRuntime
 from outrider_edge.journey.subtasks import SubtaskModels, load_subtasks
 from outrider_edge.journey.way_out import check_way_out
 from outrider_edge.local_api.api import Api
+from outrider_edge.local_api.docs_route import DocsRoute
 from outrider_edge.local_api.ended_route import EndedRoute
+from outrider_edge.local_api.events_route import EventsRoute
 from outrider_edge.local_api.kserve.routes import KserveRoutes
 from outrider_edge.local_api.openapi import agent_version
 from outrider_edge.local_api.outbox_routes import OutboxRoutes
@@ -37,6 +39,8 @@ from outrider_edge.metrics import Metrics
 from outrider_edge.outbox.clock import run_clock
 from outrider_edge.outbox.outbox import Outbox
 from outrider_edge.running import providers_of, say_provider
+from outrider_edge.sources import figures as source_figures
+from outrider_edge.sources.starting import Sources
 from outrider_edge.thermal.keeper import ThermalKeeper, families
 from outrider_edge.thermal.pacer import Pacer
 from outrider_edge.updates.slots import SlotFolder
@@ -162,17 +166,27 @@ async def serving(config: EdgeConfig) -> AsyncIterator[Serving]:
             _renew(config, stack)
         sinks = Sinks(settings=config.sinks, device=config.device, agent=agent, outbox=outbox)
         sinks.start(stack)
+        sources = Sources(settings=config.sources, broker=config.local_broker, device=config.device, agent=agent)
         api = Api(
             agent=agent,
-            status=_status(config, agent, uplink, updater, outbox, heat=heat, sinks=sinks),
-            metrics=_metrics_page(agent, metrics, uplink, decoder, outbox, heat=heat, sinks=sinks),
+            status=_status(config, agent, uplink, updater, outbox, heat=heat, sinks=sinks, sources=sources),
+            metrics=_metrics_page(agent, metrics, uplink, decoder, outbox, heat=heat, sinks=sinks, sources=sources),
             groups=[
                 OutboxRoutes(outbox=outbox, uplink=uplink),
                 EndedRoute(feed=outbox.feed, stopping=lambda: agent.stopping),
+                EventsRoute(events=sources.events, stopping=lambda: agent.stopping),
+                DocsRoute(),
                 KserveRoutes(agent=agent, version=agent_version()),
             ],
         )
-        yield Serving(agent=agent, addresses=await _open(api.application(), agent, outbox, sockets, stack))
+
+        def wake() -> None:
+            outbox.feed.wake()
+            sources.events.wake()
+
+        addresses = await _open(api.application(), agent, wake, sockets, stack)
+        sources.start(stack)  # last, so that they are the first to stop
+        yield Serving(agent=agent, addresses=addresses)
 
 
 def _decoder(config: EdgeConfig, stack: AsyncExitStack) -> PictureDecoder | None:
@@ -308,14 +322,18 @@ def _renew(config: EdgeConfig, stack: AsyncExitStack) -> None:
 
 
 async def _open(
-    app: web.Application, agent: Agent, outbox: Outbox, sockets: list[socket.socket], stack: AsyncExitStack
+    app: web.Application,
+    agent: Agent,
+    wake: Callable[[], object],
+    sockets: list[socket.socket],
+    stack: AsyncExitStack,
 ) -> list[str]:
     """Opens the API; closing it lets the inputs under way finish first."""
 
     async def drain(_: web.Application) -> None:
         draining = asyncio.ensure_future(agent.drain(GRACE_S))
         await asyncio.sleep(0)
-        outbox.feed.wake()  # who reads along is told to go, once the agent says that it stops
+        wake()  # who reads along is told to go, once the agent says that it stops
         await draining
 
     app.on_shutdown.append(drain)
@@ -346,6 +364,7 @@ def _status(
     *,
     heat: ThermalKeeper | None,
     sinks: Sinks,
+    sources: Sources,
 ) -> Callable[[], StatusView]:
     began = time.monotonic()
 
@@ -366,6 +385,7 @@ def _status(
             profile=config.runtime.profile,
             thermal=heat.view() if heat is not None else None,
             sinks=sinks.views(),
+            sources=sources.views(),
         )
 
     return status
@@ -380,6 +400,7 @@ def _metrics_page(
     *,
     heat: ThermalKeeper | None,
     sinks: Sinks,
+    sources: Sources,
 ) -> Callable[[], bytes]:
     def accounts() -> dict[str, Account]:
         return {name: agent.account(name) for name in (*agent.runtimes, NO_TASK)}
@@ -394,6 +415,9 @@ def _metrics_page(
         ignored=uplink.ignored,
         sinks=sinks.views,
         decoder_restarts=lambda: decoder.counts["restarts"] if decoder is not None else 0,
-        others=lambda: families(heat.view()) if heat is not None else (),
+        others=lambda: [
+            *(families(heat.view()) if heat is not None else ()),
+            *source_figures.families(sources.views()),
+        ],
     )
     return lambda: page(collector)

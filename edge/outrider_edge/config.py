@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from outrider_edge.outbox.policy import Bounds
 from outrider_edge.profile import anchored_name, settings_below
+from outrider_edge.sources.settings import LocalBrokerSettings, SourceSettings, check_sources
 from outrider_edge.webhooks.settings import SinkSettings, check_sinks
 from outrider_link.envelope import Tls
 from outrider_link.settings import BrokerSettings, is_loopback, read_text
@@ -181,6 +182,8 @@ class EdgeConfig(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     thermal: ThermalTerms = ThermalTerms()
     """When the rate is lowered so that the chip need not throttle; off without a profile."""
     sinks: Annotated[list[SinkSettings], Meta(max_length=16)] = []
+    sources: Annotated[list[SourceSettings], Meta(max_length=64)] = []
+    local_broker: LocalBrokerSettings = LocalBrokerSettings()
 
     @property
     def folder(self) -> Path:
@@ -232,6 +235,7 @@ def check(config: EdgeConfig, source: str = "edge.toml") -> None:
     config.broker.check(source)
     config.cloud.check(source, config.broker)
     check_sinks(config.sinks, source)
+    check_sources(config.sources, config.local_broker, source)
 
 
 def read_task(settings: TaskSettings) -> Task:
@@ -273,6 +277,8 @@ def _anchored(config: EdgeConfig, folder: Path) -> EdgeConfig:
         runtime=replace(config.runtime, profile=anchored_name(config.runtime.profile, folder)),
         broker=config.broker.anchored(anchor),
         sinks=[sink.anchored(anchor) for sink in config.sinks],
+        sources=[each.anchored(anchor) for each in config.sources],
+        local_broker=config.local_broker.anchored(anchor),
         cloud=replace(
             config.cloud,
             **{name: anchor(getattr(config.cloud, name)) for name in ("ca_file", "cert_file", "key_file")},

@@ -19,10 +19,13 @@ from msgspec.structs import replace
 from factory import make_task, sure, unsure
 from outrider_edge.exposition import AgentCollector, page
 from outrider_edge.local_api.api import Api, body_limit
+from outrider_edge.local_api.docs_route import DocsRoute
 from outrider_edge.local_api.ended_route import EndedRoute
+from outrider_edge.local_api.events_route import EventsRoute
 from outrider_edge.local_api.kserve.routes import KserveRoutes
 from outrider_edge.local_api.outbox_routes import OutboxRoutes
 from outrider_edge.local_api.views import StatusView, task_view
+from outrider_edge.sources.events import EventLog
 from outrider_wire.report import AnswerReport
 
 ASK = "/v1/tasks/colours/answers"
@@ -84,6 +87,8 @@ async def served(folder: Path, **about: Any) -> AsyncIterator[Served]:
         groups = [
             OutboxRoutes(outbox=bench.outbox, uplink=bench.uplink),
             EndedRoute(feed=bench.outbox.feed, stopping=lambda: agent.stopping, keep_alive_s=0.05),
+            EventsRoute(events=EventLog(), stopping=lambda: bench.agent.stopping),
+            DocsRoute(),
             KserveRoutes(agent=agent, version="1"),
         ]
         app = Api(agent=agent, status=status, metrics=lambda: page(collector), groups=groups).application()

@@ -13,6 +13,7 @@ from outrider_edge.local_api.outbox_routes import Dropped, PageView, Retried
 from outrider_edge.local_api.submission import Submission
 from outrider_edge.local_api.views import ErrorReply, LiveView, ReadyView, StatusView, TaskView
 from outrider_edge.outbox.looking import MOST, EntryDetail
+from outrider_edge.sources.events import SourceEvent
 from outrider_wire.report import Account, AnswerReport
 
 _STRUCTS = (
@@ -28,6 +29,7 @@ _STRUCTS = (
     EntryDetail,
     Retried,
     Dropped,
+    SourceEvent,
     *KSERVE_STRUCTS,
 )
 
@@ -65,7 +67,7 @@ def _paths() -> Json:
 
 
 def _outbox_operations() -> list[tuple[str, str, Json]]:
-    """Of `outrider_edge.local_api.outbox_routes` and `outrider_edge.local_api.ended_route`."""
+    """Of `outrider_edge.local_api.outbox_routes`, `outrider_edge.local_api.ended_route` and `outrider_edge.local_api.events_route`."""
     text: Json = {"type": "string"}
     one = parameter("id", "path", text, "the input's id")
     narrowed = [
@@ -84,6 +86,13 @@ def _outbox_operations() -> list[tuple[str, str, Json]]:
             "after", "query", {"type": "string", "pattern": r"^\d+\.\d+$"}, "the id of the last event that you have"
         ),
     ]
+    happening = [
+        parameter("source", "query", text, "of one source only"),
+        parameter("task", "query", text, "of one task only"),
+        parameter(
+            "after", "query", {"type": "string", "pattern": r"^[0-9a-f]+\.\d+$"}, "the id of the last one you have"
+        ),
+    ]
     due, gone = {"200": reply("how many", json_of(Retried))}, {"200": reply("it is", json_of(Dropped))}
     page, whole = {"200": reply("a page", json_of(PageView))}, {"200": reply("it", json_of(EntryDetail))}
     shut = (503,)  # the outbox's file cannot be read now
@@ -92,6 +101,11 @@ def _outbox_operations() -> list[tuple[str, str, Json]]:
             "/v1/answers/events",
             "get",
             operation("Final reports as inputs end", {"200": _EVENTS}, streamed, fails=(400,)),
+        ),
+        (
+            "/v1/events",
+            "get",
+            operation("What happens before the sources", {"200": _HAPPENINGS}, happening, fails=(400,)),
         ),
         ("/v1/outbox", "get", operation("What waits", page, narrowed, fails=(400, *shut))),
         ("/v1/outbox/{id}", "get", operation("One entry, whole", whole, [one], fails=(404, *shut))),
@@ -129,6 +143,7 @@ def _operations() -> list[tuple[str, str, Json]]:
         ("/health/live", "get", operation("The process serves", {"200": reply("it does", json_of(LiveView))})),
         ("/health/ready", "get", operation("Models are loaded", ready)),
         ("/metrics", "get", operation("Prometheus text", {"200": _TEXT})),
+        ("/docs", "get", operation("This document, for people", {"200": _PAGE})),
         ("/openapi.json", "get", operation("This document", {"200": reply("OpenAPI 3.1", _OBJECT)})),
     ]
 
@@ -159,5 +174,8 @@ _WAIT_MS = parameter(
 _EVENT: Json = {"type": "object", "properties": {name: {"type": "string"} for name in ("id", "event", "data")}}
 """One of a stream's events; its ``data`` is an `AnswerReport` as JSON."""
 _EVENTS = reply("server-sent events", {"text/event-stream": {"schema": _EVENT}})
+_HAPPENING: Json = {**_EVENT, "description": "`data` is a SourceEvent as JSON"}
+_HAPPENINGS = reply("server-sent events new, update, end", {"text/event-stream": {"schema": _HAPPENING}})
+_PAGE = reply("a page", {"text/html": {"schema": {"type": "string"}}})
 _TEXT = reply("metrics", {"text/plain": {"schema": {"type": "string"}}})
 _OBJECT: Json = {"application/json": {"schema": {"type": "object"}}}

@@ -11,6 +11,7 @@ from outrider_edge.journey.watch import Promise, WatchView
 from outrider_edge.memory.memory import MemoryView
 from outrider_edge.outbox.view import OutboxView
 from outrider_edge.ports import ShadowCounts
+from outrider_edge.sources.figures import SourceView
 from outrider_edge.thermal.keeper import ThermalView
 from outrider_edge.webhooks.webhook import SinkView
 from outrider_wire.messages import Modality, SlotReport
@@ -83,6 +84,8 @@ class StatusView(Struct, kw_only=True, frozen=True):
     """How warm the board is, and what that costs; None: nobody looks."""
     sinks: dict[str, SinkView] = {}
     """How every sink of final reports fares, by name."""
+    sources: dict[str, SourceView] = {}
+    """How every source of inputs fares, by name."""
 
 
 class LiveView(Struct, kw_only=True, frozen=True):
