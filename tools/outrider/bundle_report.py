@@ -120,7 +120,8 @@ def verified(path: Path, *, run: bool) -> Verified:
     from outrider_engine.bundle import open_bundle
 
     bundle = open_bundle(path)
-    weights = {each.name: walk(bundle.read(each.file)).parameters_bytes for each in bundle.manifest.variants}
+    models = [each for each in bundle.manifest.variants if not each.is_engine]
+    weights = {each.name: walk(bundle.read(each.file)).parameters_bytes for each in models}
     return Verified(
         bundle=str(path),
         digest=bundle.digest,
