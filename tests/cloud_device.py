@@ -158,6 +158,8 @@ class Device:
                 await self._arrived.wait()
 
     async def _on_message(self, incoming: Incoming) -> None:
+        if not incoming.payload:  # it only clears what the broker retained
+            return
         message = decode(incoming.payload, incoming.content_type)
         match message:
             case BlobWant():

@@ -20,6 +20,7 @@ class System:
         broker_kind: ``embedded`` or ``mosquitto``.
         persistence: whether a mosquitto that is stopped remembers.
         broker_extra: lines for a mosquitto's configuration.
+        cloud_extra: sections of the cloud's.
     """
 
     def __init__(
@@ -31,9 +32,11 @@ class System:
         broker_kind: str = "embedded",
         persistence: bool = False,
         broker_extra: str = "",
+        cloud_extra: str = "",
     ) -> None:
         self.folder = folder
         self._broker_kind = broker_kind
+        self._cloud_extra = cloud_extra
         self._mosquitto = Mosquitto(folder / "broker", persistence=persistence, extra=broker_extra)
         self.task: Task = make_task(policy=policy or Policy(answer_within_ms=10_000, keep_for_s=600, audit_rate=0.05))
         self.processes = Processes(logs=folder / "logs")
@@ -78,6 +81,7 @@ class System:
         config.write_text(
             f'data_dir = "cloud"\n[broker]\nurl = "{self.broker_url}"\n[api]\nport = {self.cloud_port}\n'
             '[[tasks]]\nfile = "task.toml"\nlarge = "onnx:large"\nstrategy = "shunt"\n'
+            f"{self._cloud_extra}"
         )
         self.processes.start("cloud", ["cloud", "serve", "--config", str(config)])
         self.processes.wait_ready("cloud", f"http://127.0.0.1:{self.cloud_port}/health/ready")

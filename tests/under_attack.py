@@ -15,6 +15,8 @@ from outrider.client import Client
 from outrider_wire.task import Task
 
 AGENT = "cam-1"
+BURST = 500
+"""Offers that the cloud takes of one device at once; no attack but a flood makes so many."""
 GROWTH_BYTES = 64 << 20
 """What a process may have grown by, at most, since it answered its first good inputs: SQLite's and the allocator's caches, and the
 child that decodes."""

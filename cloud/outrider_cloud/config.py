@@ -15,6 +15,8 @@ from outrider_cloud.access.settings import AccessSettings, TlsServerSettings
 from outrider_cloud.access.settings import check as check_access
 from outrider_cloud.answering.grades import Grade
 from outrider_cloud.answering.strategies import DEFAULT_LAMBDA, MAX_LAMBDA, Terms
+from outrider_cloud.intake.admission import Limits
+from outrider_cloud.store.retention import Retention
 from outrider_link.settings import BrokerSettings, is_loopback, read_text
 from outrider_wire.errors import OperatorConfigError
 from outrider_wire.names import NAME_PATTERN, Name
@@ -109,7 +111,7 @@ class BatchSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tru
     queue_max_bytes: Annotated[int, Meta(ge=1)] = 512 * 1024 * 1024
     """The same bound on the bytes of their parts."""
     retry_after_s: Annotated[float, Meta(gt=0, le=3600)] = 2.0
-    """What a busy refusal asks the device to wait."""
+    """What a busy refusal asks the device to wait at least, a quarter more or less; it grows with the queue."""
 
 
 class DeviceSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -149,6 +151,8 @@ class CloudConfig(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True)
     api: ApiSettings = ApiSettings()
     access: AccessSettings = AccessSettings()
     batch: BatchSettings = BatchSettings()
+    limits: Limits = Limits()
+    retention: Retention = Retention()
     devices: DeviceSettings = DeviceSettings()
     store: StoreSettings = StoreSettings()
     roles: RoleSettings = RoleSettings()

@@ -1,14 +1,15 @@
 """The fleet as the devices describe themselves: presence, reported slots, telemetry. Believes a device only about itself."""
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 
 from outrider_cloud.clock import now_ms
+from outrider_cloud.metrics import Metrics
 from outrider_cloud.store.schema import assignments, devices
 from outrider_cloud.store.store import Store
 from outrider_wire.codec import common_version
@@ -32,8 +33,10 @@ _NEW: dict[str, Any] = {
 class Fleet:
     """Writes what devices say, reads it back for people."""
 
-    def __init__(self, *, store: Store) -> None:
+    def __init__(self, *, store: Store, devices_max: int, metrics: Metrics) -> None:
         self._store = store
+        self._devices_max = devices_max
+        self._metrics = metrics
 
     async def on_presence(self, device: str, said: Presence) -> None:
         """Online or not, and what the agent is.
@@ -48,23 +51,34 @@ class Fleet:
             values |= {"agent": said.agent, "wire": wire, "capabilities": said.capabilities}
             if common_version(wire) is None:
                 log.warning("device.unserved_version", extra={"device": device, "wire": wire})
-        await self._store.write(partial(note, device=device, values=values, seen_ms=now_ms()))
+        await self._note(device, values)
 
     async def on_reported(self, device: str, said: Reported) -> None:
         """What the device's slots really hold."""
         slots = {slot.task: msgspec.to_builtins(slot) for slot in said.slots}
-        await self._store.write(partial(note, device=device, values={"slots": slots}, seen_ms=now_ms()))
+        await self._note(device, {"slots": slots})
 
     async def on_telemetry(self, device: str, said: Telemetry) -> None:
         """The last telemetry of each task.
 
         Raises:
-            PeerMessageError: it speaks for another device.
+            PeerMessageError: it speaks for another device, or of too many tasks.
         """
         _check_speaker(device, said.device)
-        if await self._store.write(partial(note_telemetry, device=device, said=said, seen_ms=now_ms())):
+        if await self._take(partial(note_telemetry, device=device, said=said, seen_ms=now_ms())):
             facts = {"device": device, "task": said.task, "what": "audits have broken its certificate's promise"}
             log.error("device.alarm", extra=facts)
+
+    async def _note(self, device: str, values: dict[str, Any]) -> None:
+        await self._take(partial(note, device=device, values=values, seen_ms=now_ms()))
+
+    async def _take(self, change: Callable[..., bool]) -> bool:
+        """Makes a change, unless it would add a device too many."""
+        try:
+            return await self._store.write(partial(change, most=self._devices_max))
+        except TooManyDevicesError:
+            self._metrics.shed.labels("", "devices").inc()
+            return False
 
     async def alarms(self) -> dict[str, int]:
         """Devices that say that audits have broken a certificate's promise, by task."""
@@ -75,20 +89,32 @@ class Fleet:
         return await self._store.read(view)
 
 
-def note(connection: sa.Connection, *, device: str, values: dict[str, Any], seen_ms: int) -> None:
-    """Stores what a device said of itself; unknown devices are added."""
-    connection.execute(
-        insert(devices)
-        .values(**(_NEW | values), device=device, first_seen_ms=seen_ms, seen_ms=seen_ms)
-        .on_conflict_do_update(index_elements=["device"], set_=values | {"seen_ms": seen_ms})
-    )
+class TooManyDevicesError(Exception):
+    """The table of devices is full: whoever names itself anew is not kept."""
 
 
-def note_telemetry(connection: sa.Connection, *, device: str, said: Telemetry, seen_ms: int) -> bool:
+def note(connection: sa.Connection, *, device: str, values: dict[str, Any], seen_ms: int, most: int) -> bool:
+    """Stores what a device said of itself; unknown devices are added, up to ``most``. True when it was not known.
+
+    Raises:
+        TooManyDevicesError: it was not known, and there is no room.
+    """
+    known = sa.update(devices).where(devices.c.device == device).values(**values, seen_ms=seen_ms)
+    if connection.execute(known).rowcount == 1:
+        return False
+    if connection.execute(sa.select(sa.func.count()).select_from(devices)).scalar_one() >= most:
+        raise TooManyDevicesError(device)
+    row = _NEW | values | {"device": device, "first_seen_ms": seen_ms, "seen_ms": seen_ms}
+    connection.execute(sa.insert(devices).values(row))
+    return True
+
+
+def note_telemetry(connection: sa.Connection, *, device: str, said: Telemetry, seen_ms: int, most: int) -> bool:
     """Replaces the telemetry of one task; True when it tells of an alarm that was not there before.
 
     Raises:
         PeerMessageError: the device makes up one task after another.
+        TooManyDevicesError: it was not known, and there is no room.
     """
     old = (
         connection.execute(sa.select(devices.c.telemetry).where(devices.c.device == device)).scalar_one_or_none() or {}
@@ -96,7 +122,7 @@ def note_telemetry(connection: sa.Connection, *, device: str, said: Telemetry, s
     if said.task not in old and len(old) >= ENTRIES:
         raise PeerMessageError(f"{device!r} tells of more than {ENTRIES} tasks", reason="too_many_tasks")
     new = msgspec.to_builtins(said)
-    note(connection, device=device, values={"telemetry": old | {said.task: new}}, seen_ms=seen_ms)
+    note(connection, device=device, values={"telemetry": old | {said.task: new}}, seen_ms=seen_ms, most=most)
     return _alarmed(new) and not _alarmed(old.get(said.task, {}))
 
 

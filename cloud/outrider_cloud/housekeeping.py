@@ -1,75 +1,105 @@
-"""What a running cloud does beside answering: keeps its leases, takes over from workers that fell silent, forgets in time."""
+"""What a running cloud does beside answering, as a table of chores: keeps its leases, takes over, forgets in time, tells its state.
+
+A chore that fails is logged, counted, and made up for by its next turn; it keeps no other from its own.
+"""
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import NamedTuple
 
 from outrider_cloud.access.gatekeeper import read_roster
 from outrider_cloud.access.roster import Roster
 from outrider_cloud.answering.deliveries import Deliveries
-from outrider_cloud.clock import now_ms
+from outrider_cloud.answering.settler import Settler
 from outrider_cloud.intake.intake import Intake
-from outrider_cloud.intake.pulls import Pulls
 from outrider_cloud.metrics import Metrics
-from outrider_cloud.store import inputs
+from outrider_cloud.seldom import Seldom
+from outrider_cloud.store.retention import Keeper
 from outrider_cloud.store.store import Store
 
 log = logging.getLogger(__name__)
+log.addFilter(Seldom())
 
 _EVERY_S = 1.0
-_FORGET_EVERY_S = 600.0
-_FORGET_AFTER_MS = 86_400_000
+_KEEP_EVERY_S = 600.0
+_LAG_EVERY_S = 0.25
+
+
+class Chore(NamedTuple):
+    """One line of the table."""
+
+    name: str
+    every_s: float
+    work: Callable[[], Awaitable[object]]
 
 
 class Housekeeping:
-    """One loop; a turn that fails is logged, counted, and made up for by the next."""
+    """One loop over the table, and one that watches the loop itself."""
 
     def __init__(
         self,
         *,
-        name: str,
         store: Store,
         intake: Intake,
+        settler: Settler,
         deliveries: Deliveries,
-        pulls: Pulls,
+        keeper: Keeper,
         lease_s: float,
         roster: Roster,
         metrics: Metrics,
     ) -> None:
-        self._name = name
         self._store = store
         self._intake = intake
-        self._deliveries = deliveries
-        self._pulls = pulls
-        self._lease_s = lease_s
-        self._roster = roster
         self._metrics = metrics
+        self._more = False
+        self.chores = (
+            Chore("renew", lease_s / 3, settler.renew),
+            Chore("take_over", lease_s / 3, self._take_over),
+            Chore("roster", lease_s / 3, partial(read_roster, store, roster)),
+            Chore("take_more", _EVERY_S, self._take_more),
+            Chore("expire", _EVERY_S, intake.expire),
+            Chore("flush", _EVERY_S, deliveries.flush),
+            Chore("probe", _EVERY_S, self._probe),
+            Chore("keep", _KEEP_EVERY_S, keeper.keep),
+        )
 
     async def run(self) -> None:
         """Second by second, until it is cancelled."""
         loop = asyncio.get_running_loop()
-        renew_at, forget_at = loop.time() + self._lease_s / 3, loop.time()
+        due = {chore.name: loop.time() + min(chore.every_s, _EVERY_S) for chore in self.chores}
         while True:
             await asyncio.sleep(_EVERY_S)
-            try:
-                await self._deliveries.flush()
-                if loop.time() >= renew_at:
-                    renew_at = loop.time() + self._lease_s / 3
-                    await self._renew()
-                if loop.time() >= forget_at:
-                    forget_at = loop.time() + _FORGET_EVERY_S
-                    await self._forget()
-            except Exception:  # supervised: a full disk now is no reason never to tidy again
-                log.exception("housekeeping.failed")
-                self._metrics.error("housekeeping")
+            for chore in self.chores:
+                if loop.time() >= due[chore.name]:
+                    due[chore.name] = loop.time() + chore.every_s
+                    await self._do(chore)
 
-    async def _renew(self) -> None:
-        until_ms = now_ms() + round(self._lease_s * 1000)
-        await self._store.write(partial(inputs.renew, worker=self._name, lease_until_ms=until_ms))
-        await self._intake.take_over(own=False)
-        await read_roster(self._store, self._roster)
+    async def watch_loop(self) -> None:
+        """How late the event loop comes round, until it is cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + _LAG_EVERY_S
+            await asyncio.sleep(_LAG_EVERY_S)
+            self._metrics.loop_lag.observe(max(0.0, loop.time() - due))
 
-    async def _forget(self) -> None:
-        before_ms = now_ms() - _FORGET_AFTER_MS
-        await self._store.write(partial(inputs.forget, before_ms=before_ms))
-        await asyncio.to_thread(self._pulls.tidy, now_ms() / 1000)
+    async def _do(self, chore: Chore) -> None:
+        try:
+            await chore.work()
+        except Exception:  # supervised: a full disk now is no reason never to tidy again
+            log.exception("housekeeping.failed", extra={"chore": chore.name})
+            self._metrics.error("housekeeping")
+
+    async def _take_over(self) -> None:
+        self._more = await self._intake.take_over(own=False) > 0
+
+    async def _take_more(self) -> None:
+        """While there is more than there was room for, it is taken up as room comes."""
+        if self._more:
+            await self._take_over()
+
+    async def _probe(self) -> None:
+        """In trouble, tries whether it is over; nobody else may have anything to write."""
+        if self._store.full and not self._store.damage:
+            await self._store.probe()

@@ -1,18 +1,27 @@
 """What arrives on the broker, by the kind of its topic, to whom it concerns. Decides nothing itself."""
 
+import logging
+
+from sqlalchemy.exc import SQLAlchemyError
+
 from outrider_cloud.access.roster import Roster
 from outrider_cloud.fleet import Fleet
 from outrider_cloud.intake.checks import check_manner
 from outrider_cloud.intake.intake import Intake
+from outrider_cloud.intake.parking import Parking
 from outrider_cloud.intake.pulls import Pulls
 from outrider_cloud.metrics import Metrics
 from outrider_cloud.releases import Releases
+from outrider_cloud.seldom import Seldom
 from outrider_link.envelope import Incoming
 from outrider_wire.access import shared_subscriptions
 from outrider_wire.codec import decode
 from outrider_wire.errors import PeerError, PeerMessageError
 from outrider_wire.messages import BlobBlock, BlobGone, BlobWant, Message, Presence, Reported, Telemetry
 from outrider_wire.topics import RELEASES, Address, Topics, row
+
+log = logging.getLogger(__name__)
+log.addFilter(Seldom())
 
 
 def subscriptions(topics: Topics, *, worker: str, group: str) -> list[str]:
@@ -38,6 +47,7 @@ class Hub:
         name: str,
         topics: Topics,
         intake: Intake,
+        parking: Parking,
         fleet: Fleet,
         releases: Releases,
         pulls: Pulls,
@@ -50,6 +60,7 @@ class Hub:
         self._fleet = fleet
         self._releases = releases
         self._pulls = pulls
+        self._parking = parking
         self._roster = roster
         self._metrics = metrics
 
@@ -58,20 +69,48 @@ class Hub:
         return subscriptions(self._topics, worker=self._name, group=group)
 
     async def on_message(self, incoming: Incoming) -> None:
-        """Takes one message; what cannot be taken is parked."""
-        address: Address | None = None
+        """Takes one message; what cannot be taken is parked, and what cannot be stored is only counted: its sender says it again."""
         try:
-            address = self._topics.parse(incoming.topic)
-            if self._roster.refuses(address.device):
-                self._metrics.revoked_messages.inc()
-                return
-            if address.kind == "escalate":
-                await self._intake.on_escalation(address, incoming)
-            elif incoming.payload:  # an empty one only clears what the broker retained
-                check_manner(incoming)
-                await self._dispatch(address, _expected(address, incoming))
-        except PeerError as error:
-            await self._intake.park(address, incoming, error)
+            try:
+                await self.take(incoming)
+            except PeerError as error:
+                await self._parking.park(self._address(incoming), incoming, error)
+        except SQLAlchemyError:
+            self._metrics.error("store")
+            log.exception("store.failed", extra={"topic": incoming.topic[:256]})
+
+    async def take(self, incoming: Incoming) -> None:
+        """The same, without a net.
+
+        Raises:
+            PeerError: it cannot be taken.
+            SQLAlchemyError: it cannot be stored.
+        """
+        address = self._topics.parse(incoming.topic)
+        if self._roster.refuses(address.device):
+            self._metrics.revoked_messages.inc()
+        elif address.kind == "escalate":
+            await self._intake.on_escalation(address, incoming)
+        elif incoming.payload:  # an empty one only clears what the broker retained
+            await self._dispatch(address, self.expected(address, incoming))
+
+    def expected(self, address: Address, incoming: Incoming) -> Message:
+        """The message, if it is one that the topic carries.
+
+        Raises:
+            PeerMessageError: it is not, or was not sent as it must be.
+        """
+        check_manner(incoming)
+        message = decode(incoming.payload, incoming.content_type)
+        if not isinstance(message, row(address.kind).messages):
+            raise PeerMessageError(f"a {type(message).__name__} has no business on this topic", reason="wrong_message")
+        return message
+
+    def _address(self, incoming: Incoming) -> Address | None:
+        try:
+            return self._topics.parse(incoming.topic)
+        except PeerError:
+            return None
 
     async def _dispatch(self, address: Address, message: Message) -> None:
         match message:
@@ -92,11 +131,3 @@ class Hub:
                 raise PeerMessageError(
                     f"a {type(message).__name__} has no business on this topic", reason="wrong_message"
                 )
-
-
-def _expected(address: Address, incoming: Incoming) -> Message:
-    """The message, if it is one that the topic carries."""
-    message = decode(incoming.payload, incoming.content_type)
-    if not isinstance(message, row(address.kind).messages):
-        raise PeerMessageError(f"a {type(message).__name__} has no business on this topic", reason="wrong_message")
-    return message

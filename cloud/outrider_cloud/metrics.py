@@ -1,11 +1,32 @@
 """What the cloud counts of itself, for Prometheus. Knows names and labels; decides nothing."""
 
+import time
+from collections.abc import Iterable
+from functools import partial
+from typing import Protocol
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from outrider_cloud.large.base import Cost
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Queue(Protocol):
+    """What waits, by task."""
+
+    def depth(self, task: str) -> int:
+        """How many."""
+        ...
+
+    def bytes(self, task: str) -> int:
+        """How many bytes."""
+        ...
+
+    def oldest_s(self, task: str, now: float) -> float:
+        """For how long the first has waited; ``now`` is the event loop's time."""
+        ...
 
 
 class Metrics:
@@ -45,6 +66,36 @@ class Metrics:
         )
         self.handler_failures = Gauge(
             "outrider_handler_failures", "Messages whose handling raised; they are not retried", registry=self.registry
+        )
+        self.shed = Counter(
+            "outrider_shed",
+            "What was put off or left out because there was too much; by policy, and never silently",
+            ["task", "reason"],
+            registry=self.registry,
+        )
+        self.dead_letters_dropped = Counter(
+            "outrider_dead_letters_dropped",
+            "Messages that could not be taken and are not kept: too many at once, or the oldest of a full table",
+            ["reason"],
+            registry=self.registry,
+        )
+        self.waiting_bytes = Gauge(
+            "outrider_waiting_bytes", "Bytes of the parts of what waits", ["task"], registry=self.registry
+        )
+        self.waiting_oldest = Gauge(
+            "outrider_waiting_oldest_seconds", "Age of the oldest that waits", ["task"], registry=self.registry
+        )
+        self.loop_lag = Histogram(
+            "outrider_event_loop_lag_seconds",
+            "How much later than asked for the event loop comes round",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.store_works = Gauge(
+            "outrider_store_works", "1 while the store can be read and written", registry=self.registry
+        )
+        self.deleted = Counter(
+            "outrider_deleted", "Rows and files that housekeeping deleted, by kind", ["what"], registry=self.registry
         )
         self.waiting = Gauge("outrider_waiting", "Inputs admitted and unanswered", ["task"], registry=self.registry)
         self.batch_size = Histogram(
@@ -91,6 +142,13 @@ class Metrics:
         )
         self.ready = Gauge("outrider_ready", "1 when escalations are being taken", registry=self.registry)
 
+    def watch_queue(self, queue: Queue, tasks: Iterable[str]) -> None:
+        """Shows depth, bytes and age of what waits, as they are when somebody looks."""
+        for task in tasks:
+            self.waiting.labels(task).set_function(partial(queue.depth, task))
+            self.waiting_bytes.labels(task).set_function(partial(queue.bytes, task))
+            self.waiting_oldest.labels(task).set_function(partial(_oldest_s, queue, task))
+
     def error(self, where: str) -> None:
         """One more failure of our own."""
         self.errors.labels(where).inc()
@@ -104,3 +162,7 @@ class Metrics:
     def text(self) -> bytes:
         """The exposition format."""
         return generate_latest(self.registry)
+
+
+def _oldest_s(queue: Queue, task: str) -> float:
+    return queue.oldest_s(task, time.monotonic())

@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 WANTS_AT_ONCE = 4
 """Wants of one device that are served at the same time; it asks again for what is left out."""
+OFFERS_AT_ONCE = 1024
 FLEET_WANTS_AT_ONCE = 1024
 """The same over all devices; each holds a block in memory."""
 
@@ -70,6 +71,7 @@ class Releases:
         )
         self._shares = Shares(bytes_per_s=device_bytes_per_s)
         self._serving: Counter[str] = Counter()
+        self._offering: set[str] = set()
 
     async def add(self, digest: str) -> dict[str, Any]:
         """Makes a release of the manifest blob ``digest``, if every file it names is here and sound.
@@ -126,8 +128,16 @@ class Releases:
             log.warning("release.not_offered", extra={"device": device, "reason": error.reason})
 
     def offer_soon(self, device: str) -> None:
-        """The same, beside the caller."""
-        self._background.spawn(self.offer(device), "offer")
+        """The same, beside the caller; once at a time for each device, and not too many at once: it asks again anyway."""
+        if device not in self._offering and len(self._offering) < OFFERS_AT_ONCE:
+            self._offering.add(device)
+            self._background.spawn(self._offer_once(device), "offer")
+
+    async def _offer_once(self, device: str) -> None:
+        try:
+            await self.offer(device)
+        finally:
+            self._offering.discard(device)
 
     async def list(self) -> list[dict[str, Any]]:
         """All releases, newest first, each with the number of devices that it is assigned to."""

@@ -4,6 +4,7 @@ What a stop leaves unanswered stands claimed in the store with its lease given u
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from aiohttp import web
+from sqlalchemy.exc import SQLAlchemyError
 
 from outrider_cloud.access.gatekeeper import read_roster
 from outrider_cloud.access.opening import open_access
@@ -23,12 +25,16 @@ from outrider_cloud.answering.worker import Worker
 from outrider_cloud.background import Background
 from outrider_cloud.config import CloudBrokerSettings, CloudConfig, TaskSettings, check, read_task
 from outrider_cloud.fleet import Fleet
-from outrider_cloud.housekeeping import Housekeeping
+from outrider_cloud.forgetting import Forgetting
+from outrider_cloud.housekeeping import Chore, Housekeeping
 from outrider_cloud.hub import Hub
+from outrider_cloud.intake.admission import Admission
 from outrider_cloud.intake.completing import Completing
 from outrider_cloud.intake.intake import Intake
+from outrider_cloud.intake.parking import Parking
 from outrider_cloud.intake.pulls import Pulls
 from outrider_cloud.intake.replies import Replies
+from outrider_cloud.intake.requeue import Requeue
 from outrider_cloud.intake.uploads import Uploads
 from outrider_cloud.large.base import LargeModel
 from outrider_cloud.large.table import load_large
@@ -37,11 +43,13 @@ from outrider_cloud.releases import Releases
 from outrider_cloud.roles_key import roles_key
 from outrider_cloud.store import inputs
 from outrider_cloud.store.blobstore import BlobStore
+from outrider_cloud.store.retention import Keeper
 from outrider_cloud.store.store import Store
 from outrider_cloud.web.api import Api
 from outrider_cloud.web.device_blobs import DeviceBlobs
 from outrider_cloud.web.escalating import Escalating
 from outrider_cloud.web.joining import Joining
+from outrider_cloud.web.parked import Parked
 from outrider_cloud.web.releasing import Releasing
 from outrider_cloud.web.route import Route
 from outrider_cloud.web.watching import Watching
@@ -54,7 +62,11 @@ from outrider_wire.errors import OperatorConfigError, OperatorSetupError, Unreac
 from outrider_wire.task import Task
 from outrider_wire.topics import Topics
 
+log = logging.getLogger(__name__)
+
 _DRAIN_S = 10.0
+_DRAIN_IN_TROUBLE_S = 1.0
+"""What cannot be written now will not be soon; it stands claimed, or is offered again."""
 
 
 LoadLarge = Callable[[TaskSettings, Task], LargeModel]
@@ -77,6 +89,11 @@ class CloudService:
         self._roster = Roster()
         self._session: MqttSession | None = None
         self._intake: Intake | None = None
+        self._store: Store | None = None
+        self._requeue: Requeue | None = None
+        self._forgetting: Forgetting | None = None
+        self.chores: tuple[Chore, ...] = ()
+        """What is done now and again, once it runs."""
 
     async def __aenter__(self) -> Self:
         """Starts; returns when the models are loaded, whether or not the broker answers yet.
@@ -98,6 +115,8 @@ class CloudService:
     def waiting_for(self) -> list[str]:
         """What must still come before escalations are taken; empty when ready."""
         waiting = [] if self._intake else ["large model"]
+        if self._store is not None and self._store.trouble:
+            waiting.append(f"store ({self._store.trouble})")
         if self._session is None or not self._session.connected:
             refused = self._session.refused if self._session else ""
             waiting.append(f"broker (it refuses {refused})" if refused else "broker")
@@ -133,7 +152,7 @@ class CloudService:
             quota_bytes=config.devices.upload_bytes,
             most_bytes=max(part.max_bytes for task in served.values() for part in task.inputs),
         )
-        fleet = Fleet(store=store)
+        fleet = Fleet(store=store, devices_max=config.limits.devices_max, metrics=self._metrics)
         deliveries = Deliveries(
             name=self.name,
             store=store,
@@ -148,6 +167,7 @@ class CloudService:
                 *Releasing(blobs=blobs, releases=releases).routes(),
                 *DeviceBlobs(releases=releases, uploads=uploads).routes(),
                 *escalating.routes(),
+                *Parked(store=store, requeue=lambda: self._requeue, forgetting=lambda: self._forgetting).routes(),
                 *await self._access_routes(store),
             ]
         )
@@ -161,31 +181,57 @@ class CloudService:
             uploads=uploads,
             bytes_per_s=config.broker.blob_cap,
         )
-        intake = await self._make_intake(tasks, store=store, blobs=blobs, deliveries=deliveries, pulls=pulls)
+        settler = Settler(
+            name=self.name, store=store, deliveries=deliveries, lease_s=config.lease_s, metrics=self._metrics
+        )
+        parking = Parking(
+            store=store,
+            deliveries=deliveries,
+            background=self._background,
+            limits=config.limits,
+            metrics=self._metrics,
+        )
+        intake = await self._make_intake(
+            tasks, store=store, blobs=blobs, settler=settler, deliveries=deliveries, pulls=pulls, parking=parking
+        )
         hub = Hub(
             name=self.name,
             topics=self._topics,
             intake=intake,
+            parking=parking,
             fleet=fleet,
             releases=releases,
             pulls=pulls,
             roster=self._roster,
             metrics=self._metrics,
         )
+        self._requeue = Requeue(store=store, topics=self._topics, hub=hub, intake=intake)
+        self._forgetting = Forgetting(
+            store=store,
+            blobs=blobs,
+            workers=intake.workers,
+            settler=settler,
+            deliveries=deliveries,
+            pulls=pulls,
+            publish=self._publish,
+            topics=self._topics,
+        )
         await intake.take_over(own=True)
         await self._connect(hub, intake, store, deliveries)
         escalating.open(intake)
         housekeeping = Housekeeping(
-            name=self.name,
             store=store,
             intake=intake,
+            settler=settler,
             deliveries=deliveries,
-            pulls=pulls,
+            keeper=Keeper(store=store, blobs=blobs, tidy=pulls.tidy, retention=config.retention, metrics=self._metrics),
             lease_s=config.lease_s,
             roster=self._roster,
             metrics=self._metrics,
         )
-        self._stack.callback(asyncio.create_task(housekeeping.run()).cancel)
+        self.chores = housekeeping.chores
+        for loop in (housekeeping.run(), housekeeping.watch_loop()):
+            self._stack.callback(asyncio.create_task(loop).cancel)
 
     async def _make_intake(
         self,
@@ -193,16 +239,27 @@ class CloudService:
         *,
         store: Store,
         blobs: BlobStore,
+        settler: Settler,
         deliveries: Deliveries,
         pulls: Pulls,
+        parking: Parking,
     ) -> Intake:
         config = self._config
-        settler = Settler(
-            name=self.name, store=store, deliveries=deliveries, lease_s=config.lease_s, metrics=self._metrics
+        admission = Admission(
+            limits=config.limits,
+            tasks=frozenset(tasks),
+            queue_max=config.batch.queue_max,
+            queue_max_bytes=config.batch.queue_max_bytes,
+            retry_after_s=config.batch.retry_after_s,
         )
-        completer = Completing(pulls=pulls, settler=settler)
+        self._metrics.watch_queue(admission, list(tasks))
         workers = await self._load_workers(
-            tasks, blobs=blobs, completer=completer, settler=settler, roles_key=roles_key(config)
+            tasks,
+            blobs=blobs,
+            completer=Completing(pulls=pulls, settler=settler),
+            settler=settler,
+            admission=admission,
+            roles_key=roles_key(config),
         )
         return Intake(
             name=self.name,
@@ -211,8 +268,9 @@ class CloudService:
             pulls=pulls,
             settler=settler,
             deliveries=deliveries,
+            admission=admission,
+            parking=parking,
             lease_s=config.lease_s,
-            retry_after_s=config.batch.retry_after_s,
             background=self._background,
             metrics=self._metrics,
         )
@@ -231,6 +289,8 @@ class CloudService:
         store = Store(url=self._config.store.url or f"sqlite:///{folder / 'cloud.db'}")
         self._stack.callback(store.close)
         await asyncio.to_thread(store.open)
+        self._store = store
+        self._metrics.store_works.set_function(lambda: not store.trouble)
         return store
 
     async def _serve_api(self, routes: Sequence[Route]) -> None:
@@ -273,6 +333,7 @@ class CloudService:
         blobs: BlobStore,
         completer: Completing,
         settler: Settler,
+        admission: Admission,
         roles_key: str,
     ) -> dict[str, Worker]:
         workers: dict[str, Worker] = {}
@@ -291,6 +352,7 @@ class CloudService:
                 parts=blobs,
                 completer=completer,
                 settler=settler,
+                admission=admission,
                 roles_key=roles_key,
                 shares=self._config.roles.shares,
                 background=self._background,
@@ -310,9 +372,12 @@ class CloudService:
         intake.drain()
         for worker in intake.workers:
             worker.stop()
-        await self._background.drain(_DRAIN_S)
-        await deliveries.flush()
-        await store.write(partial(inputs.give_up, worker=self.name))
+        await self._background.drain(_DRAIN_S if not store.trouble else _DRAIN_IN_TROUBLE_S)
+        try:
+            await deliveries.flush()
+            await store.write(partial(inputs.give_up, worker=self.name))
+        except SQLAlchemyError:  # then leases run out by themselves, and some replies are sent twice
+            log.exception("store.failed")
 
 
 def read_tasks(config: CloudConfig) -> dict[str, tuple[TaskSettings, Task]]:

@@ -14,6 +14,7 @@ from cloud_service import HeldModel, account, eventually, make_service, ready, t
 
 from outrider_cloud.clock import now_ms
 from outrider_cloud.intake.jobs import new_job
+from outrider_cloud.lease_clock import lease
 from outrider_cloud.store import inputs
 from outrider_cloud.store.store import Store
 from outrider_wire.messages import Answer, Receipt, Refusal
@@ -40,7 +41,8 @@ async def test_a_full_queue_refuses_as_busy_and_still_repeats_answers(broker: st
             await device.hears(Receipt, sent.id)
         late = await device.escalate(make_escalation(task, {"image": b"1", "question": "late"}))
         refusal = await device.hears(Refusal, late)
-        assert (refusal.reason, refusal.retry_after_s) == ("busy", 3.0)
+        assert (refusal.reason, refusal.detail) == ("busy", "queue_full")
+        assert refusal.retry_after_s is not None and refusal.retry_after_s >= 0.75 * 3.0
         await device.escalate(msgspec.structs.replace(early, offer=2))
         await device.hears(Answer, early.id, count=2)
         model.open.set()
@@ -109,6 +111,31 @@ async def test_what_nobody_wants_any_more_expires(broker: str, tmp_path: Path) -
         assert "late" not in model.questions
 
 
+async def test_a_model_that_hangs_keeps_no_device_waiting_beyond_its_time(broker: str, tmp_path: Path) -> None:
+    model = HeldModel()
+    async with make_service(write_config(tmp_path, broker), model) as service, Device(broker, "cam-hang") as device:
+        await ready(service)
+        task = the_task(tmp_path)
+        model.open.clear()
+        sent = [
+            make_escalation(task, {"image": b"0", "question": place}, keep_for_s=2, answer_within_ms=1000)
+            for place in ("in hand", "behind it")
+        ]
+        for each in sent:
+            await device.escalate(each)
+            await device.hears(Receipt, each.id)
+        for each in sent:
+            assert (await device.hears(Refusal, each.id)).reason == "expired"
+        said = await account(service)
+        assert (said["received"], said["expired"], said["pending"]) == (2, 2, 0)
+        model.open.set()  # it answers after all: what stands, stands
+        after = await device.escalate(make_escalation(task, {"image": b"1", "question": "after"}))
+        await device.hears(Answer, after)
+        assert not device.of(Answer, sent[0].id) and "behind it" not in model.questions
+        said = await account(service)
+        assert (said["received"], said["expired"], said["cloud"]) == (3, 2, 1)
+
+
 async def test_a_device_that_does_not_have_the_part_is_told_so(broker: str, tmp_path: Path) -> None:
     async with (
         make_service(write_config(tmp_path, broker), HeldModel()) as service,
@@ -165,7 +192,7 @@ async def test_rows_that_cannot_be_read_do_not_keep_the_cloud_from_starting(brok
                 correlation=None,
                 now=0.0,
                 received_ms=stamp,
-            ).claim(worker="one", lease_s=0)
+            ).claim(worker="one", lease=lease(0))
             for question in ("damaged", "sound")
         ]
         store = Store(url=f"sqlite:///{tmp_path / 'data/cloud.db'}")

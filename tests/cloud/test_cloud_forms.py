@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from cloud_device import Device, make_escalation, sha256
-from cloud_service import account, eventually, make_service, ready, the_task, write_config
+from cloud_service import account, eventually, make_service, ready, request, the_task, write_config
 from msgspec import UNSET
 from msgspec.structs import replace
 
@@ -114,6 +114,34 @@ async def test_a_first_form_that_does_not_suffice_is_followed_by_the_full_one(
             return (said["received"], said["cloud"], said["pending"]) == (1, 1, 0)
 
         await eventually(counted)  # a task that gave durability up is recorded behind
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("one", [False, True], ids=["its device", "the input alone"])
+async def test_nothing_is_left_of_an_input_that_is_forgotten_while_its_full_form_is_pulled(
+    broker: str, tmp_path: Path, one: bool
+) -> None:
+    model, wanted = Chooser({FIRST: UNSURE}), asyncio.Event()
+    path = write_config(tmp_path, broker)
+    async with make_service(path, model) as service, Device(broker, "cam-gone-by") as device:  # type: ignore[arg-type]  # a large model
+        await ready(service)
+
+        async def silent(want: object, topic: str) -> None:
+            wanted.set()
+
+        device._holder.on_want = silent  # type: ignore[method-assign]  # it has heard, and says nothing yet
+        sent = first_of(the_task(tmp_path), os.urandom(100_000))
+        await device.escalate(sent)
+        await asyncio.wait_for(wanted.wait(), 10)
+        status, said = await request(
+            service, "POST", "/v1/forget", body={"input": sent.id} if one else {"device": "cam-gone-by"}
+        )
+        assert status == 200, said
+        intake = service._intake
+        assert intake is not None and await intake.standing("cam-gone-by", sent.id) is None
+        assert intake.workers[0].find(("cam-gone-by", sent.id)) is None
+        assert not intake._pulls._fetching, "nobody goes on pulling"
+        assert model.asked == [FIRST]
 
 
 @pytest.mark.broker

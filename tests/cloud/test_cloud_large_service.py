@@ -66,6 +66,25 @@ async def test_an_input_waits_for_a_server_that_is_down_and_is_answered_when_it_
             assert (await get(service, "/v1/account"))[1]["adds_up"]
 
 
+async def test_a_server_that_limits_the_rate_costs_an_input_time_and_nothing_but_its_time(
+    broker: str, tmp_path: Path
+) -> None:
+    for manner, kept_s, ends in ((status(429, **{"Retry-After": "86400"}), 2, "expired"), (status(429), 600, "green")):
+        async with ChatServer([manner, says(B=0.99)]) as server:
+            folder = tmp_path / ends
+            path = configured(folder, broker, place(server), more="[tasks.asking]\nretries = 0\n")
+            async with make_service(path) as service, Device(broker, f"cam-limit-{ends}") as device:
+                await ready(service)
+                sent = unsure(folder, keep_for_s=kept_s)
+                await device.escalate(sent)
+                if ends == "expired":
+                    assert (await device.hears(Refusal, sent.id)).reason == "expired"
+                else:
+                    assert (await device.hears(Answer, sent.id)).label == ends
+                said = (await get(service, "/v1/account"))[1]
+                assert (said["received"], said["pending"], said["adds_up"]) == (1, 0, True)
+
+
 async def test_a_model_that_writes_prose_answers_a_shunt_with_little_confidence_and_teaches_nothing(
     broker: str, tmp_path: Path
 ) -> None:

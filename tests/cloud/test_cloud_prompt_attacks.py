@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from factory import make_task
 from outrider_cloud.large.base import LargeRequest
-from outrider_cloud.large.prompts import CODES, as_data, choice_prompt, codes_of, label_prompt
+from outrider_cloud.large.prompts import CODES, choice_prompt, codes_of, label_prompt
+from outrider_cloud.large.quoting import quoted
 from outrider_wire.messages import Fact
 
 TASK = make_task(text_only=True)
@@ -49,7 +50,7 @@ def test_a_text_stays_one_block(name: str) -> None:
         block for block in plain if not block.startswith("question:")
     ]
     inside = next(block for block in attacked if block.startswith("question:"))
-    assert all(line.startswith("    ") for line in inside.split("\n")[1:])
+    assert "\n" not in inside
     assert not set(inside) & set("\0\x1b\x04\x07\u202e\u2028\u2029\x85")
 
 
@@ -60,12 +61,12 @@ def test_any_text_stays_one_block(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["می\u200cخواهم", "l\u2019eau\u00a0?", "赤\u3000青", "👩\u200d🚀", "a\tb"])
 def test_a_text_in_any_script_is_told_as_it_is(text: str) -> None:
-    assert as_data(text) == text
+    assert quoted(text) == text
 
 
-@given(st.text(st.characters(categories=("L", "N", "P", "S")), min_size=1, max_size=40))
+@given(st.text(st.characters(categories=("L", "N")), min_size=1, max_size=40))
 def test_a_text_of_one_line_is_told_as_it_is(text: str) -> None:
-    assert as_data(text) == text
+    assert quoted(text) == text
 
 
 def test_whatever_is_said_only_a_label_of_the_task_can_be_meant() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from running import System
-from under_attack import AGENT, UnderAttack
+from under_attack import AGENT, BURST, UnderAttack
 
 from outrider_wire.task import Policy
 
@@ -12,7 +12,8 @@ from outrider_wire.task import Policy
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UnderAttack]:
     policy = Policy(answer_within_ms=10_000, keep_for_s=600, audit_rate=0.0)
-    with System(tmp_path_factory.mktemp("system"), policy=policy, first_port=22_400) as system:
+    folder, limits = tmp_path_factory.mktemp("system"), f"[limits]\ndevice_per_s = 20.0\ndevice_burst = {BURST}.0\n"
+    with System(folder, policy=policy, first_port=22_400, cloud_extra=limits) as system:
         yield UnderAttack(system, system.start_agent(AGENT))
 
 

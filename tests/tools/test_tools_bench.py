@@ -31,11 +31,22 @@ def test_bench_edge_prints_its_stable_keys() -> None:
 
 @pytest.mark.broker
 def test_bench_escalate_prints_its_stable_keys() -> None:
-    line = bench("escalate", "--sizes", "1024,307200", "--repeats", "5", "--sustained", "96")
+    line = bench("escalate", "--sizes", "1024,307200", "--repeats", "5", "--sustained", "96", "--no-delivery")
     assert {"sizes", "escalations_per_s", "echo_per_s"} <= line.keys()
     assert set(line["sizes"]) == {"1024", "307200"}
     for figures in line["sizes"].values():
         assert {"echo_p50_ms", "durable_echo_p50_ms", "escalate_p50_ms", "memory_p50_ms"} <= figures.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.broker
+@pytest.mark.timeout(300)
+def test_bench_escalate_prints_the_keys_of_delivery() -> None:
+    small = ("--sizes", "1024", "--repeats", "2", "--sustained", "32", "--queued", "2000", "--drained", "200")
+    line = bench("escalate", *small, "--asked", "100", timeout_s=280)
+    rates = {"enqueue_per_s", "enqueue_32_per_s", "drain_per_s", "one_worker_per_s", "two_workers_per_s"}
+    assert rates | {"wire_overhead", "rss_mb_100k"} <= line.keys()
+    assert all(line[rate] > 0 for rate in rates)
 
 
 @pytest.mark.slow

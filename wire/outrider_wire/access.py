@@ -1,7 +1,7 @@
 """Who may say and hear what on the broker, derived from the topic table. Pure: knows no broker's own language for it.
 
 A device speaks on its own rows that it is the sender of, and hears its own rows that the cloud is; the cloud the other way
-round, for every device. Nobody else says or hears anything.
+round, for every device; it may also clear what the broker retains of one. Nobody else says or hears anything.
 """
 
 import hashlib
@@ -46,6 +46,10 @@ def cloud_grants(topics: Topics, group: str = WORKERS) -> list[Grant]:
             grants.append(Grant("hear", topic))  # shared: a worker that hears all of them would answer all of them
         else:
             grants += _heard(topic)
+            if row.retained:
+                grants.append(
+                    Grant("say", topic)
+                )  # an empty message clears what is retained of a device that is forgotten
     return sorted(grants)
 
 

@@ -92,6 +92,11 @@ class Escalation(Struct, kw_only=True, frozen=True, tag="escalation"):
         """The facts; none where the field was left out."""
         return [] if self.facts is UNSET else self.facts
 
+    @property
+    def digests(self) -> set[str]:
+        """SHA-256 of its parts, and of what may still be pulled of them."""
+        return {form.sha256 for part in self.parts for form in (part, part.unseen) if form is not None}
+
 
 class Receipt(Struct, kw_only=True, frozen=True, tag="receipt"):
     """Worker → device: the escalation is stored durably; the device may forget its payload.

@@ -5,9 +5,10 @@ A device that has its receipt may wait in silence; the answer must come to it wh
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 from outrider_cloud.clock import now_ms
 from outrider_cloud.intake.replies import Replies
@@ -20,6 +21,9 @@ from outrider_wire.limits import BLOB_BYTES
 from outrider_wire.messages import Answer, Receipt, Refusal
 
 log = logging.getLogger(__name__)
+
+_PAGE = 500
+"""Replies that are read at once: after a long outage there may be very many."""
 
 
 Heard = asyncio.Queue[Receipt | Answer | Refusal]
@@ -77,14 +81,24 @@ class Deliveries:
     async def flush(self) -> None:
         """Makes what was noted durable."""
         if self._taken:
-            keys, self._taken = list(self._taken), {}
+            keys = list(self._taken)
             await self._store.write(partial(inputs.mark_sent, keys=keys))
+            for key in keys:
+                self._taken.pop(key, None)
 
     async def resend(self) -> None:
         """Sends every reply again that is not known to have been taken: after a start, and after each reconnection."""
         await self.flush()
-        stamp = now_ms()
-        rows = await self._store.read(partial(inputs.unsent, worker=self._name, now_ms=stamp))
+        stamp, sent, after = now_ms(), 0, ("", "")
+        while rows := await self._store.read(
+            partial(inputs.unsent, worker=self._name, now_ms=stamp, after=after, most=_PAGE)
+        ):
+            after, sent = (rows[-1]["device"], rows[-1]["id"]), sent + len(rows)
+            await self._resend_page(rows, stamp)
+        if sent:
+            log.info("replies.resent", extra={"count": sent})
+
+    async def _resend_page(self, rows: Sequence[Mapping[str, Any]], stamp: int) -> None:
         for row in rows:
             try:
                 reply = decode(row["reply"], limit=BLOB_BYTES)
@@ -102,5 +116,3 @@ class Deliveries:
                     expiry_s=(row["keep_until_ms"] - stamp) / 1000,
                     committed=True,
                 )
-        if rows:
-            log.info("replies.resent", extra={"count": len(rows)})

@@ -10,6 +10,7 @@ from itertools import zip_longest
 from typing import Protocol
 
 from msgspec import UnsetType
+from sqlalchemy.exc import SQLAlchemyError
 
 from outrider_cloud.answering.answers import check_replies, make_answer, mass_problem, spread
 from outrider_cloud.answering.batcher import DeadlineQueue, wait_for_more
@@ -20,6 +21,7 @@ from outrider_cloud.answering.settler import Settler
 from outrider_cloud.answering.strategies import LEAST_CAPTURED, STRATEGIES
 from outrider_cloud.background import Background
 from outrider_cloud.config import BatchSettings, TaskSettings
+from outrider_cloud.intake.admission import Admission
 from outrider_cloud.intake.jobs import Job
 from outrider_cloud.large.base import LargeModel, LargeRefusal, LargeReply, LargeRequest
 from outrider_cloud.metrics import Metrics
@@ -34,8 +36,10 @@ log = logging.getLogger(__name__)
 MAX_FAILURES = 3
 """How often the large model is asked about one input that it fails on, alone."""
 _RETRY_S = 1.0
-_RECEIPT_S = 0.025
-"""An answer that comes within this replaces the receipt."""
+_LONGEST_RETRY_S = 300.0
+"""However long a server asks to be left alone: a Retry-After of a day may be a mistake, and is mended sooner."""
+_RECEIPT_S = 0.25
+"""An answer that comes within this replaces the receipt. A device that hears nothing offers again after seconds, not sooner."""
 _QUICK_S = 0.01
 """A model that takes less will have answered by then."""
 
@@ -70,6 +74,7 @@ class Worker:
         parts: PartReader,
         completer: Completer,
         settler: Settler,
+        admission: Admission,
         roles_key: str,
         shares: Shares,
         background: Background,
@@ -84,24 +89,18 @@ class Worker:
         self._parts = parts
         self._completer = completer
         self._settler = settler
+        self._admission = admission
         self._roles_key = roles_key
         self._shares = shares
         self._background = background
         self._metrics = metrics
         self._jobs: dict[tuple[str, str], Job] = {}
-        self._bytes = 0
         self._queue: DeadlineQueue[Job] = DeadlineQueue()
         self._wake = asyncio.Event()
         self._stopping = False
         self._last_size = 0
         self.quick = False
         """Whether the last batch was answered so soon that the next one will not need a receipt."""
-        metrics.waiting.labels(task.name).set_function(lambda: len(self._jobs))
-
-    @property
-    def full(self) -> bool:
-        """Whether one more must be refused as busy."""
-        return len(self._jobs) >= self._batch.queue_max or self._bytes >= self._batch.queue_max_bytes
 
     def find(self, key: tuple[str, str]) -> Job | None:
         """The admitted, unsettled job of that (device, id)."""
@@ -110,14 +109,23 @@ class Worker:
     def admit(self, job: Job) -> None:
         """From here on it is ours: repeats are met by it."""
         self._jobs[job.key] = job
-        job.weight = job.size
-        self._bytes += job.weight
+        self._admission.enter(job.place, job.size, asyncio.get_running_loop().time())
 
     def drop(self, job: Job) -> None:
         """It is settled, or came to nothing here: another holds it, or its parts did not come."""
         if self._jobs.pop(job.key, None) is not None:
-            self._bytes -= job.weight
+            self._admission.leave(job.place, asyncio.get_running_loop().time())
             job.came_to("failed")
+
+    def forget(self, device: str, input_id: str = "") -> list[Job]:
+        """Lets go of a device's open questions (or of one), without a trace; what they were."""
+        gone = [
+            job for job in self._jobs.values() if device in ("", job.device) and input_id in ("", job.escalation.id)
+        ]
+        for job in gone:
+            job.forgotten = True
+            self.drop(job)
+        return gone
 
     def enqueue(self, job: Job) -> None:
         """It may be asked about; unless the answer is quick, the device gets its receipt meanwhile."""
@@ -137,6 +145,17 @@ class Worker:
         trace = job.unanswered(key=self._roles_key, shares=self._shares)
         self._background.spawn(self._finish(job, state, refusal, trace), "settle")
 
+    def expire(self) -> None:
+        """Ends whatever nobody wants any more, wherever it stands: a large model that hangs, or is waited for, keeps no device waiting."""
+        now = asyncio.get_running_loop().time()
+        for job in [job for job in self._jobs.values() if job.keep_until <= now]:
+            self._expire(job)
+
+    def _expire(self, job: Job) -> None:
+        if not job.expired:
+            job.expired = True
+            self.refuse(job, "expired", "its time ran out before the large model had answered")
+
     async def run(self) -> None:
         """Asks batch after batch until `stop`; the batch in hand is finished."""
         loop = asyncio.get_running_loop()
@@ -147,10 +166,10 @@ class Worker:
                 await self._gather()
                 batch = self._queue.take(self._batch.max_size, loop.time())
                 for job in batch.expired:
-                    self.refuse(job, "expired", "its time ran out before the large model was asked")
-                if batch.items:
-                    self._last_size = len(batch.items)
-                    await self._ask(batch.items)
+                    self._expire(job)
+                if jobs := await self._still_ours(batch.items):
+                    self._last_size = len(jobs)
+                    await self._ask(jobs)
 
     def stop(self) -> None:
         """No further batch is begun; what waits for one stands in the store soon."""
@@ -159,6 +178,15 @@ class Worker:
         for job in self._jobs.values():
             if job.stored is not None and not job.claimed:
                 self._background.spawn(self._acknowledge(job), "receipt")
+
+    async def _still_ours(self, jobs: Sequence[Job]) -> list[Job]:
+        """Without what was let go of meanwhile, and what another worker took over while this process stood still."""
+        wanted = [job for job in jobs if not job.over]
+        ours = await self._settler.ours(wanted)
+        for job in wanted:
+            if job not in ours:
+                self.drop(job)
+        return ours
 
     async def _gather(self) -> None:
         """Holds a batch back for a moment where more is on its way."""
@@ -207,9 +235,12 @@ class Worker:
         """What becomes of a reply: the input waits where it is the large model's own trouble, and where a first form did not
         suffice, for the full one."""
         self._metrics.paid(self.task.name, reply.cost)
+        if job.over:
+            return
         if isinstance(reply, LargeRefusal) and reply.retry_after_s is not None:
             self._metrics.put_off.labels(self.task.name, reply.reason).inc()
-            asyncio.get_running_loop().call_later(max(_RETRY_S, reply.retry_after_s), self._push, job)
+            wait_s = min(max(_RETRY_S, reply.retry_after_s), _LONGEST_RETRY_S)
+            asyncio.get_running_loop().call_later(wait_s, self._push, job)
         elif job.holds_back and not self._suffices(job, reply):
             self._background.spawn(self._ask_fully(job, request, reply), "full form")
         else:
@@ -346,6 +377,10 @@ class Worker:
     async def _acknowledge(self, job: Job) -> None:
         """The receipt, of what stands in the store by then. What is answered already gets the answer again instead, and the
         device keeps what a full form may still be pulled of."""
-        found = None if job.claimed else await self._settler.claim(job)
+        try:
+            found = None if job.claimed else await self._settler.claim(job)
+        except SQLAlchemyError:
+            job.came_to("failed")  # no receipt; it is answered all the same, once that can be written
+            return
         if not job.holds_back and (found is None or found.outcome != "settled"):
             await self._settler.send(job, Receipt(id=job.escalation.id))

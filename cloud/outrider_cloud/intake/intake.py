@@ -1,17 +1,17 @@
-"""What becomes of an escalation between the broker and the queue: decoded, checked, pulled, claimed, queued; or refused.
+"""What becomes of an escalation between the broker and the queue: decoded, checked, pulled, claimed, queued; or put off.
 
-Nothing that arrives can end the service: what cannot be taken is parked in the dead-letter table, counted, and told to the
-device where one can be named. Every offer has exactly one outcome.
+Nothing that arrives can end the service: what cannot be taken is somebody else's to park. What can is stored before it is
+queued, and what there is no room for is asked to come again. Every offer has exactly one outcome.
 """
 
 import asyncio
 import logging
+import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any, Literal
 
-import msgspec
 from sqlalchemy.exc import SQLAlchemyError
 
 from outrider_cloud.answering.deliveries import Deliveries
@@ -19,24 +19,25 @@ from outrider_cloud.answering.settler import Settler
 from outrider_cloud.answering.worker import Worker
 from outrider_cloud.background import Background
 from outrider_cloud.clock import now_ms
+from outrider_cloud.intake.admission import Admission, Shed
 from outrider_cloud.intake.checks import check_escalation, check_labels, check_manner
 from outrider_cloud.intake.jobs import Job, job_from_row, new_job, with_inline
+from outrider_cloud.intake.parking import CORRELATION_BYTES, REPLIES_AT_ONCE, Parking, echoed, read_id
 from outrider_cloud.intake.pulls import Pulls
+from outrider_cloud.lease_clock import lease
 from outrider_cloud.metrics import Metrics
-from outrider_cloud.store import dead_letters, inputs
+from outrider_cloud.seldom import Seldom
+from outrider_cloud.store import inputs
 from outrider_cloud.store.store import Store
 from outrider_link.envelope import Incoming
 from outrider_wire.codec import JSON, MSGPACK, decode, encode
 from outrider_wire.errors import BundleDamagedError, OutriderError, PeerError, PeerMessageError
 from outrider_wire.limits import BLOB_BYTES
 from outrider_wire.messages import Answer, Escalation, Receipt, Refusal
-from outrider_wire.names import Identifier
 from outrider_wire.topics import Address
 
 log = logging.getLogger(__name__)
-
-CORRELATION_BYTES = 256
-"""Of the correlation data that is kept with an input and comes back with its answer."""
+log.addFilter(Seldom())
 
 Outcome = Literal["claimed", "repeated", "busy", "dead_letter", "unfetched", "failed"]
 
@@ -53,8 +54,9 @@ class Intake:
         pulls: Pulls,
         settler: Settler,
         deliveries: Deliveries,
+        admission: Admission,
+        parking: Parking,
         lease_s: float,
-        retry_after_s: float,
         background: Background,
         metrics: Metrics,
     ) -> None:
@@ -68,8 +70,10 @@ class Intake:
         self._pulls = pulls
         self._settler = settler
         self._deliveries = deliveries
+        self._admission = admission
+        self._parking = parking
         self._lease_s = lease_s
-        self._retry_after_s = retry_after_s
+        self._chance = random.SystemRandom()
         self._background = background
         self._metrics = metrics
         self._draining = False
@@ -78,6 +82,11 @@ class Intake:
     def workers(self) -> list[Worker]:
         """One for each task."""
         return list(self._workers.values())
+
+    async def expire(self) -> None:
+        """Ends what nobody wants any more."""
+        for worker in self._workers.values():
+            worker.expire()
 
     def drain(self) -> None:
         """From now on every offer is put off: the process is about to end."""
@@ -93,87 +102,96 @@ class Intake:
             What is wrong with one that was parked.
         """
         self.received += 1
+        now = asyncio.get_running_loop().time()
+        if shed := self._admission.too_often(address.device, address.task, now):
+            await self._put_off_unread(address, message, shed)
+            return None
         try:
-            check_manner(message)
-            if len(message.correlation or b"") > CORRELATION_BYTES:
-                what = f"its correlation data is longer than {CORRELATION_BYTES} bytes"
-                raise PeerMessageError(what, reason="correlation_too_long")
-            escalation = decode(message.payload, message.content_type)
-            if not isinstance(escalation, Escalation):
-                raise PeerMessageError(f"a {type(escalation).__name__} is no escalation", reason="wrong_message")
-            task = check_escalation(escalation, address.task, self._tasks)
+            job = self.read(address, message)
         except PeerError as error:
-            await self.park(address, message, error)
+            self.outcomes["dead_letter"] += 1
+            self._metrics.offers.labels(self._label(address), "dead_letter").inc()
+            await self._parking.park(address, message, error)
             return error
-        worker = self._workers[task.name]
-        job = new_job(
+        await self._offered(self._workers[job.task.name], job, pull=pull)
+        return None
+
+    def read(self, address: Address, message: Incoming) -> Job:
+        """The escalation that a message brings, checked against its task; nothing is done about it.
+
+        Raises:
+            PeerError: it is no escalation that this cloud can answer.
+        """
+        check_manner(message)
+        if len(message.correlation or b"") > CORRELATION_BYTES:
+            what = f"its correlation data is longer than {CORRELATION_BYTES} bytes"
+            raise PeerMessageError(what, reason="correlation_too_long")
+        escalation = decode(message.payload, message.content_type)
+        if not isinstance(escalation, Escalation):
+            raise PeerMessageError(f"a {type(escalation).__name__} is no escalation", reason="wrong_message")
+        return new_job(
             device=address.device,
-            task=task,
+            task=check_escalation(escalation, address.task, self._tasks),
             escalation=escalation,
             content_type=message.content_type,
             correlation=message.correlation,
             now=asyncio.get_running_loop().time(),
             received_ms=now_ms(),
         )
+
+    async def would(self, job: Job) -> str:
+        """What an offer would come to now: ``repeated``, ``busy`` or ``claimed``."""
+        if self._workers[job.task.name].find(job.key) is not None or await self._find(job) is not None:
+            return "repeated"
+        return "busy" if self._no_room(job) else "claimed"
+
+    async def offer(self, job: Job) -> None:
+        """One offer that was read already, whatever the rates."""
+        self.received += 1
+        await self._offered(self._workers[job.task.name], job, pull=True)
+
+    async def _offered(self, worker: Worker, job: Job, *, pull: bool) -> None:
         if (known := worker.find(job.key)) is not None:
             self._count(job, "repeated")
             if known.claimed and not known.holds_back:
-                self._tell(job, Receipt(id=escalation.id))
-        elif self._draining or worker.full:
-            await self._put_off(job)
-        elif any(part.inline is None for part in escalation.parts):
+                self._tell(job, Receipt(id=job.escalation.id))
+        elif shed := self._no_room(job):
+            await self._put_off(job, shed)
+        elif any(part.inline is None for part in job.escalation.parts):
             await self._fetch_once(worker, job, pull=pull)
         else:
             worker.admit(job)
             await self._claim(worker, job)
-        return None
 
     async def standing(self, device: str, input_id: str) -> Answer | Refusal | Receipt | None:
         """The reply that stands, or a receipt for one that is claimed; None: it is not in the store."""
         found = await self._store.read(partial(inputs.find, device=device, input_id=input_id))
         return _reply_of(input_id, found.reply) if found is not None else None
 
-    async def park(self, address: Address | None, message: Incoming, error: OutriderError) -> None:
-        """Puts a message that cannot be taken aside, and tells the device when its topic and an id can be read."""
-        input_id = read_id(message)
-        device = address.device if address else ""
-        if address and address.kind == "escalate":
-            self.outcomes["dead_letter"] += 1
-            task = address.task if address.task in self._tasks else ""
-            self._metrics.offers.labels(task, "dead_letter").inc()
-            if input_id:
-                refusal = Refusal(id=input_id, reason=error.reason, detail=str(error)[:2048])
-                coding = JSON if message.content_type == JSON else MSGPACK
-                correlation = (message.correlation or b"")[:CORRELATION_BYTES] or None
-                work = self._deliveries.send(device, refusal, content_type=coding, correlation=correlation)
-                self._background.spawn(work, "reply")
-        self._metrics.dead_letters.labels(error.reason).inc()
-        log.warning("message.dead", extra={"topic": message.topic[:256], "reason": error.reason, "input": input_id})
-        letter = dead_letters.DeadLetter(
-            received_ms=now_ms(),
-            topic=message.topic[:256],
-            device=device,
-            input=input_id,
-            reason=error.reason,
-            detail=str(error)[:512],
-            size=len(message.payload),
-            head=message.payload[: dead_letters.HEAD_BYTES],
-        )
-        await self._store.write(partial(dead_letters.park, letter=letter))
+    def _no_room(self, job: Job) -> Shed | None:
+        return Shed("draining") if self._draining else self._admission.no_room(job.device, job.task.name, job.size)
+
+    def _label(self, address: Address) -> str:
+        """A task's name as a label of a metric; hostile topics make no new ones."""
+        return address.task if address.task in self._tasks else ""
 
     async def take_over(self, *, own: bool) -> int:
-        """Re-queues what is claimed, unanswered and orphaned (``own``: and our own, after a restart); how many."""
-        stamp = now_ms()
-        rows = await self._store.write(
-            partial(
+        """Re-queues what is claimed, unanswered and orphaned (``own``: and our own, after a restart), as far as there is room.
+
+        Returns:
+            How many; what is left over is there for whoever has room next.
+        """
+        stamp, rows = now_ms(), []
+        for task in self._workers:
+            change = partial(
                 inputs.take_over,
                 worker=self._name,
-                tasks=list(self._workers),
-                now_ms=stamp,
-                lease_until_ms=stamp + round(self._lease_s * 1000),
+                tasks=[task],
+                lease=lease(self._lease_s),
+                most=self._admission.left(task),
                 own=own,
             )
-        )
+            rows += await self._store.write(change)
         taken = 0
         for row in rows:
             worker = self._workers[row["task"]]
@@ -228,7 +246,7 @@ class Intake:
     async def _fetch_once(self, worker: Worker, job: Job, *, pull: bool) -> None:
         """Pulls behind, unless it is known: a device that has its receipt may not have the payload any more."""
         worker.admit(job)
-        if await self._known(worker, job):
+        if self._known(worker, job):
             return
         offered = [part for part in job.escalation.parts if part.inline is None]
         lacking = [part for part in offered if not pull and not self._pulls.was_put(job.device, part)]
@@ -240,13 +258,17 @@ class Intake:
         detail = f"part {lacking[0].name!r} is not here: put it, then send this again"
         self._tell(job, Refusal(id=job.escalation.id, reason="part_not_here", detail=detail, retry_after_s=1.0))
 
-    async def _known(self, worker: Worker, job: Job) -> bool:
+    def _known(self, worker: Worker, job: Job) -> bool:
         """Whether the store knows an admitted one already: then it gets its reply or receipt, and comes to nothing here."""
         try:
-            found = await self._find(job)
-        except BaseException:  # cancelled too: the room taken for it must be given back
+            found = inputs.found(self._store.glance(inputs.STANDING, job.device, job.escalation.id))
+        except SQLAlchemyError:
             worker.drop(job)
-            self._count(job, "failed")  # no receipt, so the device offers it again
+            self._cannot_store(job)
+            return True
+        except BaseException:  # no memory: the room taken for it must be given back
+            worker.drop(job)
+            self._count(job, "failed")
             raise
         if found is None:
             return False
@@ -265,9 +287,11 @@ class Intake:
         except (OutriderError, OSError) as error:
             await self._not_fetched(worker, job, error)
             return
-        except BaseException:  # no memory, no thread, cancelled: else no repeat of it would ever be taken
+        except (
+            BaseException
+        ):  # no memory, no thread, cancelled, to be forgotten: else no repeat of it would ever be taken
             worker.drop(job)
-            self._count(job, "failed")
+            self._count(job, "unfetched")
             raise
         with_inline(job, {name: data for name, data in fetched.items() if data is not None})
         job.ms["pull"] = (loop.time() - started) * 1000
@@ -278,13 +302,15 @@ class Intake:
         reason = error.reason if isinstance(error, OutriderError) else "disk"
         gone = isinstance(error, PeerError | BundleDamagedError)
         log.warning("payload.unfetched", extra={"device": job.device, "input": job.escalation.id, "reason": reason})
-        if gone and await self._known(worker, job):
+        if gone and self._known(worker, job):
             return
         self._count(job, "unfetched")
         if gone:
             worker.refuse(job, "payload_unavailable", str(error))
-        else:
-            worker.drop(job)
+            return
+        worker.drop(job)
+        if isinstance(error, OSError):
+            self._come_again(job, Shed("store"))
 
     async def _claim(self, worker: Worker, job: Job) -> None:
         if job.in_memory:
@@ -293,15 +319,15 @@ class Intake:
             return
         if worker.quick and job.escalation.offer == 1:
             # A device that died after its first offer offers for the first time again, and a broker may repeat it.
-            if not await self._known(worker, job):
+            if not self._known(worker, job):
                 await self._ask_first(worker, job)
             return
         try:
             found = await self._settler.claim(job)
         except SQLAlchemyError:
             worker.drop(job)
-            self._count(job, "failed")  # no receipt, so the device offers it again
-            raise
+            self._cannot_store(job)
+            return
         except BaseException:  # as in `_fetch`
             worker.drop(job)
             self._count(job, "failed")
@@ -322,17 +348,53 @@ class Intake:
         """
         job.stored = asyncio.get_running_loop().create_future()
         worker.enqueue(job)
-        self._count(job, await job.stored)
+        outcome = await job.stored
+        self._count(job, outcome)
+        if outcome == "failed" and not job.forgotten:  # it is answered all the same, once that can be written
+            self._come_again(job, Shed("store"))
 
-    async def _put_off(self, job: Job) -> None:
+    async def _put_off(self, job: Job, shed: Shed) -> None:
         """Too much to do: a known one still gets its answer or receipt, any other is asked to come again."""
-        found = await self._find(job)
+        try:
+            found = await self._find(job)
+        except SQLAlchemyError:
+            self._cannot_store(job)
+            return
         if found is not None:
             self._count(job, "repeated")
             self._repeat(job, found.reply)
             return
         self._count(job, "busy")
-        self._tell(job, Refusal(id=job.escalation.id, reason="busy", retry_after_s=self._retry_after_s))
+        self._come_again(job, shed)
+
+    async def _put_off_unread(self, address: Address, message: Incoming, shed: Shed) -> None:
+        """Too many: nothing is spent on it but the reading of its id."""
+        self.outcomes["busy"] += 1
+        task = self._label(address)
+        self._metrics.offers.labels(task, "busy").inc()
+        self._metrics.shed.labels(task, shed.why).inc()
+        if input_id := read_id(message):
+            refusal = self._busy(input_id, shed)
+            coding = JSON if message.content_type == JSON else MSGPACK
+            self._reply(
+                lambda: self._deliveries.send(address.device, refusal, content_type=coding, correlation=echoed(message))
+            )
+
+    def _cannot_store(self, job: Job) -> None:
+        """No receipt: the device keeps it, and is told when to come again."""
+        self._count(job, "failed")
+        self._metrics.error("store")
+        log.exception("store.failed", extra={"device": job.device, "input": job.escalation.id})
+        self._come_again(job, Shed("store"))
+
+    def _come_again(self, job: Job, shed: Shed) -> None:
+        self._metrics.shed.labels(job.task.name, shed.why).inc()
+        self._tell(job, self._busy(job.escalation.id, shed))
+
+    def _busy(self, input_id: str, shed: Shed) -> Refusal:
+        now = asyncio.get_running_loop().time()
+        after_s = self._admission.retry_after_s(shed, now, self._chance.random())
+        return Refusal(id=input_id, reason="busy", detail=shed.why, retry_after_s=round(after_s, 3))
 
     async def _find(self, job: Job) -> inputs.Found | None:
         return await self._store.read(partial(inputs.find, device=job.device, input_id=job.escalation.id))
@@ -344,8 +406,17 @@ class Intake:
             self._tell(job, standing, committed=bool(reply))
 
     def _tell(self, job: Job, reply: Answer | Refusal | Receipt, *, committed: bool = False) -> None:
-        """Sends beside the handler: a broker may hold back its PUBACKs until we have acknowledged what it delivered."""
-        self._background.spawn(self._settler.send(job, reply, committed=committed), "reply")
+        self._reply(lambda: self._settler.send(job, reply, committed=committed))
+
+    def _reply(self, send: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        """Sends beside the handler: a broker may hold back its PUBACKs until we have acknowledged what it delivered.
+
+        What there is no room for is left out: none of these is the only one of its kind, and the device asks again.
+        """
+        if self._background.running("reply") >= REPLIES_AT_ONCE:
+            self._metrics.shed.labels("", "reply").inc()
+            return
+        self._background.spawn(send(), "reply")
 
     def _count(self, job: Job, outcome: Outcome) -> None:
         self.outcomes[outcome] += 1
@@ -356,17 +427,3 @@ def _reply_of(input_id: str, reply: bytes) -> Answer | Refusal | Receipt | None:
     """A stored reply; a receipt where there is none yet."""
     said = decode(reply, limit=BLOB_BYTES) if reply else Receipt(id=input_id)
     return said if isinstance(said, Answer | Refusal | Receipt) else None
-
-
-class _Id(msgspec.Struct):
-    id: Identifier
-
-
-def read_id(message: Incoming) -> str:
-    """The input's id in a message that may be broken otherwise; '' when none can be read."""
-    try:
-        if message.content_type == JSON:
-            return msgspec.json.decode(message.payload, type=_Id).id
-        return msgspec.msgpack.decode(message.payload, type=_Id).id
-    except (msgspec.MsgspecError, RecursionError, ValueError):
-        return ""

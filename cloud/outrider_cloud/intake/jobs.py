@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from outrider_cloud.intake.admission import Key
+from outrider_cloud.lease_clock import Lease
 from outrider_cloud.store.examples import NewExample
 from outrider_cloud.store.inputs import Claim
 from outrider_wire.codec import MSGPACK, decode, encode
@@ -39,16 +41,28 @@ class Job:
     """The task gave durability up: stored after it is answered. Never an audit, which would count as an error if lost."""
     stored: asyncio.Future[Offered] | None = None
     """Of one that is asked about before it stands in the store: what came of its offer, once that is durable."""
+    forgotten: bool = False
+    """Somebody asked that nothing of it be left: whatever comes of it is not written down, and not told."""
+    expired: bool = False
+    """Its device has been, or is being, told that its time ran out."""
     queued: float = 0.0
     failures: int = 0
-    weight: int = 0
-    """Bytes that it was admitted with, whatever comes in their place."""
     ms: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is to come of it any more, whatever is still under way."""
+        return self.forgotten or self.expired
 
     @property
     def key(self) -> tuple[str, str]:
         """What identifies it: ids are the device's own."""
         return self.device, self.escalation.id
+
+    @property
+    def place(self) -> Key:
+        """What it is entered as among the open questions."""
+        return Key(self.task.name, *self.key)
 
     def came_to(self, offered: Offered) -> None:
         """Its offer has come to that; the first word counts."""
@@ -63,7 +77,7 @@ class Job:
 
     @property
     def size(self) -> int:
-        """Bytes of its parts, and of what may still be pulled of them."""
+        """Bytes of its parts, and of what may still be pulled of them: room is taken for both when it is admitted."""
         return sum(part.size + (part.unseen.size if part.unseen else 0) for part in self.escalation.parts)
 
     @property
@@ -77,14 +91,14 @@ class Job:
         that the device's distribution must not colour it."""
         return self.escalation.audit > 0
 
-    def claim(self, *, worker: str, lease_s: float) -> Claim:
+    def claim(self, *, worker: str, lease: Lease) -> Claim:
         """Its row."""
         return Claim(
             device=self.device,
             id=self.escalation.id,
             task=self.task.name,
             worker=worker,
-            lease_until_ms=self.received_ms + round(lease_s * 1000),
+            lease=lease,
             received_ms=self.received_ms,
             answer_by_ms=self.received_ms + self.escalation.answer_within_ms,
             keep_until_ms=self.received_ms + self.escalation.keep_for_s * 1000,

@@ -6,8 +6,9 @@ A part of a task that keeps examples becomes a file of the blob store; of any ot
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from outrider_cloud.intake.replies import Publish
 from outrider_cloud.intake.uploads import KEPT_S, Uploads
@@ -22,6 +23,8 @@ from outrider_wire.topics import Topics
 
 AT_ONCE = 16
 """Parts under way at the same time; the rest wait their turn."""
+AT_ONCE_A_DEVICE = 4
+"""Of them, from one device: one that serves nothing keeps no other waiting."""
 MOST_PARTS = 64
 """Files that were begun and are kept to go on with; of more, the oldest go."""
 _FORGET_PARTS_S = 86_400.0
@@ -52,7 +55,9 @@ class Pulls:
         self._packet_limit = packet_limit
         self._puller = BlobPuller(publish=publish, timeout_s=_TIMEOUT_S, retries=_RETRIES, bytes_per_s=bytes_per_s)
         self._slots = asyncio.Semaphore(AT_ONCE)
+        self._of_device: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._asked: dict[str, str] = {}
+        self._fetching: dict[asyncio.Task[object], tuple[str, str]] = {}
 
     async def fetch(self, device: str, part: Part, *, keep: bool) -> bytes | None:
         """Pulls a part: into the blob store (``keep``: returns None), or into memory.
@@ -66,7 +71,18 @@ class Pulls:
         put = self._uploads.find(device, part.sha256)
         if put is not None:
             return await asyncio.to_thread(self._take, put, part, keep)
-        async with self._slots:
+        task = asyncio.current_task()
+        mine = self._of_device.setdefault(device, asyncio.Semaphore(AT_ONCE_A_DEVICE))
+        try:
+            if task is not None:
+                self._fetching[task] = (device, part.sha256)
+            return await self._fetch(device, part, mine, keep=keep)
+        finally:
+            if task is not None:
+                self._fetching.pop(task, None)
+
+    async def _fetch(self, device: str, part: Part, mine: asyncio.Semaphore, *, keep: bool) -> bytes | None:
+        async with mine, self._slots:
             if not keep:
                 return await self._pull(device, part, None)
             found = self._blobs.find(part.sha256)
@@ -74,6 +90,7 @@ class Pulls:
                 await self._pull_to_store(device, part)
             else:
                 _check_size(found, part)
+                found.touch()  # one that nothing refers to any more, and is old, is deleted
             return None
 
     def was_put(self, device: str, part: Part) -> bool:
@@ -89,10 +106,31 @@ class Pulls:
         """It has a new connection, perhaps over another link."""
         self._puller.lanes.forget(device)
 
+    def begun(self, device: str) -> list[Path]:
+        """What any worker has of a device beside the inputs: parts that were begun, and parts that were put."""
+        return [*self._folder.parent.glob(f"*/{device}.*"), *self._uploads.of(device)]
+
+    def forget(self, device: str) -> None:
+        """Deletes it. Blocks."""
+        for file in self.begun(device):
+            file.unlink(missing_ok=True)
+        self._uploads.forget(device)
+
     def on_message(self, device: str, message: BlobBlock | BlobGone) -> None:
         """Takes what a device sent; from another than was asked, nothing."""
         if self._asked.get(message.transfer) == device:
             self._puller.on_message(message)
+
+    async def abandon(self, device: str, digests: Collection[str] | None) -> None:
+        """Ends what is being pulled from a device ('': from any): those parts, or all (None)."""
+        todo = [
+            task
+            for task, (of, sha256) in self._fetching.items()
+            if device in ("", of) and (digests is None or sha256 in digests)
+        ]
+        for task in todo:
+            task.cancel()
+        await asyncio.gather(*todo, return_exceptions=True)
 
     def _take(self, put: Path, part: Part, keep: bool) -> bytes | None:
         """Out of what was put: into the blob store (``keep``), or into memory. Blocks."""

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from outrider_cloud.metrics import Metrics
+from outrider_cloud.seldom import Seldom
 from outrider_link.envelope import Outgoing
 from outrider_wire.codec import MSGPACK, encode
 from outrider_wire.errors import PeerError, UnreachableError
@@ -14,6 +15,7 @@ from outrider_wire.messages import Answer, Receipt, Refusal
 from outrider_wire.topics import Topics
 
 log = logging.getLogger(__name__)
+log.addFilter(Seldom())
 
 Publish = Callable[[Outgoing], Awaitable[bool]]
 

@@ -5,6 +5,7 @@ Whoever takes an input takes its parts out of here; what nothing refers to is sw
 
 import asyncio
 import contextlib
+import shutil
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -79,6 +80,14 @@ class Uploads:
     def find(self, device: str, sha256: str) -> Path | None:
         """What that device has put; None when it is not here."""
         return self._store(device).find(sha256)
+
+    def of(self, device: str) -> list[Path]:
+        """All that a device has put and no input has taken."""
+        return [file for file in (self._folder / device).rglob("*") if file.is_file()]
+
+    def forget(self, device: str) -> None:
+        """Deletes it, with the folder that bears the device's name. Blocks."""
+        shutil.rmtree(self._folder / device, ignore_errors=True)
 
     def tidy(self, before_s: float) -> None:
         """Deletes what has lain here since before ``before_s`` (Unix time): nothing refers to it. Blocks."""

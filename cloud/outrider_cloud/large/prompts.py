@@ -1,14 +1,14 @@
 """What a language model is told of a request: one rendering for every backend that reads text. Pure.
 
-The small model's distribution and the facts are worded as in Data Shunt+ (arXiv 2406.15471). What the parts say is the
-application's: each stays one block of the prompt, and a model answers with one of the codes or labels whatever stands in it.
+The small model's distribution and the facts are worded as in Data Shunt+ (arXiv 2406.15471). What the parts say is data: it
+stands in a line of its own that it cannot end, and a model answers with one of the codes or labels whatever it says.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from outrider_cloud.large.base import LargeRequest
+from outrider_cloud.large.quoting import TEXT_CHARACTERS, quoted
 from outrider_wire.errors import CallerInputError, OperatorConfigError
 from outrider_wire.pictures import upright
 from outrider_wire.task import Task
@@ -16,7 +16,6 @@ from outrider_wire.task import Task
 CODES = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 NOTHING = "N/A"
 """What stands for a text when a model is asked what it would say of no input at all."""
-_UNSEEN = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _LEAST_TOLD = 0.005
 """Labels that the small model gives less are not worth a line."""
 
@@ -112,7 +111,7 @@ def _prompt(task: Task, request: LargeRequest, asking: str) -> Prompt:
         if data is not None and part.modality == "image":
             images.append((_image_type(data), upright(data, max_pixels=part.max_pixels)))  # servers seldom heed the tag
         elif data is not None:
-            blocks.append(f"{part.name}: {as_data(_text(part.name, data))}")
+            blocks.append(f"{part.name}: {quoted(_text(part.name, data))}")
     if request.facts:
         known = [f"- {fact.name}: {fact.label} (confidence {fact.confidence:.2f})" for fact in request.facts]
         blocks.append("\n".join(["Already known:", *known]))
@@ -126,23 +125,21 @@ def _prompt(task: Task, request: LargeRequest, asking: str) -> Prompt:
     return Prompt(text="\n\n".join([*blocks, asking]), images=images)
 
 
-def as_data(text: str) -> str:
-    """A text part as one block of a prompt: what stands in it can begin no block of its own, whatever it says.
-
-    A line break becomes one that is indented; control characters, which a tokenizer may take for an end, and those that turn the
-    direction of writing are left out. A text of one line stays as it is, in any script.
-    """
-    lines = (_UNSEEN.sub("", line) for line in text.splitlines())
-    return "\n    ".join(line for line in lines if line.strip())
-
-
 def _text(name: str, data: bytes) -> str:
     try:
-        return data.decode("utf-8")
+        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise CallerInputError(
             f"part {name!r} is not UTF-8 text", reason="not_utf8", fix="send text encoded as UTF-8", part=name
         ) from error
+    if len(text) > TEXT_CHARACTERS:
+        raise CallerInputError(
+            f"part {name!r} has {len(text)} characters, more than the {TEXT_CHARACTERS} that a model is asked about",
+            reason="text_too_long",
+            fix="lower max_bytes of the part, so that devices do not send it",
+            part=name,
+        )
+    return text
 
 
 def _image_type(data: bytes) -> str:

@@ -34,6 +34,10 @@ class BlobStore:
         path = self._root / sha256[:2] / sha256
         return path if path.is_file() else None
 
+    def all(self) -> list[Path]:
+        """Every file that is whole."""
+        return [path for path in self._root.glob("??/*") if not path.name.startswith(".")]
+
     def read(self, sha256: str) -> bytes | None:
         """The bytes of a blob; None when it is not here."""
         path = self.find(sha256)

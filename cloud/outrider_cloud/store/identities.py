@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from msgspec import Struct, structs
 from sqlalchemy.dialects.sqlite import insert
 
-from outrider_cloud.access.rules import Asked, Identity, Invitation, judge
+from outrider_cloud.access.rules import Asked, Identity, Invitation, State, judge
 from outrider_cloud.store.schema import certificates, devices, identities, invitations
 from outrider_wire.errors import CallerUnknownError, RuleRefusalError
 
@@ -106,6 +106,35 @@ def revoke(connection: sa.Connection, device: str, *, now_ms: int) -> Identity:
     _take_back(connection, device, now_ms=now_ms)
     connection.execute(sa.update(devices).where(devices.c.device == device).values(online=False))
     return new
+
+
+class Standing(Struct, kw_only=True, frozen=True):
+    """What the tables of access know of a name."""
+
+    state: State | None
+    invitations: int
+    """Made for that name alone."""
+
+
+def standing(connection: sa.Connection, device: str) -> Standing:
+    """What there is of a name, before it is forgotten."""
+    known = find(connection, device)
+    named = sa.select(sa.func.count()).select_from(invitations).where(invitations.c.device == device)
+    return Standing(state=known.state if known else None, invitations=connection.execute(named).scalar_one())
+
+
+def forget(connection: sa.Connection, device: str) -> None:
+    """Deletes what is known of a name, but for what keeps others from it and a revoked device out.
+
+    Of a revoked device its name, its key's digest and the numbers of its certificates stay. Of one that is let in everything
+    does: its certificate is good, and with no row another key could have the name beside it.
+    """
+    known = find(connection, device)
+    connection.execute(sa.delete(invitations).where(invitations.c.device == device))
+    if known is not None and known.state == "waiting":
+        connection.execute(sa.delete(identities).where(identities.c.device == device))
+    elif known is not None and known.state == "revoked":
+        _put(connection, structs.replace(known, invitation="", group="", request="", certificate=""))
 
 
 def refused(connection: sa.Connection, *, now_ms: int) -> tuple[list[str], list[str]]:

@@ -4,6 +4,7 @@ A row is keyed by (device, id), so that a repeat finds the claim or the reply; t
 move in the same transaction.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -11,6 +12,7 @@ import sqlalchemy as sa
 from msgspec import Struct
 from sqlalchemy.dialects.sqlite import insert
 
+from outrider_cloud.lease_clock import Lease
 from outrider_cloud.store import examples
 from outrider_cloud.store.schema import counts, inputs
 from outrider_wire.report import Account
@@ -26,10 +28,19 @@ _IS_IT = sa.and_(inputs.c.device == sa.bindparam("of_device"), inputs.c.id == sa
 # Made once: to build and compile a statement anew costs more than to run it.
 _START = insert(inputs).on_conflict_do_nothing()
 _STANDING = sa.select(inputs.c.state, inputs.c.reply).where(_IS_IT)
+STANDING = "SELECT state, reply FROM inputs WHERE device = ? AND id = ?"
+"""`_STANDING`, for `Store.glance`: with the device and the id."""
+_VOID = sa.or_(inputs.c.boot != sa.bindparam("of_boot"), inputs.c.lease_until_ms < sa.bindparam("now_ms"))
+"""Leases that have run out, and those of a boot whose workers are all gone."""
 _TAKE = (
     sa.update(inputs)
-    .where(_IS_IT, inputs.c.lease_until_ms < sa.bindparam("now_ms"))
-    .values(worker=sa.bindparam("by"), lease_until_ms=sa.bindparam("until_ms"), claims=inputs.c.claims + 1)
+    .where(_IS_IT, _VOID)
+    .values(
+        worker=sa.bindparam("by"),
+        boot=sa.bindparam("of_boot"),
+        lease_until_ms=sa.bindparam("until_ms"),
+        claims=inputs.c.claims + 1,
+    )
 )
 _SETTLE = (
     sa.update(inputs)
@@ -46,19 +57,21 @@ _RESTATE = sa.update(inputs).where(_IS_IT, inputs.c.state == "claimed").values(r
 _MARK_SENT = sa.update(inputs).where(_IS_IT).values(sent=True)
 _COUNT = (
     insert(counts)
-    .values(task=sa.bindparam("task"), name=sa.bindparam("name"), n=1)
-    .on_conflict_do_update(index_elements=["task", "name"], set_={"n": counts.c.n + 1})
+    .values(task=sa.bindparam("task"), name=sa.bindparam("name"), n=sa.bindparam("more"))
+    .on_conflict_do_update(index_elements=["task", "name"], set_={"n": counts.c.n + sa.bindparam("more")})
 )
+_KEY = sa.tuple_(inputs.c.device, inputs.c.id)
+_WHICH = sa.select(inputs.c.device, inputs.c.id).where(_KEY.in_(sa.bindparam("keys", expanding=True)))
 
 
 class Claim(Struct, kw_only=True, frozen=True):
-    """What is stored of an escalation while it waits for its answer. Times are UTC milliseconds."""
+    """What is stored of an escalation while it waits for its answer. Times are UTC milliseconds, but for the lease's."""
 
     device: str
     id: str
     task: str
     worker: str
-    lease_until_ms: int
+    lease: Lease
     received_ms: int
     answer_by_ms: int
     keep_until_ms: int
@@ -77,16 +90,24 @@ class Found(NamedTuple):
 
 def start(connection: sa.Connection, wanted: Claim) -> Found:
     """Claims an input, unless it is settled or another worker's lease on it still runs."""
-    row = {field: getattr(wanted, field) for field in wanted.__struct_fields__}
-    if connection.execute(_START, row | {"state": "claimed", "claims": 1, "sent": False}).rowcount == 1:
+    if connection.execute(_START, _row(wanted) | {"state": "claimed", "sent": False}).rowcount == 1:
         count(connection, wanted.task, "received")
         return Found("claimed")
     it = {"of_device": wanted.device, "of_id": wanted.id}
     standing = connection.execute(_STANDING, it).one()
     if standing.state != "claimed":
         return Found("settled", standing.reply)
-    lease = {"by": wanted.worker, "until_ms": wanted.lease_until_ms, "now_ms": wanted.received_ms}
-    return Found("claimed" if connection.execute(_TAKE, it | lease).rowcount == 1 else "held")
+    terms = {"by": wanted.worker, **_terms(wanted.lease)}
+    return Found("claimed" if connection.execute(_TAKE, it | terms).rowcount == 1 else "held")
+
+
+def _row(claim: Claim) -> dict[str, Any]:
+    fields = {field: getattr(claim, field) for field in claim.__struct_fields__ if field != "lease"}
+    return fields | {"boot": claim.lease.boot, "lease_until_ms": claim.lease.until_ms, "claims": 1}
+
+
+def _terms(lease: Lease) -> dict[str, Any]:
+    return {"of_boot": lease.boot, "now_ms": lease.now_ms, "until_ms": lease.until_ms}
 
 
 def restate(connection: sa.Connection, *, device: str, input_id: str, request: bytes) -> None:
@@ -108,6 +129,10 @@ class Settlement(Struct, kw_only=True, frozen=True):
     example: examples.NewExample | None = None
 
 
+Life = tuple[Claim, Settlement]
+"""How an input was claimed and how it ended, for one that is stored only then."""
+
+
 def settle(connection: sa.Connection, end: Settlement) -> bytes:
     """Sets the terminal state and the reply, unless there is one; returns the reply that stands."""
     it = {"of_device": end.device, "of_id": end.id}
@@ -121,36 +146,65 @@ def settle(connection: sa.Connection, end: Settlement) -> bytes:
     return standing.reply if standing and standing.reply else end.reply
 
 
-def record(connection: sa.Connection, *, lives: Sequence[tuple[Claim, Settlement]]) -> None:
-    """The whole life of inputs in one change: for tasks that gave durability up."""
+def record(connection: sa.Connection, lives: Sequence[Life]) -> list[bytes]:
+    """The whole lives of inputs in a few statements, but for those of which more is known: these are settled.
+
+    Returns:
+        The replies that stand, in order.
+    """
+    if len(lives) == 1:
+        return [_record_one(connection, *lives[0])]
+    known = _known(connection, [(claim.device, claim.id) for claim, _ in lives])
+    new: dict[tuple[str, str], Life] = {}
     for claim, end in lives:
-        record_one(connection, claim=claim, end=end)
+        key = (claim.device, claim.id)
+        if key not in known:
+            new.setdefault(key, (claim, end))
+    if new:
+        _record_new(connection, list(new.values()))
+    return [
+        end.reply if (mine := new.get((claim.device, claim.id))) and mine[1] is end else settle(connection, end)
+        for claim, end in lives
+    ]
 
 
-def record_one(connection: sa.Connection, *, claim: Claim, end: Settlement) -> bytes:
-    """The whole life of one input in one change, unless more is known of it; returns the reply that stands."""
-    row = {field: getattr(claim, field) for field in claim.__struct_fields__} | {
-        "request": None,
-        "state": end.state,
-        "reply": end.reply,
-        "settled_ms": end.settled_ms,
-        "sent": end.sent,
-        "claims": 1,
-    }
-    if connection.execute(_START, row).rowcount != 1:
+def _record_one(connection: sa.Connection, claim: Claim, end: Settlement) -> bytes:
+    if connection.execute(_START, _ended(claim, end)).rowcount != 1:
         return settle(connection, end)
-    connection.execute(_COUNT, [{"task": end.task, "name": name} for name in ("received", end.state)])
+    _count_all(connection, [end])
     if end.example is not None:
         examples.add(connection, end.example)
     return end.reply
 
 
+def _record_new(connection: sa.Connection, lives: Sequence[Life]) -> None:
+    connection.execute(_START, [_ended(claim, end) for claim, end in lives])
+    _count_all(connection, [end for _, end in lives])
+    examples.add_all(connection, [end.example for _, end in lives if end.example is not None])
+
+
+def _known(connection: sa.Connection, keys: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Which of these (device, id) are in the table."""
+    return {(row.device, row.id) for row in connection.execute(_WHICH, {"keys": keys})}
+
+
+def _ended(claim: Claim, end: Settlement) -> dict[str, Any]:
+    """The row of an input that is claimed and settled at once."""
+    said = {"state": end.state, "reply": end.reply, "settled_ms": end.settled_ms, "sent": end.sent}
+    return _row(claim) | said | {"request": None}
+
+
 def find(connection: sa.Connection, *, device: str, input_id: str) -> Found | None:
     """What is known of an input: held, or settled with the reply that stands; None: it was never claimed."""
-    standing = connection.execute(_STANDING, {"of_device": device, "of_id": input_id}).one_or_none()
+    return found(connection.execute(_STANDING, {"of_device": device, "of_id": input_id}).one_or_none())
+
+
+def found(standing: Sequence[Any] | None) -> Found | None:
+    """What a row of `STANDING` says, as `find` does."""
     if standing is None:
         return None
-    return Found("held") if standing.state == "claimed" else Found("settled", standing.reply)
+    state, reply = standing
+    return Found("held") if state == "claimed" else Found("settled", reply)
 
 
 def mark_sent(connection: sa.Connection, *, keys: Sequence[tuple[str, str]]) -> None:
@@ -159,42 +213,55 @@ def mark_sent(connection: sa.Connection, *, keys: Sequence[tuple[str, str]]) -> 
         connection.execute(_MARK_SENT, [{"of_device": device, "of_id": input_id} for device, input_id in keys])
 
 
-def unsent(connection: sa.Connection, *, worker: str, now_ms: int) -> list[dict[str, Any]]:
-    """What ``worker`` has settled, is still wanted, and is not known to have reached the broker."""
-    rows = connection.execute(
-        sa.select(inputs).where(
-            inputs.c.state != "claimed",
-            sa.not_(inputs.c.sent),
-            inputs.c.worker == worker,
-            inputs.c.keep_until_ms > now_ms,
-        )
-    )
+def unsent(
+    connection: sa.Connection, *, worker: str, now_ms: int, after: tuple[str, str] = ("", ""), most: int = 500
+) -> list[dict[str, Any]]:
+    """What ``worker`` has settled, is still wanted, and is not known to have reached the broker: ``most`` by (device, id)."""
+    here = inputs.c
+    wanted = (here.state != "claimed", sa.not_(here.sent), here.worker == worker, here.keep_until_ms > now_ms)
+    page = sa.tuple_(here.device, here.id) > after
+    rows = connection.execute(sa.select(inputs).where(*wanted, page).order_by(here.device, here.id).limit(most))
     return [dict(row) for row in rows.mappings()]
 
 
 def take_over(
-    connection: sa.Connection, *, worker: str, tasks: Sequence[str], now_ms: int, lease_until_ms: int, own: bool
+    connection: sa.Connection, *, worker: str, tasks: Sequence[str], lease: Lease, most: int, own: bool
 ) -> list[dict[str, Any]]:
-    """Claims for ``worker`` what is unanswered and whose lease has run out (``own``: or was its own); the rows of it."""
-    free = inputs.c.lease_until_ms < now_ms
-    rows = connection.execute(
+    """Claims for ``worker`` what is unanswered and whose lease is void, at most ``most``, the oldest first; the rows of it.
+
+    ``own``: what was its own too, for it has just begun.
+    """
+    if own:
+        of_mine = (inputs.c.state == "claimed", inputs.c.task.in_(tasks), inputs.c.worker == worker)
+        connection.execute(sa.update(inputs).where(*of_mine).values(boot="", lease_until_ms=0, worker=""))
+    free = (
+        sa.select(inputs.c.device, inputs.c.id)
+        .where(inputs.c.state == "claimed", inputs.c.task.in_(tasks), _VOID)
+        .order_by(inputs.c.received_ms)
+        .limit(most)
+    )
+    taken = (
         sa.update(inputs)
-        .where(
-            inputs.c.state == "claimed", inputs.c.task.in_(tasks), (free | (inputs.c.worker == worker)) if own else free
-        )
-        .values(worker=worker, lease_until_ms=lease_until_ms, claims=inputs.c.claims + 1)
+        .where(sa.tuple_(inputs.c.device, inputs.c.id).in_(free))
+        .values(worker=worker, boot=lease.boot, lease_until_ms=sa.bindparam("until_ms"), claims=inputs.c.claims + 1)
         .returning(inputs)
     )
-    return [dict(row) for row in rows.mappings()]
+    return [dict(row) for row in connection.execute(taken, _terms(lease)).mappings()]
 
 
-def renew(connection: sa.Connection, *, worker: str, lease_until_ms: int) -> None:
+def renew(connection: sa.Connection, *, worker: str, lease: Lease) -> None:
     """Prolongs the leases of everything that ``worker`` holds."""
     connection.execute(
         sa.update(inputs)
         .where(inputs.c.state == "claimed", inputs.c.worker == worker)
-        .values(lease_until_ms=lease_until_ms)
+        .values(boot=lease.boot, lease_until_ms=lease.until_ms)
     )
+
+
+def held_by(connection: sa.Connection, *, worker: str) -> set[tuple[str, str]]:
+    """The (device, id) of all that ``worker`` holds and has not answered."""
+    mine = sa.select(inputs.c.device, inputs.c.id).where(inputs.c.state == "claimed", inputs.c.worker == worker)
+    return {(row.device, row.id) for row in connection.execute(mine)}
 
 
 def give_up(connection: sa.Connection, *, worker: str) -> None:
@@ -202,7 +269,7 @@ def give_up(connection: sa.Connection, *, worker: str) -> None:
     connection.execute(
         sa.update(inputs)
         .where(inputs.c.state == "claimed", inputs.c.worker == worker)
-        .values(lease_until_ms=0, claims=sa.func.max(inputs.c.claims - 1, 0))
+        .values(boot="", lease_until_ms=0, claims=sa.func.max(inputs.c.claims - 1, 0))
     )
 
 
@@ -231,4 +298,10 @@ def total(accounts: Mapping[str, Account]) -> Account:
 
 def count(connection: sa.Connection, task: str, name: str) -> None:
     """One more of ``name`` in the account of ``task``."""
-    connection.execute(_COUNT, {"task": task, "name": name})
+    connection.execute(_COUNT, {"task": task, "name": name, "more": 1})
+
+
+def _count_all(connection: sa.Connection, ends: Sequence[Settlement]) -> None:
+    """That these inputs have come, and how they ended."""
+    moved = Counter((end.task, name) for end in ends for name in ("received", end.state))
+    connection.execute(_COUNT, [{"task": task, "name": name, "more": n} for (task, name), n in moved.items()])

@@ -1,6 +1,6 @@
 """The store's tables. Knows names and types only; `outrider_cloud.store.migrations` makes them, the modules beside this read and write.
 
-Times are UTC milliseconds since 1970 (``…_ms``); probabilities are lists in the task's label order.
+Times are UTC milliseconds since 1970 (``…_ms``), but for leases, which are by run time; probabilities are lists in the task's label order.
 """
 
 import sqlalchemy as sa
@@ -16,6 +16,7 @@ inputs = sa.Table(
     sa.Column("state", sa.String(16), nullable=False),  # claimed, then once: answered, refused or expired
     sa.Column("worker", sa.String(64), nullable=False),
     sa.Column("claims", sa.Integer, nullable=False),  # how many times a worker took it up
+    sa.Column("boot", sa.String(64), nullable=False, server_default=""),  # the lease is of its run time
     sa.Column("lease_until_ms", sa.BigInteger, nullable=False),
     sa.Column("received_ms", sa.BigInteger, nullable=False),
     sa.Column("answer_by_ms", sa.BigInteger, nullable=False),
@@ -134,9 +135,11 @@ dead_letters = sa.Table(
     sa.Column("reason", sa.String(64), nullable=False),
     sa.Column("detail", sa.String(512), nullable=False),
     sa.Column("size", sa.BigInteger, nullable=False),
-    sa.Column("head", sa.LargeBinary, nullable=False),  # the first bytes
+    sa.Column("payload", sa.LargeBinary, nullable=False),  # its first bytes, where it was longer than is kept
+    sa.Column("content_type", sa.String(64), nullable=False, server_default=""),
+    sa.Column("correlation", sa.LargeBinary),
 )
-"""Messages that could not be taken, never retried."""
+"""Messages that could not be taken; never retried, unless a person asks for it."""
 
 certifications = sa.Table(
     "certifications",

@@ -12,7 +12,7 @@ from typing import Protocol
 from aiohttp import web
 
 from outrider_cloud.answering.deliveries import Deliveries, Heard
-from outrider_cloud.intake.intake import read_id
+from outrider_cloud.intake.parking import read_id
 from outrider_cloud.web.route import JSON_TYPE, Route, converted, error_reply
 from outrider_link.envelope import Incoming
 from outrider_wire.codec import JSON, MSGPACK, encode

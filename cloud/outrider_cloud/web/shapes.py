@@ -102,6 +102,26 @@ class DeadLetterView(Struct, kw_only=True, frozen=True):
     size: int
     head: str
     """Its first bytes, in hexadecimal."""
+    content_type: str
+    whole: bool
+    """Whether all its bytes were kept: only then can it be taken in again."""
+
+
+class DeadLetterReply(Struct, kw_only=True, frozen=True):
+    """One message that could not be taken, with its bytes in base64."""
+
+    id: int
+    received_ms: int
+    topic: str
+    device: str
+    input: str
+    reason: str
+    detail: str
+    size: int
+    content_type: str
+    whole: bool
+    payload: str
+    correlation: str
 
 
 class DeadLettersReply(Struct, kw_only=True, frozen=True):

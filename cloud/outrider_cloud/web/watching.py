@@ -9,20 +9,17 @@ from aiohttp import web
 
 from outrider_cloud.fleet import Fleet
 from outrider_cloud.metrics import Metrics
-from outrider_cloud.store import dead_letters, examples, inputs
+from outrider_cloud.store import examples, inputs
 from outrider_cloud.store.store import Store
-from outrider_cloud.web.route import Route, json_reply, whole_number
+from outrider_cloud.web.route import Route, json_reply
 from outrider_cloud.web.shapes import (
     AccountReply,
-    DeadLettersReply,
     DevicesReply,
     LiveReply,
     ReadyReply,
     StatsReply,
 )
 from outrider_wire.errors import CallerUnknownError
-
-_MOST_LETTERS = 1000
 
 
 class Health(Protocol):
@@ -86,14 +83,6 @@ class Watching:
                 gives=StatsReply,
                 fails=(404,),
             ),
-            Route(
-                method="GET",
-                path="/v1/dead-letters",
-                handler=self._dead_letters,
-                what="The newest messages that could not be taken",
-                gives=DeadLettersReply,
-                query={"limit": {"type": "integer", "minimum": 1, "maximum": _MOST_LETTERS, "default": 100}},
-            ),
         ]
 
     async def _live(self, _: web.Request) -> web.Response:
@@ -132,7 +121,3 @@ class Watching:
                 f"task {task!r} is not served here", reason="unknown_task", fix=f"one of {', '.join(self._tasks)}"
             )
         return json_reply(await self._store.read(partial(examples.stats, task=task)))
-
-    async def _dead_letters(self, request: web.Request) -> web.Response:
-        limit = whole_number(request, "limit", 100, _MOST_LETTERS)
-        return json_reply({"dead_letters": await self._store.read(partial(dead_letters.latest, limit=limit))})

@@ -145,12 +145,13 @@ class Offering:
         overlaps = not spare and small and self._ready and self._backlog.has_room and self._outbox.has_room(entry)
         age_s = age_of(entry)
         expires_at = now - age_s + envelope.keep_for_s
-        kept = partial(self._kept, question, expires_at, spare=spare, offered=overlaps)
-        committed = self._outbox.put(entry, envelope, kept=kept)
         if overlaps:
             question.in_flight = True
             self._book.add(question)
             self._spawn(self._offer(question, envelope, data, age_s=age_s))
+            await asyncio.sleep(0)  # it is handed to the socket before the commit's thread competes for the interpreter
+        kept = partial(self._kept, question, expires_at, spare=spare, offered=overlaps)
+        committed = self._outbox.put(entry, envelope, kept=kept)
         try:
             await committed
         except OutriderError:

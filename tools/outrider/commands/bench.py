@@ -67,10 +67,17 @@ def escalate(
     ] = "1024,20480,307200",
     repeats: Annotated[int, typer.Option(min=1, help="Round trips of each variant and size.")] = 200,
     sustained: Annotated[int, typer.Option(min=32, help="Escalations for the rate.")] = 2000,
+    queued: Annotated[int, typer.Option(min=1, help="In the outbox of the agent whose memory is looked at.")] = 100_000,
+    drained: Annotated[int, typer.Option(min=1, help="Inputs that wait out an outage.")] = 10_000,
+    asked: Annotated[int, typer.Option(min=64, help="Escalations of each turn at the cloud's workers.")] = 1_500,
+    delivery: Annotated[bool, typer.Option(help="Outbox, outage, workers and wire too; minutes.")] = True,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Time escalations against an MQTT echo, bare and with commits."""
+    """Time escalations against an MQTT echo, bare and with commits; then their delivery."""
+    import msgspec
+
+    from outrider.bench.delivery import DeliveryPlan, measure_delivery
     from outrider.bench.escalate import EscalatePlan, measure
     from outrider.progress import bar
     from outrider_link.settings import read_text
@@ -78,16 +85,24 @@ def escalate(
 
     screen = Screen(json=json, quiet=quiet)
     task, bundle = _shipped(task, bundle)
-    with tempfile.TemporaryDirectory() as folder, bar(screen) as tell:
+    parsed = parse_task(read_text(task), str(task))
+    with tempfile.TemporaryDirectory() as name, bar(screen) as tell:
+        folder = Path(name)
+        for part in ("escalate", "delivery"):
+            (folder / part).mkdir()
         plan = EscalatePlan(
-            task=parse_task(read_text(task), str(task)),
+            task=parsed,
             bundle=bundle,
-            folder=Path(folder),
+            folder=folder / "escalate",
             sizes=_numbers(sizes),
             repeats=repeats,
             sustained=sustained,
         )
         found = measure(plan, tell)
+        more = DeliveryPlan(
+            task=parsed, bundle=bundle, folder=folder / "delivery", queued=queued, drained=drained, asked=asked
+        )
+        delivered = measure_delivery(more, tell) if delivery else None
     rows: list[Sequence[object]] = []
     for size, figures in found.sizes.items():
         rows += _escalation_rows(size, figures)
@@ -96,7 +111,27 @@ def escalate(
         (f"sustained, {found.concurrency} at once", "a second"),
         [("echo", f"{found.echo_per_s:.0f}"), ("durable escalations", f"{found.escalations_per_s:.0f}")],
     )
-    Screen(json=True).value(found)
+    if delivered is not None:
+        screen.table(("delivery", ""), _delivery_rows(delivered))
+    line = msgspec.to_builtins(found) | (msgspec.to_builtins(delivered) if delivered is not None else {})
+    Screen(json=True).value(line)
+
+
+def _delivery_rows(found: Any) -> list[Sequence[object]]:
+    rates = [
+        ("durable enqueues, one by one", found.enqueue_per_s),
+        ("durable enqueues, 32 at a time", found.enqueue_32_per_s),
+        (f"answered after an outage of {found.drained:,} inputs", found.drain_per_s),
+        ("  the device's own part of it", found.drain_stub_per_s),
+        ("one worker of the cloud, 20 KB", found.one_worker_per_s),
+        ("two workers, 20 KB", found.two_workers_per_s),
+        ("bare echo, 20 KB", found.worker_echo_per_s),
+    ]
+    rows: list[Sequence[object]] = [(what, f"{rate:,.0f} a second") for what, rate in rates]
+    rows += [(f"beyond the payload of {size} bytes", f"{one.wire_overhead:.1%}") for size, one in found.wire.items()]
+    rows.append(("agent with 1,000 queued", f"{found.rss_mb_1k:.0f} MB"))
+    rows.append((f"agent with {found.queued:,} queued", f"{found.rss_mb_100k:.0f} MB"))
+    return rows
 
 
 @app.command()

@@ -5,12 +5,15 @@ from typing import Annotated
 
 import typer
 
-from outrider.commands import devices
+from outrider.commands import dead_letters, devices
+from outrider.commands.forgetting import forget
 from outrider.commands.options import CloudFile, Json, LogForm, LogFrom, Quiet, TaskName, group
 from outrider.logs import LogFormat, LogLevel
 from outrider.output import Screen
 
 app = group("Serve the large model to devices.")
+app.add_typer(dead_letters.app, name="dead-letters")
+app.command()(forget)
 app.command(name="invite")(devices.invite)
 app.add_typer(devices.app, name="devices")
 

@@ -22,6 +22,14 @@ CloudFile = Annotated[
     typer.Option("--config", envvar="OUTRIDER_CLOUD_CONFIG", help="cloud.toml; default: the one in this folder."),
 ]
 TaskName = Annotated[str, typer.Option("--task", metavar="NAME", help="Name of a task in cloud.toml.")]
+CloudAddress = Annotated[
+    str,
+    typer.Option("--cloud", envvar="OUTRIDER_OTA_CLOUD", help="Address of the cloud's HTTP API."),
+]
+CloudToken = Annotated[
+    Path | None,
+    typer.Option(envvar="OUTRIDER_OTA_TOKEN_FILE", metavar="FILE", help="File with the cloud's bearer token."),
+]
 BundleDir = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Directory of the bundle.")]
 
 

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from outrider.sim.power.promises import Broken, Say, told
+from outrider_cloud.lease_clock import lease
 from outrider_cloud.store import inputs
 from outrider_cloud.store.blobstore import BlobStore
 from outrider_cloud.store.store import Store
@@ -30,7 +31,7 @@ async def answer(folder: Path, say: Say) -> None:
         for number in (1, 2):
             await store.write(partial(inputs.settle, end=_end(number, b"right")))
             say("answered", str(number))
-        await store.write(partial(inputs.record_one, claim=_claim(3), end=_end(3, b"right")))
+        await store.write(partial(inputs.record, lives=[(_claim(3), _end(3, b"right"))]))
         say("received", "3")
         say("answered", "3")
         await store.write(partial(inputs.settle, end=_end(3, b"too late")))
@@ -81,7 +82,7 @@ def _claim(number: int) -> inputs.Claim:
         id=str(number),
         task=TASK,
         worker=WORKER,
-        lease_until_ms=_FAR_MS,
+        lease=lease(60.0),
         received_ms=1,
         answer_by_ms=_FAR_MS,
         keep_until_ms=_FAR_MS,
