@@ -220,7 +220,7 @@ def check_files(manifest: Manifest, blobs: BlobStore) -> None:
         BundleDamagedError: a file is absent, or not what the manifest says.
         BundleUnsafeError: a model asks for something no bundle may do.
     """
-    models = {variant.file for variant in manifest.variants if not variant.is_engine}
+    models = {variant.file for variant in manifest.variants}
     for entry in manifest.files:
         path = blobs.find(entry.sha256)
         if path is None:

@@ -52,7 +52,16 @@ class RuntimeSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=T
     threads: Annotated[int, Meta(ge=1, le=256)] = 1
     """Threads within one operator."""
     providers: list[str] = []
-    """ONNX Runtime's execution providers in order of preference; empty: the one that the bundle names."""
+    """What runs models, in order of preference: ONNX Runtime's execution providers, and the native engines ``tensorrt`` and
+    ``tensorrt_rtx``, which are built in the background and take over. Without one of ONNX Runtime's: the one that the bundle names."""
+    engines: Literal["certified", "always"] = "certified"
+    """Whether a native engine may take over from what runs with a certificate that it cannot claim itself."""
+    arena: bool = False
+    """Keep the memory that the largest batch needed."""
+    spinning: bool = False
+    """Threads wait busily between operators."""
+    io_binding: Literal["auto", "always", "never"] = "auto"
+    """Outputs stay on the device until they are asked for; ``auto``: where the first provider is not the processor."""
     decode: Literal["worker", "inline"] = "worker"
     """Where pictures become pixels: in a limited process, so that a hostile file costs no more than itself, for 0.1 to 0.2 ms a picture; or
     in the agent itself, for a device whose pictures are all its own camera's."""

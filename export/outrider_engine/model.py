@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outrider_engine.bundle import Bundle, open_bundle
-from outrider_engine.residency import Hold, Resident
 from outrider_engine.session import PLAIN, OrtSession, RunOptions, Session
 from outrider_engine.walk import walk
 from outrider_wire.acceptance import Verdict, judge
@@ -77,16 +76,6 @@ class Model:
     def session(self) -> Session:
         """What runs it."""
         return self._session
-
-    @property
-    def in_memory(self) -> bool:
-        """Whether it answers without being loaded first."""
-        return not isinstance(self._session, Resident) or self._session.loaded
-
-    @property
-    def load_ms(self) -> float:
-        """What the last run spent on loading it again; 0: it was in memory."""
-        return self._session.load_ms if isinstance(self._session, Resident) else 0.0
 
     def prepare(self, parts: Mapping[str, bytes | str]) -> dict[str, NDArray[Any]]:
         """One input's tensors, by the steps that the manifest declares.
@@ -187,7 +176,6 @@ def load_model(
     threads: int | None = None,
     providers: Sequence[str] | None = None,
     options: RunOptions = PLAIN,
-    hold: Hold | None = None,
     variant: str | None = None,
     bounds: Sequence[InputPart] = (),
     decode: Decode = decode_picture,
@@ -200,7 +188,6 @@ def load_model(
         threads: threads within one operator; None: as ``options`` says.
         providers: execution providers in order of preference; None: the one that the variant names.
         options: how ONNX Runtime runs it.
-        hold: makes the session one that gives its memory back when others need it; None: it stays loaded.
         variant: name of the variant; None: the manifest's first.
         bounds: the task's bounds on each part, checked before decoding.
         decode: what turns pictures into pixels; `outrider_engine.decoder.PictureDecoder` for those of strangers.
@@ -215,14 +202,7 @@ def load_model(
     data = opened.read(chosen.file)
     walk(data)
     wanted = replace(options, threads=threads) if threads is not None else options
-
-    walked = [data]
-
-    def load() -> Session:
-        found = walked.pop() if walked else opened.read(chosen.file)  # later: read and verified again
-        return OrtSession(found, providers=providers or (chosen.provider,), optimise=optimise, options=wanted)
-
-    session = hold(load, len(data)) if hold is not None else load()
+    session = OrtSession(data, providers=providers or (chosen.provider,), optimise=optimise, options=wanted)
     del data
     model = Model(bundle=opened, session=session, variant=chosen, bounds=bounds, decode=decode)
     model.dry_run()

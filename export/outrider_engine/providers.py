@@ -8,8 +8,8 @@ Runtime's own providers is completed by the processor.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from outrider_wire.manifest import NATIVE_PROVIDERS
-
+NATIVE_PROVIDERS = ("tensorrt", "tensorrt_rtx")
+"""Engines that run without ONNX Runtime."""
 CPU = "CPUExecutionProvider"
 
 

@@ -219,13 +219,17 @@ def _open(runtime: ModuleType, data: bytes, providers: Sequence[str], optimise: 
         except BundleMismatchError as error:
             log.warning("graph.refused", extra={"what": error.what})
             graphs.drop(data)
-    scratch = graphs.scratch()
-    setup = _options(runtime, options, optimise=True)
+    scratch, setup = graphs.scratch(), _options(runtime, options, optimise=True)
     setup.optimized_model_filepath = str(scratch)
     try:
         session = _loaded(runtime, data, providers, setup)
-        if scratch.is_file():
-            graphs.store(data, scratch.read_bytes())
+        graphs.store(data, scratch.read_bytes())
+    except (
+        BundleMismatchError,
+        OSError,
+    ) as error:  # the model's fault, which comes again; or a full disk's, which does not
+        log.warning("graph.not_kept", extra={"what": str(error)})
+        return _loaded(runtime, data, providers, _options(runtime, options, optimise=True))
     finally:
         scratch.unlink(missing_ok=True)
     return session

@@ -1,5 +1,6 @@
 """Calibration, acceptance rule and certificate of the very session that ships, on rows of their own roles. Trains nothing."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from outrider_export.promises import FALSE_ALARMS, NO_ROWS, Promise, verdict
 from outrider_wire.acceptance import Signals, accepted, supported_scores
 from outrider_wire.certificate import DEFAULT_COVERAGES, Gap, Outcome, delta_parts, strata_sequences, upper_bound
 from outrider_wire.errors import RuleRefusalError
-from outrider_wire.groups import GROUP_ROWS, data_digest, one_per_group, rows_a_group, some_per_group
+from outrider_wire.groups import GROUP_ROWS, one_per_group, rows_a_group, some_per_group
 from outrider_wire.manifest import Acceptance, Calibration, Certificate, StratumClaim, StratumRule, SystemClaim
 from outrider_wire.scores import ScoreName
 from outrider_wire.strata import OTHER, Stratum
@@ -163,6 +164,11 @@ def check_disjoint(tuning: Table, certification: Table) -> None:
             reason="roles_overlap",
             fix="give every group one role",
         )
+
+
+def data_digest(groups: Sequence[str]) -> str:
+    """How a certificate names its rows: the digest of their sorted group ids."""
+    return hashlib.sha256("\n".join(sorted(set(groups))).encode()).hexdigest()
 
 
 def _usable(table: Table, key: str, most: int) -> Table:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from outrider_engine.model import Model
 from outrider_export.asking import ask
 from outrider_export.beside import checkpoint_path
-from outrider_export.certify import Certified, calibrate_and_certify, certifying_rows
+from outrider_export.certify import Certified, calibrate_and_certify, certifying_rows, data_digest
 from outrider_export.copies import check_copies, check_counted_once
 from outrider_export.data import Table
 from outrider_export.promises import Promise
@@ -24,7 +24,6 @@ from outrider_export.ruling import Ruling, kept_by, ruling, with_warnings
 from outrider_wire.acceptance import accepted
 from outrider_wire.calibration import calibration_gap, reliability
 from outrider_wire.errors import BundleMismatchError, OperatorSetupError, RuleRefusalError
-from outrider_wire.groups import data_digest
 from outrider_wire.manifest import MANIFEST_FILE, Acceptance, Certificate, Manifest, encode_manifest, manifest_digest
 from outrider_wire.task import Task
 

@@ -17,11 +17,11 @@ from outrider_cloud.learning import ledger
 from outrider_cloud.learning.library import Library
 from outrider_cloud.learning.opening import OpenTask, opened
 from outrider_cloud.store.schema import certifications
+from outrider_export.certify import data_digest
 from outrider_export.data import Example, Table
 from outrider_export.task_text import task_to_toml
 from outrider_wire.certificate import DEFAULT_COVERAGES, reused_delta
 from outrider_wire.errors import CallerInputError, CallerUnknownError, RuleRefusalError
-from outrider_wire.groups import data_digest
 from outrider_wire.manifest import Certificate
 from outrider_wire.roles import DEFAULT_SHARES, ROLES, role_of
 

@@ -12,7 +12,7 @@ from outrider_engine.cache_folder import CacheFolder
 from outrider_engine.model import load_model
 from outrider_engine.native.adapters import ADAPTERS
 from outrider_engine.native.build import build_engine
-from outrider_engine.native.engines import Native, find_engine, prove, source_variant, target_of
+from outrider_engine.native.engines import Native, find_engine, prove, target_of
 from outrider_engine.native.native_session import NativeSession
 from outrider_engine.native.target import MAX_BATCH, Gpu, capability_of
 from outrider_engine.sealed import facts_of
@@ -36,7 +36,7 @@ def built(native: Native, data: bytes = MODEL) -> bytes:
 
 def shelved(native: Native, folder: Path, bundle: Bundle) -> CacheFolder:
     """A cache that holds the bundle's engine."""
-    cache, data = CacheFolder(folder), bundle.read(source_variant(bundle).file)
+    cache, data = CacheFolder(folder), bundle.read(bundle.variant().file)
     target = native.target(data)
     cache.store(target.file, target.facts, built(native, data))
     return cache
@@ -151,10 +151,10 @@ def test_an_engine_of_another_version_or_gpu_is_refused_and_says_which(
     before, after = (native_of(name, gpu, FakeLibrary(version)) for name, gpu, version in (then, now))
     cache = shelved(before, tmp_path / "cache", bundle)
     target = after.target(bundle.read("model.onnx"))
-    found, why = find_engine(cache, bundle, target)
+    found, why = find_engine(cache, target)
     assert (found, said in why) == (b"", True), why
     cache.store(target.file, target.facts, b"built again")
-    assert find_engine(cache, bundle, target) == (b"built again", "")
+    assert find_engine(cache, target) == (b"built again", "")
     assert len(list((tmp_path / "cache").iterdir())) == 1  # in the place of the old one
 
 
@@ -162,7 +162,7 @@ def test_an_engine_of_another_model_is_none_of_this_one(tmp_path: Path) -> None:
     native = native_of("tensorrt", ORIN)
     one, other = (open_bundle(make_bundle(tmp_path / str(seed), seed=seed)) for seed in (0, 1))
     cache = shelved(native, tmp_path / "cache", one)
-    assert find_engine(cache, other, native.target(other.read("model.onnx")))[0] == b""
+    assert find_engine(cache, native.target(other.read("model.onnx")))[0] == b""
 
 
 def test_a_damaged_engine_is_refused(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_damaged_engine_is_refused(tmp_path: Path) -> None:
     target = native.target(bundle.read("model.onnx"))
     path = tmp_path / "cache" / target.file
     path.write_bytes(path.read_bytes()[:-1] + b"!")
-    found, why = find_engine(cache, bundle, target)
+    found, why = find_engine(cache, target)
     assert (found, why) == (b"", "damaged: its bytes are not the ones that were sealed")
 
 
@@ -185,19 +185,18 @@ def test_what_a_library_refuses_despite_its_seal_is_an_error_with_the_librarys_w
 
 
 @KINDS
-def test_a_proven_engine_answers_and_claims_no_certificate_without_a_replay(
+def test_a_proven_engine_answers_and_claims_no_certificate_of_another_provider(
     tmp_path: Path, name: str, gpu: Gpu
 ) -> None:
     native, bundle = native_of(name, gpu), open_bundle(make_bundle(tmp_path / "bundle"))
     cache = shelved(native, tmp_path / "cache", bundle)
     target = native.target(bundle.read("model.onnx"))
-    proven = prove(native, bundle, find_engine(cache, bundle, target)[0], folder=cache, target=target)
-    said = proven.model.infer([proven.model.prepare(parts_of(sure(2)))])[0]
-    assert proven.model.labels[int(said.probabilities.argmax())] == "blue"
-    assert proven.model.variant.provider == name
-    assert proven.model.certificate_id == ""
-    assert "does not carry its certification items" in proven.uncertified
-    assert f"{name} runs" in proven.model.certified
+    proven = prove(native, bundle, find_engine(cache, target)[0], folder=cache, target=target)
+    said = proven.infer([proven.prepare(parts_of(sure(2)))])[0]
+    assert proven.labels[int(said.probabilities.argmax())] == "blue"
+    assert proven.variant.provider == name
+    assert proven.certificate_id == ""
+    assert f"{name} runs" in proven.certified
     assert load_model(bundle).certified == ""  # the same bundle on the provider that it was certified on
 
 
@@ -207,7 +206,7 @@ def test_an_engine_that_answers_otherwise_than_the_golden_examples_is_not_used(t
     cache = shelved(native, tmp_path / "cache", bundle)
     target = native.target(bundle.read("model.onnx"))
     with pytest.raises(BundleMismatchError) as refusal:
-        prove(native, bundle, find_engine(cache, bundle, target)[0], folder=cache, target=target)
+        prove(native, bundle, find_engine(cache, target)[0], folder=cache, target=target)
     assert refusal.value.reason == "bad_golden"
 
 
@@ -215,7 +214,7 @@ def test_kernels_that_rtx_compiled_are_kept_for_the_next_start(tmp_path: Path) -
     native, bundle = native_of("tensorrt_rtx", GEFORCE), open_bundle(make_bundle(tmp_path / "bundle"))
     cache = shelved(native, tmp_path / "cache", bundle)
     target = native.target(bundle.read("model.onnx"))
-    prove(native, bundle, find_engine(cache, bundle, target)[0], folder=cache, target=target)
+    prove(native, bundle, find_engine(cache, target)[0], folder=cache, target=target)
     [kept] = [path for path in (tmp_path / "cache").iterdir() if path.name.startswith("kernels-")]
     assert facts_of(kept.read_bytes()) == dict(target.facts)
     assert cache.load(kept.name, target.facts) == (b"kernels", "")

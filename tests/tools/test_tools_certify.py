@@ -16,9 +16,9 @@ from outrider_cloud.config import load_cloud_config
 from outrider_cloud.learning.opening import opened
 from outrider_cloud.store.examples import NewExample, add_all
 from outrider_engine.bundle import open_bundle
+from outrider_export.certify import data_digest
 from outrider_export.rows import HELD_OUT
 from outrider_export.task_text import task_to_toml
-from outrider_wire.groups import data_digest
 from outrider_wire.manifest import encode_manifest
 from outrider_wire.roles import role_of
 

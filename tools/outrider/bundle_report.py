@@ -120,8 +120,7 @@ def verified(path: Path, *, run: bool) -> Verified:
     from outrider_engine.bundle import open_bundle
 
     bundle = open_bundle(path)
-    models = [each for each in bundle.manifest.variants if not each.is_engine]
-    weights = {each.name: walk(bundle.read(each.file)).parameters_bytes for each in models}
+    weights = {each.name: walk(bundle.read(each.file)).parameters_bytes for each in bundle.manifest.variants}
     return Verified(
         bundle=str(path),
         digest=bundle.digest,

@@ -3,7 +3,6 @@
 How many rows of a group certify is chosen by the sizes of the groups alone, so that it is fixed in advance.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 
@@ -51,8 +50,3 @@ def some_per_group(groups: Sequence[str], key: str, most: int) -> NDArray[np.int
             salt = "one-per-group" if place == 0 else f"one-per-group-{place}"
             drawn.append(rows.pop(int(fraction_of(group, key, salt) * len(rows))))
     return np.sort(np.asarray(drawn, np.int64))
-
-
-def data_digest(groups: Sequence[str]) -> str:
-    """How a certificate names its rows: the digest of their sorted group ids."""
-    return hashlib.sha256("\n".join(sorted(set(groups))).encode()).hexdigest()

@@ -63,10 +63,6 @@ class Outputs(Struct, kw_only=True, frozen=True, omit_defaults=True):
     deferral: str | None = None
 
 
-NATIVE_PROVIDERS = ("tensorrt", "tensorrt_rtx")
-"""Engines that run without ONNX Runtime: a variant of theirs is an engine built ahead, a sealed file, and no ONNX model."""
-
-
 class Variant(Struct, kw_only=True, frozen=True):
     """The same model at one precision; every execution provider that runs it is named when it is certified."""
 
@@ -76,11 +72,6 @@ class Variant(Struct, kw_only=True, frozen=True):
     provider: str = "CPUExecutionProvider"
     parity: dict[str, float] = {}
     """Against fp32 on real inputs: ``max_abs``, ``mean_abs``, ``agreement``, ``accuracy``."""
-
-    @property
-    def is_engine(self) -> bool:
-        """Whether its file is an engine built ahead, which only one kind of GPU runs."""
-        return self.provider in NATIVE_PROVIDERS
 
 
 class Calibration(Struct, kw_only=True, frozen=True, omit_defaults=True):

@@ -155,7 +155,7 @@ class Workshop:
             version=version,
             parent=self.base.model.digest,
             seed=self.seed,
-            precisions=[each.precision for each in self.base.model.manifest.variants if not each.is_engine],
+            precisions=[variant.precision for variant in self.base.model.manifest.variants],
             embedding=self.base.model.manifest.outputs.embedding is not None,
             deferral=pairs,
             progress=progress,

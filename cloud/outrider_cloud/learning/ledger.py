@@ -11,9 +11,10 @@ import sqlalchemy as sa
 from msgspec import Struct
 
 from outrider_cloud.store.schema import certifications, certified_groups
+from outrider_export.certify import data_digest
 from outrider_export.promises import forecast
 from outrider_wire.certificate import can_test, reused_delta
-from outrider_wire.groups import data_digest, usable_rows
+from outrider_wire.groups import usable_rows
 from outrider_wire.manifest import Certificate
 
 

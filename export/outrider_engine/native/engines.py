@@ -1,16 +1,13 @@
-"""A bundle's engine on this machine: found in the cache or in the bundle, opened, held to the bundle's own answers. Builds nothing itself.
+"""A bundle's engine on this machine: found in the cache, opened, held to the bundle's own answers. Builds nothing itself.
 
 An engine is never trusted for being there: its seal must name the model, the library's version and the GPU (else it is refused with the
-difference, and built again), its golden answers must be the bundle's, and it claims the certificate only after a replay.
+difference, and built again), and its golden answers must be the bundle's.
 """
 
-import dataclasses
 import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import msgspec
 
 from outrider_engine.bundle import Bundle
 from outrider_engine.cache_folder import CacheFolder
@@ -22,13 +19,8 @@ from outrider_engine.native.library import Library, load_library
 from outrider_engine.native.native_session import NativeSession
 from outrider_engine.native.target import Gpu, Target
 from outrider_engine.providers import PassedOver
-from outrider_engine.replay import replay
-from outrider_engine.residency import Hold
-from outrider_engine.sealed import unseal
-from outrider_engine.session import Session
-from outrider_wire.errors import BundleError, BundleMismatchError
+from outrider_wire.errors import BundleMismatchError
 from outrider_wire.images import Decode, decode_picture
-from outrider_wire.manifest import Variant
 from outrider_wire.task import InputPart
 
 log = logging.getLogger(__name__)
@@ -45,15 +37,6 @@ class Native:
     def target(self, data: bytes) -> Target:
         """What an engine of that model is known by here. Raises `OperatorConfigError` where the library builds nothing for this GPU."""
         return target_of(data, self.adapter, self.library, self.device.gpu)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Proven:
-    """An engine's model that gave the bundle's golden answers."""
-
-    model: Model
-    uncertified: str
-    """Why it may not claim the certificate; '' where its replay bore it out."""
 
 
 def open_native(name: str) -> Native:
@@ -78,32 +61,9 @@ def target_of(data: bytes, adapter: Adapter, library: Library, gpu: Gpu) -> Targ
     )
 
 
-def source_variant(bundle: Bundle) -> Variant:
-    """The variant that engines are built from: the first ONNX model.
-
-    Raises:
-        BundleMismatchError: the bundle holds engines only.
-    """
-    found = next((each for each in bundle.manifest.variants if not each.is_engine), None)
-    if found is None:
-        raise BundleMismatchError("the bundle holds no ONNX model", reason="no_model", fix="build the bundle again")
-    return found
-
-
-def find_engine(folder: CacheFolder, bundle: Bundle, target: Target) -> tuple[bytes, str]:
-    """The engine for that target and '', from the cache, or built ahead in the bundle; or nothing and why."""
-    found, why = folder.load(target.file, target.facts)
-    if found:
-        return found, ""
-    for variant in bundle.manifest.variants:
-        if variant.provider != target.library:
-            continue
-        try:
-            return unseal(bundle.read(variant.file), target.facts), ""
-        except BundleError as error:
-            log.info("engine.not_of_use", extra={"variant": variant.name, "what": error.what})
-            why = f"the bundle's own, {variant.name}: {error.what}"
-    return b"", why
+def find_engine(folder: CacheFolder, target: Target) -> tuple[bytes, str]:
+    """The engine for that target and '', from the cache; or nothing and why."""
+    return folder.load(target.file, target.facts)
 
 
 def prove(
@@ -115,24 +75,17 @@ def prove(
     target: Target,
     bounds: Sequence[InputPart] = (),
     decode: Decode = decode_picture,
-    hold: Hold | None = None,
     passed_over: Sequence[PassedOver] = (),
-) -> Proven:
-    """Opens an engine, warms it, holds it to the golden answers, and replays the certification items. Blocks.
+) -> Model:
+    """Opens an engine, warms it, and holds it to the golden answers. Blocks.
+
+    The model claims the bundle's certificate only where that was made with this very library.
 
     Raises:
         BundleMismatchError: it cannot be opened, fails, or answers otherwise than the bundle says (``bad_golden``).
     """
-
-    first, size = [engine], len(engine)
-    del engine
-
-    def load() -> Session:
-        data = first.pop() if first else find_engine(folder, bundle, target)[0]
-        return _opened(native, data, folder, target, passed_over)
-
-    session = hold(load, size) if hold is not None else load()
-    model = Model(bundle=bundle, session=session, variant=source_variant(bundle), bounds=bounds, decode=decode)
+    session = _opened(native, engine, folder, target, passed_over)
+    model = Model(bundle=bundle, session=session, variant=bundle.variant(), bounds=bounds, decode=decode)
     model.dry_run()
     if faults := check_golden(model):
         raise BundleMismatchError(
@@ -140,13 +93,7 @@ def prove(
             reason="bad_golden",
             fix="the model goes on answering on ONNX Runtime",
         )
-    replayed = replay(model)
-    if replayed.certificate is None:
-        return Proven(model=model, uncertified=replayed.why)
-    manifest = msgspec.structs.replace(bundle.manifest, certificate=replayed.certificate)
-    borne_out = dataclasses.replace(bundle, manifest=manifest)
-    certified = Model(bundle=borne_out, session=session, variant=source_variant(bundle), bounds=bounds, decode=decode)
-    return Proven(model=certified, uncertified=certified.certified)
+    return model
 
 
 def _opened(
