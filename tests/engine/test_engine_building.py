@@ -38,7 +38,7 @@ def child(program: str) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("capability", ["sm75", "sm86", "sm89", "sm120"])
+@pytest.mark.parametrize("capability", ["sm86", "sm89", "sm120"])
 def test_tensorrt_for_rtx_builds_an_engine_for_a_gpu_that_is_not_here(tmp_path: Path, capability: str) -> None:
     target, told = rtx_target(gpu=Gpu("", capability)), []
     report = EngineBuild(target=target, folder=tmp_path / "cache", data=MODEL).run(
@@ -49,6 +49,13 @@ def test_tensorrt_for_rtx_builds_an_engine_for_a_gpu_that_is_not_here(tmp_path: 
     assert (len(engine), why) == (report.bytes, "")
     assert told, "no progress was told"
     assert [share for share, _ in told] == sorted(share for share, _ in told)
+
+
+@pytest.mark.slow
+def test_turing_has_no_float32_products_in_tensorrt_for_rtx_and_the_build_says_so(tmp_path: Path) -> None:
+    report = EngineBuild(target=rtx_target(gpu=Gpu("", "sm75")), folder=tmp_path / "cache", data=MODEL).run()
+    assert (report.ok, report.reason) == (False, "engine_refused")
+    assert "FP32 GEMM is not supported" in report.detail
 
 
 @pytest.mark.slow
