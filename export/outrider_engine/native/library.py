@@ -1,8 +1,7 @@
 """The part of TensorRT's Python API that is used here, as types, and how the library is found. Builds and runs nothing.
 
 Both libraries have this API: ``tensorrt`` (JetPack's ``python3-libnvinfer``) and ``tensorrt_rtx`` (PyPI's ``tensorrt-rtx-cu12``).
-Neither is a dependency, so that the types are protocols of our own; a test checks them against the published stubs
-(PyPI ``tensorrt-stubs``). What only one of the two has is in `outrider_engine.native.adapters`.
+Neither is a dependency, so that the types are protocols of our own. What only one of the two has is in `outrider_engine.native.adapters`.
 """
 
 import importlib
