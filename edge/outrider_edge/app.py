@@ -20,6 +20,7 @@ from aiohttp import web
 
 from outrider_edge.budget.spending import Spending
 from outrider_edge.config import EdgeConfig, read_task
+from outrider_edge.engine_desk import EngineDesk, EngineTerms, run_options
 from outrider_edge.exposition import AgentCollector, page
 from outrider_edge.ground import audit_key, bound_sockets, hold_folder
 from outrider_edge.journey.agent import NO_TASK, Agent
@@ -45,8 +46,11 @@ from outrider_edge.updates.updater import TaskUpdater, Updater, UpdateTerms
 from outrider_edge.uplink.uplink import AloneUplink, BrokerAccess, Uplink
 from outrider_edge.webhooks.starting import Sinks
 from outrider_engine.bundle import Bundle
+from outrider_engine.cache_folder import CacheFolder
 from outrider_engine.decoder import PictureDecoder, decoder_of
 from outrider_engine.model import Model, load_model
+from outrider_engine.providers import wish
+from outrider_engine.session import RunOptions
 from outrider_link.http import CloudHttp
 from outrider_link.service_notice import ServiceNotice
 from outrider_wire.errors import OperatorConfigError
@@ -118,9 +122,10 @@ async def serving(config: EdgeConfig) -> AsyncIterator[Serving]:
         for bound in sockets:
             stack.callback(bound.close)
         key = audit_key(config)
+        cache = CacheFolder(config.folder / "cache")
         decoder = _decoder(config, stack)
         pacer, heat = Pacer(), None
-        loaded = await asyncio.to_thread(_load_tasks, config, decoder or decode_picture)
+        loaded = await asyncio.to_thread(_load_tasks, config, decoder or decode_picture, cache)
         for ready in loaded.values():
             stack.callback(ready.runtime.close)
             stack.callback(ready.subtasks.close)
@@ -162,6 +167,7 @@ async def serving(config: EdgeConfig) -> AsyncIterator[Serving]:
             _renew(config, stack)
         sinks = Sinks(settings=config.sinks, device=config.device, agent=agent, outbox=outbox)
         sinks.start(stack)
+        await _build_engines(config, agent, cache, decoder or decode_picture, stack)
         api = Api(
             agent=agent,
             status=_status(config, agent, uplink, updater, outbox, heat=heat, sinks=sinks),
@@ -186,17 +192,18 @@ def _decoder(config: EdgeConfig, stack: AsyncExitStack) -> PictureDecoder | None
     return decoder
 
 
-def _load_tasks(config: EdgeConfig, decode: Decode) -> dict[str, _Loaded]:
+def _load_tasks(config: EdgeConfig, decode: Decode, cache: CacheFolder) -> dict[str, _Loaded]:
     """Every task with its model, loaded and timed. Blocks."""
     loaded: dict[str, _Loaded] = {}
     providers = providers_of(config.runtime)
+    options = run_options(config.runtime, cache)
     for settings in config.tasks:
         task = read_task(settings)
         if task.name in loaded:
             raise OperatorConfigError(
                 f"task {task.name!r} is configured twice", reason="duplicate_task", fix="name each task file once"
             )
-        load = _loader(config, task, decode, providers)
+        load = _loader(task, decode, providers, options)
         folder = SlotFolder(folder=config.folder / "slots" / task.name, task=task)
         start = start_slots(folder=folder, factory=Path(settings.bundle), load=load)
         check_embedding(task, start.model.manifest)
@@ -211,11 +218,11 @@ def _load_tasks(config: EdgeConfig, decode: Decode) -> dict[str, _Loaded]:
     return loaded
 
 
-def _loader(config: EdgeConfig, task: Task, decode: Decode, providers: Sequence[str]) -> Load:
+def _loader(task: Task, decode: Decode, providers: Sequence[str], options: RunOptions) -> Load:
     def load(bundle: Bundle) -> Model:
         model = load_model(
             bundle,
-            threads=config.runtime.threads,
+            options=options,
             providers=providers or None,
             bounds=task.inputs,
             decode=decode,
@@ -291,6 +298,21 @@ async def _start(uplink: Uplink | AloneUplink, updater: Updater, stack: AsyncExi
     stack.push_async_callback(uplink.stop)
     updater.start()
     stack.push_async_callback(updater.stop)
+
+
+async def _build_engines(
+    config: EdgeConfig, agent: Agent, cache: CacheFolder, decode: Decode, stack: AsyncExitStack
+) -> None:
+    """Native engines, where any is wanted: built while ONNX Runtime answers."""
+    wanted = wish(config.runtime.providers).native
+    if not wanted:
+        return
+    one_build_at_a_time = asyncio.Lock()
+    for runtime in agent.runtimes.values():
+        terms = EngineTerms(wanted=wanted, when=config.runtime.engines, decode=decode, turn=one_build_at_a_time)
+        desk = EngineDesk(runtime=runtime, folder=cache, terms=terms)
+        desk.start()
+        stack.push_async_callback(desk.stop)
 
 
 def _renew(config: EdgeConfig, stack: AsyncExitStack) -> None:

@@ -21,7 +21,7 @@ from outrider_link.settings import BrokerSettings, is_loopback, read_text
 from outrider_wire.errors import OperatorConfigError
 from outrider_wire.joining import is_https
 from outrider_wire.names import NAME_PATTERN, Name
-from outrider_wire.profile import Providers, ThermalTerms
+from outrider_wire.profile import OnnxProviders, Providers, ThermalTerms
 from outrider_wire.settings import parse_toml
 from outrider_wire.task import Task, parse_task
 
@@ -57,10 +57,19 @@ class RuntimeSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=T
     profile: str = ""
     """Name of a device profile that comes with Outrider, or the path of one; every setting here wins over it."""
     providers: Providers = []
-    """ONNX Runtime's execution providers in order of preference; one that is not there is left out, and said. Empty: the one
-    that the bundle names."""
-    required: Providers = []
-    """Those of them without which the agent does not start."""
+    """What runs models, in order of preference: ONNX Runtime's execution providers, of which one that is not there is left out, and
+    said; and the native engines ``tensorrt`` and ``tensorrt_rtx``, which are built in the background and take over. Without one of
+    ONNX Runtime's: the one that the bundle names."""
+    required: OnnxProviders = []
+    """Those of ONNX Runtime's without which the agent does not start."""
+    engines: Literal["certified", "always"] = "certified"
+    """Whether a native engine may take over from what runs with a certificate that it cannot claim itself."""
+    arena: bool = False
+    """Keep the memory that the largest batch needed."""
+    spinning: bool = False
+    """Threads wait busily between operators."""
+    io_binding: Literal["auto", "always", "never"] = "auto"
+    """Outputs stay on the device until they are asked for; ``auto``: where the first provider is not the processor."""
     decode: Literal["worker", "inline"] = "worker"
     """Where pictures become pixels: in a limited process, so that a hostile file costs no more than itself, for 0.1 to 0.2 ms a picture; or
     in the agent itself, for a device whose pictures are all its own camera's."""

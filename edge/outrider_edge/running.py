@@ -5,25 +5,31 @@ from collections.abc import Sequence
 
 from outrider_edge.config import RuntimeSettings
 from outrider_engine.model import Model
-from outrider_engine.providers import usable
+from outrider_engine.providers import usable, wish
 from outrider_engine.session import load_runtime
 
 log = logging.getLogger(__name__)
 
 
 def providers_of(settings: RuntimeSettings) -> tuple[str, ...]:
-    """The wanted providers that this machine has, in their order; () where none is wanted. Says why the others are left out.
+    """ONNX Runtime's wanted providers that this machine has, in their order; () where none is wanted. Says why the others are left out.
 
     Raises:
         OperatorSetupError: there is not exactly one ONNX Runtime here, or it lacks one that is required, or all of them.
     """
-    if not settings.providers:
+    wanted = wish(settings.providers).onnx
+    if not wanted:
         return ()
-    found = usable(settings.providers, load_runtime().get_available_providers(), required=settings.required)
+    found = usable(wanted, load_runtime().get_available_providers(), required=settings.required)
     for each in found.absent:
         log.warning(
             "provider.absent",
-            extra={"provider": each.name, "instead": found.providers[0], "profile": settings.profile, "fix": each.fix},
+            extra={
+                "provider": each.provider,
+                "instead": found.providers[0],
+                "profile": settings.profile,
+                "fix": each.fix,
+            },
         )
     return found.providers
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outrider_engine.bundle import Bundle, open_bundle
-from outrider_engine.session import OrtSession, Session
+from outrider_engine.session import PLAIN, OrtSession, RunOptions, Session
 from outrider_engine.walk import walk
 from outrider_wire.acceptance import Verdict, judge
 from outrider_wire.calibration import calibrated
@@ -70,6 +71,11 @@ class Model:
         self._preparer = Preparer(self.manifest.inputs, bounds=bounds, decode=decode)
         self._tensors = [entry.tensor for entry in self.manifest.inputs]
         self._one_by_one = any(fact.shape and fact.shape[0] == 1 for fact in session.inputs)
+
+    @property
+    def session(self) -> Session:
+        """What runs it."""
+        return self._session
 
     def prepare(self, parts: Mapping[str, bytes | str]) -> dict[str, NDArray[Any]]:
         """One input's tensors, by the steps that the manifest declares.
@@ -167,8 +173,9 @@ def _embeddings(found: Mapping[str, NDArray[Any]], name: str | None, n: int) -> 
 def load_model(
     bundle: Bundle | Path,
     *,
-    threads: int = 1,
+    threads: int | None = None,
     providers: Sequence[str] | None = None,
+    options: RunOptions = PLAIN,
     variant: str | None = None,
     bounds: Sequence[InputPart] = (),
     decode: Decode = decode_picture,
@@ -178,8 +185,9 @@ def load_model(
 
     Args:
         bundle: a bundle, or the directory of one.
-        threads: threads within one operator.
+        threads: threads within one operator; None: as ``options`` says.
         providers: execution providers in order of preference; None: the one that the variant names.
+        options: how ONNX Runtime runs it.
         variant: name of the variant; None: the manifest's first.
         bounds: the task's bounds on each part, checked before decoding.
         decode: what turns pictures into pixels; `outrider_engine.decoder.PictureDecoder` for those of strangers.
@@ -193,7 +201,9 @@ def load_model(
     chosen = opened.variant(variant)
     data = opened.read(chosen.file)
     walk(data)
-    session = OrtSession(data, threads=threads, providers=providers or (chosen.provider,), optimise=optimise)
+    wanted = replace(options, threads=threads) if threads is not None else options
+    session = OrtSession(data, providers=providers or (chosen.provider,), optimise=optimise, options=wanted)
+    del data
     model = Model(bundle=opened, session=session, variant=chosen, bounds=bounds, decode=decode)
     model.dry_run()
     return model

@@ -47,7 +47,7 @@ def run_selftest(
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             timeout=timeout_s,
-            env=_environment(),
+            env=child_environment(),
             check=False,
         )
     except subprocess.TimeoutExpired:
@@ -78,7 +78,7 @@ _SIGNALS: dict[int, str] = {signal.SIGXCPU: "timeout", signal.SIGKILL: "out_of_m
 """SIGKILL comes from the kernel's out-of-memory killer: our own, at the timeout, is judged before."""
 
 
-def _environment() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
     """Ours, with one thread everywhere, and the same import path."""
     return {
         **os.environ,

@@ -15,8 +15,8 @@ import msgspec
 from outrider_engine.bundle import open_bundle
 from outrider_engine.golden import check_golden
 from outrider_engine.model import Model, load_model
+from outrider_engine.providers import CPU
 from outrider_engine.selftest import SelfTestReport
-from outrider_engine.session import CPU
 from outrider_wire.errors import OutriderError
 
 NICE = 10

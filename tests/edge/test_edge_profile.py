@@ -124,4 +124,4 @@ def test_the_agent_does_not_start_without_a_required_provider_or_with_none_at_al
 
 def test_the_order_of_the_wish_is_kept() -> None:
     found = usable(["A", "B", "C"], ["C", "A"])
-    assert (found.providers, [each.name for each in found.absent]) == (("A", "C"), ["B"])
+    assert (found.providers, [each.provider for each in found.absent]) == (("A", "C"), ["B"])

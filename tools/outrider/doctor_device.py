@@ -71,19 +71,21 @@ def _thermal(terms: Any) -> Iterator[Finding]:
 def provider(subject: Subject) -> Iterator[Finding]:
     """On what the models will run, and what that does to their certificates."""
     from outrider_engine.bundle import open_bundle
-    from outrider_engine.providers import usable
+    from outrider_engine.providers import usable, wish
     from outrider_engine.session import load_runtime
 
     if subject.edge is None:
         return
     settings = subject.edge.runtime
     try:
-        found = usable(settings.providers, load_runtime().get_available_providers(), required=settings.required)
+        found = usable(
+            wish(settings.providers).onnx, load_runtime().get_available_providers(), required=settings.required
+        )
     except OutriderError as error:
         yield Finding(check="provider", level="bad", what=error.what, fix=error.fix)
         return
     for each in found.absent:
-        what = f"{each.name} is wanted and not there; {found.providers[0]} takes its place"
+        what = f"{each.provider} is wanted and not there; {found.providers[0]} takes its place"
         yield Finding(check="provider", level="warning", what=what, fix=each.fix)
     for entry in subject.edge.tasks:
         try:

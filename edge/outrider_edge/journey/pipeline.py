@@ -5,8 +5,9 @@ Where it computes is measured, not configured: a hop to a thread costs about 0.1
 """
 
 import asyncio
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -16,6 +17,8 @@ from outrider_engine.model import Model
 from outrider_wire.acceptance import Verdict
 from outrider_wire.errors import BundleMismatchError, CallerInputError, OutriderError
 from outrider_wire.task import Task
+
+log = logging.getLogger(__name__)
 
 LOOP_MS = 1.0
 """Inputs that cost more than this never hold up the event loop."""
@@ -57,6 +60,12 @@ class TaskRuntime:
     def __init__(self, *, task: Task, model: Model) -> None:
         self.task = task
         self.model = model
+        self.plain = model
+        """The same as ONNX Runtime runs it: what answers when a native engine fails."""
+        self.engines: dict[str, str] = {}
+        """Native engine that is wanted and does not run → why, or how far it is."""
+        self.on_swap: Callable[[], None] = lambda: None
+        """Called after each swap, on the event loop."""
         self.served = 0
         """Inputs answered since the last swap."""
         self.failed = 0
@@ -81,10 +90,19 @@ class TaskRuntime:
             BundleMismatchError: it answers another question; nothing has changed.
         """
         check_fit(self.task, model)
-        self.model = model
+        self.model = self.plain = model
         self.served = self.failed = 0
         self.swaps += 1
         self._cost_ms = None
+        self.on_swap()
+
+    def take_over(self, engine: Model, plain: Model) -> bool:
+        """The next input gets ``engine``, built from what ``plain`` runs; False: another model is in use by now."""
+        if self.model is not plain:
+            return False
+        self.model = engine
+        self._cost_ms = None
+        return True
 
     def heard(self, large: str, strategy: str) -> str:
         """Notes who answers in the cloud. Why the system's claim falls with that, if it does so just now; else ''."""
@@ -127,7 +145,9 @@ class TaskRuntime:
             [inference] = model.infer([tensors])
         except CallerInputError:
             raise
-        except OutriderError:
+        except OutriderError as error:
+            if model is not self.plain and self._step_back(model, error):
+                return self.answer(parts)
             self.failed += model is self.model
             raise
         verdict = model.judge(inference, parts)
@@ -145,6 +165,17 @@ class TaskRuntime:
             model_ms=1e3 * (done - prepared),
             embedding=inference.embedding,
         )
+
+    def _step_back(self, engine: Model, error: OutriderError) -> bool:
+        """ONNX Runtime answers again: an engine that fails is no fault of the release. False: another model is in use by now."""
+        if self.model is not engine:
+            return False
+        name = engine.variant.provider
+        self.engines[name] = f"it failed on an input, and is not tried again before the next start: {error.what}"
+        log.error("engine.failed", extra={"task": self.task.name, "engine": name, "what": error.what})
+        self.model = self.plain
+        self._cost_ms = None
+        return True
 
     def close(self) -> None:
         """Ends the task's thread when the inputs under way are answered."""
