@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,10 +19,13 @@ from outrider_wire.calibration import calibrated
 from outrider_wire.errors import BundleMismatchError
 from outrider_wire.images import Decode, decode_picture
 from outrider_wire.manifest import ModelInput, Variant
+from outrider_wire.replay import Replayed
 from outrider_wire.steps import Preparer
 from outrider_wire.strata import stratum_of
 from outrider_wire.task import InputPart
 
+SHUNT = "shunt"
+"""The strategy in which what is sent is answered by the large model alone."""
 Example = Mapping[str, NDArray[Any]]
 """One input's tensors by name, without the batch axis."""
 
@@ -67,10 +71,33 @@ class Model:
         certificate = self.manifest.certificate
         self.certificate_id = certificate.id if certificate is not None and not self.certified else ""
         """The certificate that may be claimed; '' without one."""
+        self.replayed: Replayed | None = None
+        """The replay that lets it claim what it does not claim by itself."""
         self._session = session
         self._preparer = Preparer(self.manifest.inputs, bounds=bounds, decode=decode)
         self._tensors = [entry.tensor for entry in self.manifest.inputs]
         self._one_by_one = any(fact.shape and fact.shape[0] == 1 for fact in session.inputs)
+
+    def claiming(self, replayed: Replayed) -> "Model":
+        """The same model, under what its replay of the certification items lets it claim.
+
+        Raises:
+            ValueError: nothing.
+        """
+        certificate = self.manifest.certificate
+        if replayed.rule is None or certificate is None:
+            raise ValueError("nothing may be claimed")
+        system = certificate.system
+        if system is not None and not (replayed.identical and system.strategy == SHUNT):
+            certificate = msgspec.structs.replace(
+                certificate, system=None
+            )  # the large model's answers were not replayed
+        found = copy(self)
+        found.manifest = msgspec.structs.replace(self.manifest, acceptance=replayed.rule, certificate=certificate)
+        found.certified = ""
+        found.certificate_id = self.manifest.certificate.id if self.manifest.certificate else ""
+        found.replayed = replayed
+        return found
 
     @property
     def session(self) -> Session:

@@ -74,6 +74,13 @@ def altered(change: Callable[[dict[str, Any]], object]) -> bytes:
     return json.dumps(fields).encode()
 
 
+def test_a_certificate_has_one_name_before_and_after_it_is_written() -> None:
+    own = manifest().certificate
+    assert own is not None
+    turned = msgspec.structs.replace(own, claims=dict(reversed(own.claims.items())))
+    assert turned.id == own.id
+
+
 def test_a_manifest_survives_its_bytes() -> None:
     assert decode_manifest(encode_manifest(manifest())) == manifest()
 

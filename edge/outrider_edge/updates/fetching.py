@@ -55,14 +55,14 @@ async def fetch_release(*, release: str, size: int, slot: Slot, folder: SlotFold
         raise BundleDamagedError("the manifest is not the one offered", reason="digest_mismatch")
     manifest = decode_manifest(data)
     staging = await asyncio.to_thread(_prepare, folder, release, data, manifest)
-    for entry in manifest.files:
+    for entry in manifest.needed:
         if not await asyncio.to_thread(folder.copy_known, entry, staging):
             await source.pull_file(sha256=entry.sha256, size=entry.size, to=staging / entry.path)
     return await asyncio.to_thread(folder.place, release, slot)
 
 
 def _prepare(folder: SlotFolder, release: str, data: bytes, manifest: Manifest) -> Path:
-    needed = sum(entry.size for entry in manifest.files) + SPARE_BYTES
+    needed = sum(entry.size for entry in manifest.needed) + SPARE_BYTES
     if (free := shutil.disk_usage(folder.folder).free) < needed:
         raise OperatorSetupError(
             f"the release needs {needed} bytes on the disk, and {free} are free",
