@@ -198,7 +198,8 @@ class _Context:
         if self.engine.library.fails:
             return False
         for name, array in self.engine.session.run(feeds).items():
-            shifted = np.ascontiguousarray(array + np.float32(self.engine.library.shift))
+            tilt = np.float32(self.engine.library.shift) * np.arange(1, array.shape[-1] + 1, dtype=np.float32)
+            shifted = np.ascontiguousarray(array + (tilt if array.ndim > 1 else tilt[:1]))
             ctypes.memmove(self.places[name], shifted.ctypes.data, shifted.nbytes)
         return True
 
@@ -233,7 +234,7 @@ class _Engine:
 
 
 class FakeLibrary:
-    """The module. ``shift`` is added to everything an engine says; ``fails``: a run fails."""
+    """The module. ``shift`` is added to all an engine says, once to the first column, twice to the second; ``fails``: a run fails."""
 
     ILogger = ILogger
     IProgressMonitor = IProgressMonitor

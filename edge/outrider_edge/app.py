@@ -37,6 +37,7 @@ from outrider_edge.memory.memory import TaskMemory, check_embedding
 from outrider_edge.metrics import Metrics
 from outrider_edge.outbox.clock import run_clock
 from outrider_edge.outbox.outbox import Outbox
+from outrider_edge.replays import ItemShelf, ReplayBook, Replays
 from outrider_edge.running import providers_of, say_provider
 from outrider_edge.thermal.keeper import ThermalKeeper, families
 from outrider_edge.thermal.pacer import Pacer
@@ -167,7 +168,7 @@ async def serving(config: EdgeConfig) -> AsyncIterator[Serving]:
             _renew(config, stack)
         sinks = Sinks(settings=config.sinks, device=config.device, agent=agent, outbox=outbox)
         sinks.start(stack)
-        await _build_engines(config, agent, cache, decoder or decode_picture, stack)
+        await _build_engines(config, agent, uplink, cache=cache, decode=decoder or decode_picture, stack=stack)
         api = Api(
             agent=agent,
             status=_status(config, agent, uplink, updater, outbox, heat=heat, sinks=sinks),
@@ -301,15 +302,22 @@ async def _start(uplink: Uplink | AloneUplink, updater: Updater, stack: AsyncExi
 
 
 async def _build_engines(
-    config: EdgeConfig, agent: Agent, cache: CacheFolder, decode: Decode, stack: AsyncExitStack
+    config: EdgeConfig,
+    agent: Agent,
+    uplink: Uplink | AloneUplink,
+    *,
+    cache: CacheFolder,
+    decode: Decode,
+    stack: AsyncExitStack,
 ) -> None:
-    """Native engines, where any is wanted: built while ONNX Runtime answers."""
+    """What was not certified itself is replayed, and native engines are built where any is wanted, while ONNX Runtime answers."""
     wanted = wish(config.runtime.providers).native
-    if not wanted:
-        return
-    one_build_at_a_time = asyncio.Lock()
+    folder, one_build_at_a_time = config.folder / "replays", asyncio.Lock()
+    replays = Replays(book=ReplayBook(folder), shelf=ItemShelf(folder, uplink))
     for runtime in agent.runtimes.values():
-        terms = EngineTerms(wanted=wanted, when=config.runtime.engines, decode=decode, turn=one_build_at_a_time)
+        terms = EngineTerms(
+            wanted=wanted, when=config.runtime.engines, decode=decode, turn=one_build_at_a_time, replays=replays
+        )
         desk = EngineDesk(runtime=runtime, folder=cache, terms=terms)
         desk.start()
         stack.push_async_callback(desk.stop)

@@ -1,13 +1,14 @@
-"""Native engines of one task: builds what is wanted while ONNX Runtime answers, and hands it over when it is proven. Answers nothing.
+"""What runs one task beside what was certified: builds native engines while ONNX Runtime answers, replays, hands over. Answers nothing.
 
-An engine rounds otherwise than what its bundle was certified on. So one takes over only where that costs no certificate, or where the
-configuration says that it may: without a certificate, nothing that it answers is kept on the device.
+An engine rounds otherwise than what its bundle was certified on, and so does another precision or provider of ONNX Runtime. Each is put
+to the bundle's certification items before it claims the certificate (`outrider_edge.replays`). A native engine that claims less takes
+over only where the configuration says so: without a certificate, nothing that it answers is kept on the device.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -16,17 +17,21 @@ from msgspec.structs import replace
 
 from outrider_edge.config import RuntimeSettings
 from outrider_edge.journey.pipeline import TaskRuntime
+from outrider_edge.replays import Replays
 from outrider_engine.cache_folder import CacheFolder
+from outrider_engine.graph_cache import this_processor
 from outrider_engine.model import Model
 from outrider_engine.native.building import BuildReport, EngineBuild, Progress
 from outrider_engine.native.engines import Native, find_engine, open_native, prove
 from outrider_engine.native.target import Target
-from outrider_engine.session import RunOptions, graph_cache
-from outrider_wire.errors import BundleMismatchError, OutriderError
+from outrider_engine.session import RunOptions, graph_cache, runtime_name
+from outrider_wire.errors import BundleError, BundleMismatchError, OutriderError
 from outrider_wire.images import Decode, decode_picture
 
 log = logging.getLogger(__name__)
 
+RETRY_S = 300.0
+"""Before items that could not be fetched are asked for again."""
 _SAID_EVERY = 0.1
 """Share of a build after which the log says again how far it is."""
 
@@ -54,6 +59,7 @@ class EngineTerms:
     decode: Decode = decode_picture
     turn: asyncio.Lock
     """Held while one is built: a device has no room for two."""
+    replays: Replays
     opened: Callable[[str], Native] = open_native
     build: Callable[[Target, Path, bytes], Build] = lambda target, folder, data: EngineBuild(
         target=target, folder=folder, data=data
@@ -69,6 +75,7 @@ class EngineDesk:
         self._terms = terms
         self._changed = asyncio.Event()
         self._build: Build | None = None
+        self._unreachable = False
         self._driver: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -95,8 +102,29 @@ class EngineDesk:
     async def _drive(self) -> None:
         while True:
             self._changed.clear()
+            await self._renewed_plain()
             await self._first_of(self._runtime.plain)
-            await self._changed.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RETRY_S if self._unreachable else None):
+                    await self._changed.wait()
+
+    async def _renewed_plain(self) -> None:
+        """What ONNX Runtime runs claims the certificate by replay, where it cannot by itself."""
+        runtime, plain = self._runtime, self._runtime.plain
+        self._unreachable = False
+        if not plain.certified or plain.manifest.replay_fault(plain.variant):
+            return
+
+        def tell(share: float) -> None:
+            runtime.replaying = f"the certification items are being replayed: {share:.0%}"
+
+        try:
+            claiming = await self._terms.replays.renewed(plain, plain_facts(plain), step=runtime.between, tell=tell)
+        except (OutriderError, OSError) as error:
+            runtime.replaying = self._not_renewed(plain, error)
+            return
+        if runtime.renew(plain, claiming):
+            runtime.replaying = ""
 
     async def _first_of(self, plain: Model) -> None:
         """The first wanted engine that can be had takes over; the others are passed over with their reason."""
@@ -104,10 +132,10 @@ class EngineDesk:
         for name in self._terms.wanted:
             try:
                 engine = await self._engine(name, plain)
-            except OutriderError as error:
+            except (OutriderError, OSError) as error:
                 if self._changed.is_set():
                     return
-                self._pass_over(name, error.what)
+                self._pass_over(name, _said(error))
                 continue
             except Exception as error:  # a foreign library: logged and reported; ONNX Runtime goes on answering
                 log.exception("engine.broken", extra={"task": self._task, "engine": name})
@@ -119,28 +147,65 @@ class EngineDesk:
             return
 
     async def _engine(self, name: str, plain: Model) -> Model:
+        """The proven engine, under the certificate if its replay lets it.
+
+        Raises:
+            OutriderError, OSError: it is not to be had, or would cost a certificate that holds now.
+        """
         if fault := costs_certificate(plain, name, self._terms.when):
             raise BundleMismatchError(fault, reason="engine_uncertified")
         native = await asyncio.to_thread(self._terms.opened, name)
-        data = await asyncio.to_thread(plain.bundle.read, plain.bundle.variant().file)
+        data = await asyncio.to_thread(plain.bundle.read, plain.variant.file)
         target = native.target(data)
-        engine, why = await asyncio.to_thread(find_engine, self._folder, target)
-        if not engine:
+        found, why = await asyncio.to_thread(find_engine, self._folder, target)
+        if not found:
             await self._built(name, target, data, why)
-            engine, why = await asyncio.to_thread(find_engine, self._folder, target)
-        if not engine:
+            found, why = await asyncio.to_thread(find_engine, self._folder, target)
+        if not found:
             raise BundleMismatchError(f"what was built cannot be used: {why}", reason="engine_refused")
-        return await asyncio.to_thread(
+        engine = await asyncio.to_thread(
             prove,
             native,
             plain.bundle,
-            engine,
+            found,
+            variant=plain.bundle.variant(plain.variant.name),
             folder=self._folder,
             target=target,
             bounds=self._runtime.task.inputs,
             decode=self._terms.decode,
             passed_over=plain.session.passed_over,
         )
+        return await self._claiming(name, engine, plain, native.facts(found, target))
+
+    async def _claiming(self, name: str, engine: Model, plain: Model, facts: Mapping[str, str]) -> Model:
+        """The engine after its replay, while another model answers; as it is, where nothing is lost by that or it may be."""
+        if not engine.certified or plain.manifest.replay_fault(engine.variant):
+            return engine
+
+        def tell(share: float) -> None:
+            self._runtime.engines[name] = f"it replays the certification items: {share:.0%}"
+
+        try:
+            return await self._terms.replays.renewed(engine, facts, step=asyncio.to_thread, tell=tell)
+        except (OutriderError, OSError) as error:
+            said = self._not_renewed(engine, error)
+            if plain.certified or self._terms.when == "always":
+                return engine
+            raise BundleMismatchError(f"it would cost the certificate: {said}", reason="engine_uncertified") from error
+
+    def _not_renewed(self, model: Model, error: OutriderError | OSError) -> str:
+        self._unreachable |= not isinstance(error, BundleError)
+        said = _said(error)
+        log.warning(
+            "engine.uncertified",
+            extra={
+                "task": self._task,
+                "provider": model.variant.provider,
+                "precision": model.variant.precision,
+                "why": said,
+            },
+        )
+        return said
 
     async def _built(self, name: str, target: Target, data: bytes, why: str) -> None:
         async with self._terms.turn:
@@ -184,11 +249,28 @@ class EngineDesk:
 
 
 def costs_certificate(plain: Model, name: str, when: Literal["certified", "always"]) -> str:
-    """Why an engine of that name may not take over from ``plain``: it could not claim the certificate that holds now; '' when it may."""
+    """Why an engine of that name cannot take over from ``plain`` without losing the certificate that holds now; '' when it can.
+
+    A replay may renew the certificate, where the bundle carries what it takes.
+    """
     if when == "always" or plain.certified:
         return ""
-    fault = plain.manifest.certificate_fault(replace(plain.variant, provider=name))
-    return f'it would cost the certificate: {fault}; runtime.engines = "always" allows it' if fault else ""
+    wanted = replace(plain.variant, provider=name)
+    fault = plain.manifest.certificate_fault(wanted)
+    if not fault or not (missing := plain.manifest.replay_fault(wanted)):
+        return ""
+    return f'it would cost the certificate: {fault}, and {missing}; runtime.engines = "always" allows it'
+
+
+def plain_facts(plain: Model) -> dict[str, str]:
+    """What makes a model on ONNX Runtime another engine than any that has replayed the certification items."""
+    entry = plain.manifest.file(plain.variant.file)
+    return {
+        "model": entry.sha256 if entry else "",
+        "library": runtime_name(),
+        "provider": plain.variant.provider,
+        "processor": this_processor(),
+    }
 
 
 def run_options(settings: RuntimeSettings, cache: CacheFolder) -> RunOptions:
@@ -200,6 +282,10 @@ def run_options(settings: RuntimeSettings, cache: CacheFolder) -> RunOptions:
         io_binding=settings.io_binding,
         graphs=graph_cache(cache),
     )
+
+
+def _said(error: OutriderError | OSError) -> str:
+    return error.what if isinstance(error, OutriderError) else str(error)
 
 
 async def _whole(work: Coroutine[Any, Any, BuildReport]) -> BuildReport:

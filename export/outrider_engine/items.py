@@ -94,7 +94,8 @@ class _Values:
     def of(self, row: int) -> NDArray[Any]:
         """The tensor of one row."""
         codes = self.codes[self.rows[row]]
-        return codes if self.table is None else self.table[codes]
+        found: NDArray[Any] = codes if self.table is None else self.table[codes]
+        return found
 
 
 def encode_items(

@@ -204,8 +204,13 @@ def load_runtime() -> ModuleType:
 
 def graph_cache(folder: CacheFolder) -> GraphCache:
     """A cache of optimised graphs for the ONNX Runtime that is installed here. Errors as `load_runtime`."""
+    return GraphCache(folder, runtime=runtime_name())
+
+
+def runtime_name() -> str:
+    """The ONNX Runtime that is installed here, with its version. Errors as `load_runtime`."""
     runtime = load_runtime()
-    return GraphCache(folder, runtime=f"onnxruntime {runtime.__version__} {runtime.get_device()}")
+    return f"onnxruntime {runtime.__version__} {runtime.get_device()}"
 
 
 def _open(runtime: ModuleType, data: bytes, providers: Sequence[str], optimise: bool, options: RunOptions) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from edge_agents import write_config
 from fake_tensorrt import ORIN, FakeDevice, FakeLibrary
+from items_factory import certified_bundle
 
 from factory import make_bundle, make_task, parts_of, sure
 from outrider_edge.app import serving
@@ -15,13 +16,18 @@ from outrider_edge.config import load_edge_config
 from outrider_edge.engine_desk import EngineDesk, EngineTerms
 from outrider_edge.journey.pipeline import TaskRuntime
 from outrider_edge.local_api.views import task_view
+from outrider_edge.replays import ItemShelf, ReplayBook, Replays
+from outrider_edge.uplink.alone import AloneUplink
 from outrider_engine.cache_folder import CacheFolder
-from outrider_engine.model import load_model
+from outrider_engine.items import ITEMS_FILE
+from outrider_engine.model import Model, load_model
 from outrider_engine.native.adapters import ADAPTERS
 from outrider_engine.native.build import build_engine
 from outrider_engine.native.building import BuildReport, Progress
 from outrider_engine.native.engines import Native
 from outrider_engine.native.target import Target
+from outrider_engine.session import Feeds, Session
+from outrider_wire.errors import UnreachableError
 
 TASK = make_task()
 
@@ -52,13 +58,43 @@ class HereBuild:
         """It is too short to stop."""
 
 
+class Elsewhere:
+    """A session under another provider's name."""
+
+    def __init__(self, inner: Session, provider: str) -> None:
+        self._inner, self.provider = inner, provider
+        self.inputs, self.passed_over = inner.inputs, ()
+
+    def run(self, feeds: Feeds) -> dict[str, Any]:
+        """As the other."""
+        return self._inner.run(feeds)
+
+
 class Bench:
     """A task's runtime with a desk that works with the library that stands in."""
 
-    def __init__(self, folder: Path, *, when: Any = "always", reason: str = "", shift: float = 0.0) -> None:
-        self.library = FakeLibrary(shift=shift)
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        when: Any = "always",
+        reason: str = "",
+        shift: float = 0.0,
+        bundle: Path | None = None,
+        source: Any = None,
+        provider: str = "CPUExecutionProvider",
+        version: str = "10.3.0",
+    ) -> None:
+        self.library = FakeLibrary(version, shift=shift)
         self.native = Native(adapter=ADAPTERS["tensorrt"], library=self.library, device=FakeDevice(ORIN))
-        self.plain = load_model(make_bundle(folder / "bundle", TASK), bounds=TASK.inputs)
+        self.plain = load_model(bundle or make_bundle(folder / "bundle", TASK), bounds=TASK.inputs)
+        if provider != self.plain.variant.provider:
+            self.plain = Model(
+                bundle=self.plain.bundle,
+                session=Elsewhere(self.plain.session, provider),
+                variant=self.plain.bundle.variant(),
+                bounds=TASK.inputs,
+            )
         self.runtime = TaskRuntime(task=TASK, model=self.plain)
         self.builds = 0
 
@@ -67,7 +103,14 @@ class Bench:
             return HereBuild(self.native, target, where, data, reason)
 
         terms = EngineTerms(
-            wanted=("tensorrt",), when=when, turn=asyncio.Lock(), opened=lambda name: self.native, build=build
+            wanted=("tensorrt",) if provider == "CPUExecutionProvider" else (),
+            when=when,
+            turn=asyncio.Lock(),
+            replays=Replays(
+                book=ReplayBook(folder / "replays"), shelf=ItemShelf(folder / "replays", source or AloneUplink())
+            ),
+            opened=lambda name: self.native,
+            build=build,
         )
         self.desk = EngineDesk(runtime=self.runtime, folder=CacheFolder(folder / "cache"), terms=terms)
 
@@ -99,6 +142,7 @@ async def test_an_engine_that_would_cost_the_certificate_is_not_even_built(tmp_p
     bench.desk.start()
     await until(lambda: bench.runtime.engines)
     assert "would cost the certificate" in bench.runtime.engines["tensorrt"]
+    assert "carries no certification items" in bench.runtime.engines["tensorrt"]
     assert (bench.provider, bench.builds) == ("CPUExecutionProvider", 0)
     await bench.desk.stop()
 
@@ -148,3 +192,100 @@ async def test_a_device_without_the_library_says_so_and_answers(tmp_path: Path) 
         view = task_view(runtime, served.agent.promise(runtime))
         assert (view.provider, list(view.passed_over)) == ("CPUExecutionProvider", ["tensorrt"])
         assert (await served.agent.submit("colours", parts_of(sure(2)))).label == "blue"
+
+
+async def test_an_engine_that_passes_its_replay_takes_over_under_the_certificate(tmp_path: Path) -> None:
+    bundle = certified_bundle(tmp_path / "bundle", TASK)
+    for builds in (1, 0):
+        bench = Bench(tmp_path, when="certified", bundle=bundle)
+        bench.desk.start()
+        await until(lambda bench=bench: bench.runtime.model is not bench.plain)
+        assert (bench.provider, bench.builds) == ("tensorrt", builds)
+        assert (bench.runtime.model.certified, bench.runtime.model.certificate_id) == ("", bench.plain.certificate_id)
+        assert bench.runtime.model.replayed is not None
+        assert (bench.runtime.model.replayed.identical, bench.runtime.model.replayed.k) == (True, 2)
+        await bench.desk.stop()
+
+
+@pytest.mark.parametrize(("when", "runs"), [("certified", "CPUExecutionProvider"), ("always", "tensorrt")])
+async def test_an_engine_that_fails_its_replay_answers_nothing_under_the_certificate(
+    tmp_path: Path, when: str, runs: str
+) -> None:
+    """It decides otherwise in one row, and the rows do not carry a second test."""
+    bench = Bench(tmp_path, when=when, shift=1e-3, bundle=certified_bundle(tmp_path / "bundle", TASK, wrong=9))
+    bench.desk.start()
+    await until(
+        lambda: (
+            bench.provider == runs
+            and (when == "always" or "replay failed" in bench.runtime.engines.get("tensorrt", ""))
+        )
+    )
+    assert bool(bench.runtime.model.certified) == (runs == "tensorrt")
+    await bench.desk.stop()
+    [book] = (tmp_path / "replays").iterdir()
+    assert b'"identical": false' in book.read_bytes()
+
+
+async def test_each_replay_of_the_same_rows_pays_for_those_before_it(tmp_path: Path) -> None:
+    bundle = certified_bundle(tmp_path / "bundle", TASK)
+    for version, k in (("10.3.0", 2), ("10.4.0", 3), ("10.3.0", 2), ("10.5.0", 4)):
+        bench = Bench(tmp_path, when="certified", bundle=bundle, version=version)
+        bench.desk.start()
+        await until(lambda bench=bench: bench.runtime.model is not bench.plain)
+        assert bench.runtime.model.replayed is not None
+        assert bench.runtime.model.replayed.k == k
+        await bench.desk.stop()
+        for kept in (tmp_path / "cache").iterdir():
+            kept.unlink()
+
+
+async def test_another_provider_of_onnx_runtime_is_uncertified_until_its_replay_has_passed(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, bundle=certified_bundle(tmp_path / "bundle", TASK), provider="CUDAExecutionProvider")
+    assert bench.runtime.answer(parts_of(sure(0))).model.certified
+    bench.desk.start()
+    await until(lambda: not bench.runtime.model.certified)
+    answer = await bench.runtime.ask(parts_of(sure(0)))
+    assert (answer.model.certified, answer.verdict.accepted, bench.runtime.replaying) == ("", True, "")
+    await bench.desk.stop()
+
+
+async def test_items_that_are_not_here_are_fetched_and_let_go(tmp_path: Path) -> None:
+    bundle = certified_bundle(tmp_path / "bundle", TASK)
+    data = (bundle / ITEMS_FILE).read_bytes()
+    (bundle / ITEMS_FILE).unlink()
+
+    class Source:
+        reachable = False
+
+        async def pull_file(self, *, sha256: str, size: int, to: Path) -> Path:
+            """Once it is reachable."""
+            if not self.reachable:
+                raise UnreachableError("nobody answers", reason="unreachable")
+            await asyncio.to_thread(to.write_bytes, data)
+            assert size == len(data)
+            return to
+
+    source = Source()
+    bench = Bench(tmp_path, when="certified", bundle=bundle, source=source)
+    bench.desk.start()
+    await until(lambda: "nobody answers" in bench.runtime.engines.get("tensorrt", ""))
+    await bench.desk.stop()
+    source.reachable = True
+    bench = Bench(tmp_path, when="certified", bundle=bundle, source=source)
+    bench.desk.start()
+    await until(lambda: bench.runtime.model is not bench.plain)
+    assert bench.runtime.model.certificate_id
+    await bench.desk.stop()
+    assert [path.suffix for path in (tmp_path / "replays").iterdir()] == [".json"]
+
+
+async def test_a_damaged_record_of_replays_allows_none(tmp_path: Path) -> None:
+    bundle = certified_bundle(tmp_path / "bundle", TASK)
+    certificate = load_model(bundle).manifest.certificate
+    assert certificate is not None
+    (tmp_path / "replays").mkdir()
+    (tmp_path / "replays" / f"{certificate.data_digest[:32]}.json").write_bytes(b"[")
+    bench = Bench(tmp_path, when="certified", bundle=bundle)
+    bench.desk.start()
+    await until(lambda: "nobody knows how often" in bench.runtime.engines.get("tensorrt", ""))
+    await bench.desk.stop()

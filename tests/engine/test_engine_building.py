@@ -111,7 +111,9 @@ def test_a_real_engine_on_a_real_gpu_gives_the_bundles_golden_answers(tmp_path: 
     report = EngineBuild(target=target, folder=tmp_path / "cache", data=data).run()
     assert (report.ok, report.detail) == (True, "")
     folder = CacheFolder(tmp_path / "cache")
-    proven = prove(native, bundle, find_engine(folder, target)[0], folder=folder, target=target)
+    proven = prove(
+        native, bundle, find_engine(folder, target)[0], variant=bundle.variant(), folder=folder, target=target
+    )
     assert proven.variant.provider == name
 
 

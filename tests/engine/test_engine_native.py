@@ -179,7 +179,7 @@ def test_a_proven_engine_answers_and_claims_no_certificate_of_another_provider(
     native, bundle = native_of(name, gpu), open_bundle(make_bundle(tmp_path / "bundle"))
     cache = shelved(native, tmp_path / "cache", bundle)
     target = native.target(bundle.read("model.onnx"))
-    proven = prove(native, bundle, find_engine(cache, target)[0], folder=cache, target=target)
+    proven = prove(native, bundle, find_engine(cache, target)[0], variant=bundle.variant(), folder=cache, target=target)
     said = proven.infer([proven.prepare(parts_of(sure(2)))])[0]
     assert proven.labels[int(said.probabilities.argmax())] == "blue"
     assert proven.variant.provider == name
@@ -194,7 +194,7 @@ def test_an_engine_that_answers_otherwise_than_the_golden_examples_is_not_used(t
     cache = shelved(native, tmp_path / "cache", bundle)
     target = native.target(bundle.read("model.onnx"))
     with pytest.raises(BundleMismatchError) as refusal:
-        prove(native, bundle, find_engine(cache, target)[0], folder=cache, target=target)
+        prove(native, bundle, find_engine(cache, target)[0], variant=bundle.variant(), folder=cache, target=target)
     assert refusal.value.reason == "bad_golden"
 
 
@@ -202,6 +202,6 @@ def test_kernels_that_rtx_compiled_are_kept_for_the_next_start(tmp_path: Path) -
     native, bundle = native_of("tensorrt_rtx", GEFORCE), open_bundle(make_bundle(tmp_path / "bundle"))
     cache = shelved(native, tmp_path / "cache", bundle)
     target = native.target(bundle.read("model.onnx"))
-    prove(native, bundle, find_engine(cache, target)[0], folder=cache, target=target)
+    prove(native, bundle, find_engine(cache, target)[0], variant=bundle.variant(), folder=cache, target=target)
     [kept] = [path for path in (tmp_path / "cache").iterdir() if path.name.startswith("kernels-")]
     assert cache.load(kept.name, target.facts) == (b"kernels", "")

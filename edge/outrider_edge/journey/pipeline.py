@@ -64,6 +64,8 @@ class TaskRuntime:
         """The same as ONNX Runtime runs it: what answers when a native engine fails."""
         self.engines: dict[str, str] = {}
         """Native engine that is wanted and does not run → why, or how far it is."""
+        self.replaying = ""
+        """How far the replay is that may give what runs here its certificate; '' without one."""
         self.on_swap: Callable[[], None] = lambda: None
         """Called after each swap, on the event loop."""
         self.served = 0
@@ -91,10 +93,27 @@ class TaskRuntime:
         """
         check_fit(self.task, model)
         self.model = self.plain = model
+        self.replaying = ""
         self.served = self.failed = 0
         self.swaps += 1
         self._cost_ms = None
         self.on_swap()
+
+    def renew(self, model: Model, claiming: Model) -> bool:
+        """The next input gets ``claiming``, the same model under a certificate; False: another one is in use by now."""
+        if self.plain is not model:
+            return False
+        if self.model is model:
+            self.model = claiming
+        self.plain = claiming
+        return True
+
+    async def between(self, work: Callable[[], bool]) -> bool:
+        """Does ``work``, which uses the model, between two inputs; so that it should be short."""
+        self._hopped += 1
+        hop = asyncio.get_running_loop().run_in_executor(self._thread, work)
+        hop.add_done_callback(self._landed)
+        return await asyncio.shield(hop)
 
     def take_over(self, engine: Model, plain: Model) -> bool:
         """The next input gets ``engine``, built from what ``plain`` runs; False: another model is in use by now."""
@@ -186,7 +205,7 @@ class TaskRuntime:
         known = self._cost_ms
         self._cost_ms = ms if known is None else known * _STEP if ms > known else known / _STEP
 
-    def _landed(self, hop: "asyncio.Future[LocalAnswer]") -> None:
+    def _landed(self, hop: "asyncio.Future[Any]") -> None:
         self._hopped -= 1
         if not hop.cancelled():
             hop.exception()  # seen, should its caller have gone

@@ -143,7 +143,11 @@ def task_view(runtime: TaskRuntime, promise: Promise) -> TaskView:
         provider=model.variant.provider,
         passed_over={**{each.provider: each.reason for each in model.session.passed_over}, **runtime.engines},
         certificate="" if alarmed else model.certificate_id,
-        certificate_fault=ALARM if alarmed else fault,
+        certificate_fault=ALARM
+        if alarmed
+        else f"{fault}; {runtime.replaying}"
+        if fault and runtime.replaying
+        else fault,
         threshold=promise.threshold,
         strata={} if fault or alarmed else {each.name: each.threshold for each in manifest.acceptance.strata},
         target_risk=task.policy.target_risk,

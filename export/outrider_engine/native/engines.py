@@ -21,6 +21,7 @@ from outrider_engine.native.target import Gpu, Target
 from outrider_engine.providers import PassedOver
 from outrider_wire.errors import BundleMismatchError
 from outrider_wire.images import Decode, decode_picture
+from outrider_wire.manifest import Variant
 from outrider_wire.task import InputPart
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,10 @@ class Native:
     adapter: Adapter
     library: Library
     device: Device
+
+    def facts(self, engine: bytes, target: Target) -> dict[str, str]:
+        """What makes an engine another one than any that has replayed the certification items."""
+        return {**target.facts, "engine": hashlib.sha256(engine).hexdigest()}
 
     def target(self, data: bytes) -> Target:
         """What an engine of that model is known by here. Raises `OperatorConfigError` where the library builds nothing for this GPU."""
@@ -71,6 +76,7 @@ def prove(
     bundle: Bundle,
     engine: bytes,
     *,
+    variant: Variant,
     folder: CacheFolder,
     target: Target,
     bounds: Sequence[InputPart] = (),
@@ -85,7 +91,7 @@ def prove(
         BundleMismatchError: it cannot be opened, fails, or answers otherwise than the bundle says (``bad_golden``).
     """
     session = _opened(native, engine, folder, target, passed_over)
-    model = Model(bundle=bundle, session=session, variant=bundle.variant(), bounds=bounds, decode=decode)
+    model = Model(bundle=bundle, session=session, variant=variant, bounds=bounds, decode=decode)
     model.dry_run()
     if faults := check_golden(model):
         raise BundleMismatchError(
