@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from aiohttp import web
 
 from outrider_edge.budget.spending import Spending
 from outrider_edge.config import EdgeConfig, read_task
-from outrider_edge.engine_desk import EngineDesk, EngineTerms, run_options
+from outrider_edge.engine_desk import EngineDesk, EngineTerms
 from outrider_edge.exposition import AgentCollector, page
 from outrider_edge.ground import audit_key, bound_sockets, hold_folder
 from outrider_edge.journey.agent import NO_TASK, Agent
@@ -38,7 +38,7 @@ from outrider_edge.metrics import Metrics
 from outrider_edge.outbox.clock import run_clock
 from outrider_edge.outbox.outbox import Outbox
 from outrider_edge.replays import ItemShelf, ReplayBook, Replays
-from outrider_edge.running import providers_of, say_provider
+from outrider_edge.running import bytes_of, load_terms, loader
 from outrider_edge.thermal.keeper import ThermalKeeper, families
 from outrider_edge.thermal.pacer import Pacer
 from outrider_edge.updates.slots import SlotFolder
@@ -46,18 +46,14 @@ from outrider_edge.updates.starting import Load, SlotStart, start_slots
 from outrider_edge.updates.updater import TaskUpdater, Updater, UpdateTerms
 from outrider_edge.uplink.uplink import AloneUplink, BrokerAccess, Uplink
 from outrider_edge.webhooks.starting import Sinks
-from outrider_engine.bundle import Bundle
 from outrider_engine.cache_folder import CacheFolder
 from outrider_engine.decoder import PictureDecoder, decoder_of
-from outrider_engine.model import Model, load_model
 from outrider_engine.providers import wish
-from outrider_engine.session import RunOptions
 from outrider_link.http import CloudHttp
 from outrider_link.service_notice import ServiceNotice
 from outrider_wire.errors import OperatorConfigError
 from outrider_wire.images import Decode, decode_picture
 from outrider_wire.report import Account
-from outrider_wire.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +119,7 @@ async def serving(config: EdgeConfig) -> AsyncIterator[Serving]:
         for bound in sockets:
             stack.callback(bound.close)
         key = audit_key(config)
-        cache = CacheFolder(config.folder / "cache")
+        cache = CacheFolder(config.cache_folder, max_bytes=bytes_of(config.runtime.cache_mb))
         decoder = _decoder(config, stack)
         pacer, heat = Pacer(), None
         loaded = await asyncio.to_thread(_load_tasks, config, decoder or decode_picture, cache)
@@ -196,15 +192,14 @@ def _decoder(config: EdgeConfig, stack: AsyncExitStack) -> PictureDecoder | None
 def _load_tasks(config: EdgeConfig, decode: Decode, cache: CacheFolder) -> dict[str, _Loaded]:
     """Every task with its model, loaded and timed. Blocks."""
     loaded: dict[str, _Loaded] = {}
-    providers = providers_of(config.runtime)
-    options = run_options(config.runtime, cache)
+    terms = load_terms(config.runtime, cache, decode)
     for settings in config.tasks:
         task = read_task(settings)
         if task.name in loaded:
             raise OperatorConfigError(
                 f"task {task.name!r} is configured twice", reason="duplicate_task", fix="name each task file once"
             )
-        load = _loader(task, decode, providers, options)
+        load = loader(task, terms)
         folder = SlotFolder(folder=config.folder / "slots" / task.name, task=task)
         start = start_slots(folder=folder, factory=Path(settings.bundle), load=load)
         check_embedding(task, start.model.manifest)
@@ -217,21 +212,6 @@ def _load_tasks(config: EdgeConfig, decode: Decode, cache: CacheFolder) -> dict[
         subtasks = load_subtasks(settings.subtasks, task, load)
         loaded[task.name] = _Loaded(runtime=runtime, subtasks=subtasks, start=start, load=load)
     return loaded
-
-
-def _loader(task: Task, decode: Decode, providers: Sequence[str], options: RunOptions) -> Load:
-    def load(bundle: Bundle) -> Model:
-        model = load_model(
-            bundle,
-            options=options,
-            providers=providers or None,
-            bounds=task.inputs,
-            decode=decode,
-        )
-        say_provider(task.name, model, providers)
-        return model
-
-    return load
 
 
 async def _outbox(config: EdgeConfig, stack: AsyncExitStack) -> Outbox:

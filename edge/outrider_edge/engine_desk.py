@@ -15,7 +15,6 @@ from typing import Any, Literal, Protocol
 
 from msgspec.structs import replace
 
-from outrider_edge.config import RuntimeSettings
 from outrider_edge.journey.pipeline import TaskRuntime
 from outrider_edge.replays import Replays
 from outrider_engine.cache_folder import CacheFolder
@@ -24,7 +23,7 @@ from outrider_engine.model import Model
 from outrider_engine.native.building import BuildReport, EngineBuild, Progress
 from outrider_engine.native.engines import Native, find_engine, open_native, prove
 from outrider_engine.native.target import Target
-from outrider_engine.session import RunOptions, graph_cache, runtime_name
+from outrider_engine.session import runtime_name
 from outrider_wire.errors import BundleError, BundleMismatchError, OutriderError
 from outrider_wire.images import Decode, decode_picture
 
@@ -271,17 +270,6 @@ def plain_facts(plain: Model) -> dict[str, str]:
         "provider": plain.variant.provider,
         "processor": this_processor(),
     }
-
-
-def run_options(settings: RuntimeSettings, cache: CacheFolder) -> RunOptions:
-    """How ONNX Runtime runs a device's models, with their optimised graphs kept in ``cache``. Errors as `graph_cache`."""
-    return RunOptions(
-        threads=settings.threads,
-        arena=settings.arena,
-        spinning=settings.spinning,
-        io_binding=settings.io_binding,
-        graphs=graph_cache(cache),
-    )
 
 
 def _said(error: OutriderError | OSError) -> str:

@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 MAX_FILES = 64
 """More than this are pruned, the longest unused first."""
+_OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 MAX_BYTES = 4 << 30
 """Of one file."""
 
@@ -27,18 +28,21 @@ class CacheFolder:
 
     Args:
         folder: made with mode 0700 when it is not there.
+        max_bytes: of all files together: the longest unused make room, and what does not fit at all is not kept. None: no bound.
 
     Raises:
-        OperatorSetupError: it cannot be made, is a link, is another user's, or others may write to it (``cache_untrusted``).
+        OperatorSetupError: it cannot be made, is a link, is another user's, or others have rights on it or may replace it
+            (``cache_untrusted``).
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, max_bytes: int | None = None) -> None:
         self.folder = folder
+        self._max_bytes = max_bytes
         try:
             make_folder(folder.parent)
             with contextlib.suppress(FileExistsError):
                 folder.mkdir(mode=0o700)
-            found = folder.lstat()
+            found, above = folder.lstat(), folder.parent.stat()
         except OSError as error:
             raise _untrusted(folder, f"it cannot be made: {error.strerror}") from error
         if not stat.S_ISDIR(found.st_mode):
@@ -47,6 +51,10 @@ class CacheFolder:
             raise _untrusted(folder, f"it belongs to user {found.st_uid}")
         if stat.S_IMODE(found.st_mode) & 0o077:
             raise _untrusted(folder, f"others have rights on it (mode {stat.S_IMODE(found.st_mode):04o})")
+        if above.st_mode & _OTHERS_MAY_WRITE and not above.st_mode & stat.S_ISVTX:
+            raise _untrusted(
+                folder, f"others may replace it: {folder.parent} has mode {stat.S_IMODE(above.st_mode):04o}"
+            )
 
     def load(self, name: str, facts: Facts) -> tuple[bytes, str]:
         """What was stored under ``name`` with just these facts, and ''; or nothing and why: it is absent, damaged or foreign."""
@@ -65,12 +73,17 @@ class CacheFolder:
         return payload, ""
 
     def store(self, name: str, facts: Facts, payload: bytes) -> None:
-        """Keeps ``payload`` in the place of what had that name.
+        """Keeps ``payload`` in the place of what had that name, unless it alone is above the bound.
 
         Raises:
             OSError: the disk is full or failing; what was there stays.
         """
-        write_durably(self.folder / name, seal(payload, facts), mode=0o600)
+        data = seal(payload, facts)
+        if self._max_bytes is not None and len(data) > self._max_bytes:
+            log.warning("cache.not_kept", extra={"file": name, "bytes": len(data), "most": self._max_bytes})
+            self.drop(name)
+            return
+        write_durably(self.folder / name, data, mode=0o600)
         self._prune()
 
     def drop(self, name: str) -> None:
@@ -87,9 +100,14 @@ class CacheFolder:
 
     def _prune(self) -> None:
         with contextlib.suppress(OSError):
-            files = sorted(self.folder.iterdir(), key=lambda path: path.stat().st_mtime)
-            for path in files[: max(0, len(files) - MAX_FILES)]:
-                path.unlink(missing_ok=True)
+            facts = [(path.stat(), path) for path in self.folder.iterdir()]
+            left = 0
+            newest = sorted(facts, key=lambda each: each[0].st_mtime_ns, reverse=True)
+            for place, (found, path) in enumerate(newest):
+                left += found.st_size
+                if place >= MAX_FILES or (self._max_bytes is not None and left > self._max_bytes):
+                    path.unlink(missing_ok=True)
+                    left -= found.st_size
 
 
 def _untrusted(folder: Path, what: str) -> OperatorSetupError:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outrider_engine.bundle import Bundle, open_bundle
+from outrider_engine.resident import Residents
 from outrider_engine.session import PLAIN, OrtSession, RunOptions, Session
 from outrider_engine.walk import walk
 from outrider_wire.acceptance import Verdict, judge
@@ -98,6 +99,11 @@ class Model:
         found.certificate_id = self.manifest.certificate.id if self.manifest.certificate else ""
         found.replayed = replayed
         return found
+
+    @property
+    def resident(self) -> bool:
+        """Whether it is in memory now; one that is not is loaded first, which takes longer than an answer."""
+        return getattr(self._session, "resident", True)
 
     @property
     def session(self) -> Session:
@@ -207,6 +213,7 @@ def load_model(
     bounds: Sequence[InputPart] = (),
     decode: Decode = decode_picture,
     optimise: bool = True,
+    residents: Residents | None = None,
 ) -> Model:
     """Opens and verifies a bundle (or takes a verified one), walks its model, loads it, and runs it once on zeros.
 
@@ -219,18 +226,27 @@ def load_model(
         bounds: the task's bounds on each part, checked before decoding.
         decode: what turns pictures into pixels; `outrider_engine.decoder.PictureDecoder` for those of strangers.
         optimise: False leaves the graph as it is, for a first look at one that is not trusted yet.
+        residents: the bound of memory that it shares with others, under which it may be let go between two inputs.
 
     Raises:
-        BundleError: the bundle is damaged, unsafe, or does not fit this runtime.
+        BundleError: the bundle is damaged, unsafe, does not fit this runtime, or is above the bound of memory.
         OperatorSetupError: there is not exactly one ONNX Runtime here, or it lacks the provider.
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     chosen = opened.variant(variant)
     data = opened.read(chosen.file)
     walk(data)
-    wanted = replace(options, threads=threads) if threads is not None else options
-    session = OrtSession(data, providers=providers or (chosen.provider,), optimise=optimise, options=wanted)
+    size = len(data)
     del data
+    wanted = replace(options, threads=threads) if threads is not None else options
+
+    def load() -> OrtSession:
+        return OrtSession(
+            opened.read(chosen.file), providers=providers or (chosen.provider,), optimise=optimise, options=wanted
+        )
+
+    name = f"{opened.manifest.task} {opened.manifest.version} ({chosen.name})"
+    session = residents.session(name, size, load) if residents is not None else load()
     model = Model(bundle=opened, session=session, variant=chosen, bounds=bounds, decode=decode)
     model.dry_run()
     return model

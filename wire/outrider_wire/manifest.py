@@ -5,7 +5,7 @@ by SHA-256 and size.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -236,6 +236,24 @@ class Manifest(Struct, kw_only=True, frozen=True):
     def needed(self) -> list[BundleFile]:
         """The files that a device must have; the others are fetched when they are wanted."""
         return [entry for entry in self.files if entry.role != "certification"]
+
+    def variant_for(self, precisions: Sequence[Precision], provider: str = "") -> Variant:
+        """The variant that a device runs.
+
+        Args:
+            precisions: in the device's order of preference; empty: as the bundle orders its variants.
+            provider: that runs it; '': the one that each variant names.
+
+        Returns:
+            In that order the first that may claim the certificate; where none may, the first that there is.
+        """
+        wanted = [each for precision in precisions for each in self.variants if each.precision == precision]
+        if not wanted:
+            return self.variants[0]
+        run = [msgspec.structs.replace(each, provider=provider or each.provider) for each in wanted]
+        return next(
+            (each for each, runs in zip(wanted, run, strict=True) if not self.certificate_fault(runs)), wanted[0]
+        )
 
     def claims(self, variant: Variant) -> dict[str, str]:
         """Digest of everything a certificate is a claim about, part by part, for one variant."""

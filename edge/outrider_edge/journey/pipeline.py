@@ -139,7 +139,7 @@ class TaskRuntime:
     def answers_in_loop(self, size: int) -> bool:
         """Whether an input of that many bytes is answered on the event loop: the model serves one thread at a time."""
         fast = self._cost_ms is not None and self._cost_ms <= LOOP_MS
-        return fast and size <= LOOP_BYTES and not self._hopped
+        return fast and size <= LOOP_BYTES and not self._hopped and self.model.resident
 
     async def ask(self, parts: Parts) -> LocalAnswer:
         """`answer`, on the event loop or in the task's thread, whichever costs less."""
