@@ -204,7 +204,7 @@ def _load_tasks(config: EdgeConfig, decode: Decode, cache: CacheFolder) -> dict[
         start = start_slots(folder=folder, factory=Path(settings.bundle), load=load)
         check_embedding(task, start.model.manifest)
         check_way_out(task, start.model.manifest)
-        runtime = TaskRuntime(task=task, model=start.model)
+        runtime = TaskRuntime(task=task, model=start.model, max_batch=config.runtime.max_batch)
         model_ms = runtime.warm()
         log.info(
             "task.ready", extra={"task": task.name, "model": start.model.manifest.version, "ms": round(model_ms, 3)}

@@ -72,6 +72,8 @@ class RuntimeSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=T
     """Disk for optimised graphs and engines. None: no bound."""
     cache_dir: str = ""
     """Where these are kept; empty: ``cache`` in the data folder."""
+    max_batch: Annotated[int, Meta(ge=1, le=8)] = 1
+    """Inputs that wait for the same model and may be answered at once, where that was measured to take less time and makes none late."""
     engines: Literal["certified", "always"] = "certified"
     """Whether a native engine may take over from what runs with a certificate that it cannot claim itself."""
     arena: bool = False

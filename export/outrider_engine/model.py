@@ -60,6 +60,7 @@ class Model:
         variant: Variant,
         bounds: Sequence[InputPart] = (),
         decode: Decode = decode_picture,
+        apart: bool = False,
     ) -> None:
         self.manifest = bundle.manifest
         self.bundle = bundle
@@ -77,7 +78,8 @@ class Model:
         self._session = session
         self._preparer = Preparer(self.manifest.inputs, bounds=bounds, decode=decode)
         self._tensors = [entry.tensor for entry in self.manifest.inputs]
-        self._one_by_one = any(fact.shape and fact.shape[0] == 1 for fact in session.inputs)
+        self.one_by_one = apart or any(fact.shape and fact.shape[0] == 1 for fact in session.inputs)
+        """Whether rows are run one after another: it takes no more at once, or gives a row other numbers beside others."""
 
     def claiming(self, replayed: Replayed) -> "Model":
         """The same model, under what its replay of the certification items lets it claim.
@@ -124,7 +126,7 @@ class Model:
         Raises:
             BundleMismatchError: the model fails, or gives NaN, infinity or another shape than its labels need.
         """
-        if len(batch) > 1 and self._one_by_one:
+        if len(batch) > 1 and self.one_by_one:
             return [inference for example in batch for inference in self.infer([example])]
         if len(batch) == 1:
             feeds = {name: batch[0][name][None] for name in self._tensors}
@@ -155,8 +157,10 @@ class Model:
             stratum=stratum_of(rule.strata, parts),
         )
 
-    def dry_run(self) -> None:
+    def dry_run(self, rows: int = 1) -> None:
         """One inference on zeros: the model's tensors are the manifest's, in name and shape. Also warms it.
+
+        ``rows`` at once; more than 1 only where it is not `one_by_one`.
 
         Raises:
             BundleMismatchError: they are not.
@@ -164,8 +168,8 @@ class Model:
         facts = {fact.name: fact for fact in self._session.inputs}
         if set(facts) != set(self._tensors):
             raise _mismatch(f"the model reads {sorted(facts)}, and the manifest prepares {sorted(self._tensors)}")
-        feeds = {entry.tensor: _zeros(entry, facts[entry.tensor].dtype) for entry in self.manifest.inputs}
-        self._checked(self._session.run(feeds), 1)
+        feeds = {entry.tensor: _zeros(entry, facts[entry.tensor].dtype, rows) for entry in self.manifest.inputs}
+        self._checked(self._session.run(feeds), rows)
 
     def _checked(
         self, found: Mapping[str, NDArray[Any]], n: int
@@ -236,7 +240,7 @@ def load_model(
     chosen = opened.variant(variant)
     data = opened.read(chosen.file)
     walk(data)
-    size = len(data)
+    size, apart = len(data), scales_by_batch(data)
     del data
     wanted = replace(options, threads=threads) if threads is not None else options
 
@@ -247,14 +251,20 @@ def load_model(
 
     name = f"{opened.manifest.task} {opened.manifest.version} ({chosen.name})"
     session = residents.session(name, size, load) if residents is not None else load()
-    model = Model(bundle=opened, session=session, variant=chosen, bounds=bounds, decode=decode)
+    model = Model(bundle=opened, session=session, variant=chosen, bounds=bounds, decode=decode, apart=apart)
     model.dry_run()
     return model
 
 
-def _zeros(entry: ModelInput, dtype: str) -> NDArray[Any]:
+def scales_by_batch(data: bytes) -> bool:
+    """Whether an ONNX model measures its numbers as it runs (``DynamicQuantizeLinear``, one scale for all rows of a batch), so that the
+    rows beside it change what is said of one."""
+    return b"DynamicQuantizeLinear" in data
+
+
+def _zeros(entry: ModelInput, dtype: str, rows: int) -> NDArray[Any]:
     try:
-        return np.zeros((1, *entry.shape), dtype=dtype)
+        return np.zeros((rows, *entry.shape), dtype=dtype)
     except (TypeError, ValueError, MemoryError) as error:
         raise _mismatch(f"tensor {entry.tensor!r} of shape {entry.shape} and type {dtype!r} cannot be made") from error
 

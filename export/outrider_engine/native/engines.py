@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from outrider_engine.bundle import Bundle
 from outrider_engine.cache_folder import CacheFolder
 from outrider_engine.golden import check_golden
-from outrider_engine.model import Model
+from outrider_engine.model import Model, scales_by_batch
 from outrider_engine.native.adapters import ADAPTERS, Adapter
 from outrider_engine.native.cuda import Device, open_device
 from outrider_engine.native.library import Library, load_library
@@ -91,7 +91,8 @@ def prove(
         BundleMismatchError: it cannot be opened, fails, or answers otherwise than the bundle says (``bad_golden``).
     """
     session = _opened(native, engine, folder, target, passed_over)
-    model = Model(bundle=bundle, session=session, variant=variant, bounds=bounds, decode=decode)
+    apart = scales_by_batch(bundle.read(variant.file))
+    model = Model(bundle=bundle, session=session, variant=variant, bounds=bounds, decode=decode, apart=apart)
     model.dry_run()
     if faults := check_golden(model):
         raise BundleMismatchError(
