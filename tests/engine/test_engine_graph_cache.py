@@ -1,5 +1,6 @@
 """Optimised graphs kept between starts: the same answers, only for whom they were made, and never a reason not to start."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -71,3 +72,28 @@ def test_outputs_bound_to_the_device_are_the_same() -> None:
     bound = OrtSession(MODEL, options=RunOptions(io_binding="always", arena=True)).run(FEEDS)
     for name, array in OrtSession(MODEL).run(FEEDS).items():
         np.testing.assert_array_equal(bound[name], array)
+
+
+def test_a_bound_of_the_disk_is_kept_and_the_longest_unused_goes_first(tmp_path: Path) -> None:
+    folder = CacheFolder(tmp_path / "cache", max_bytes=2500)
+    for name in ("first", "second"):
+        folder.store(name, {}, b"x" * 1000)
+    os.utime(tmp_path / "cache" / "first", (1, 1))
+    os.utime(tmp_path / "cache" / "second", (2, 2))
+    assert folder.load("first", {})[0], "used: it is the newest now"
+    folder.store("third", {}, b"x" * 1000)
+    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["first", "third"]
+    folder.store("third", {}, b"x" * 3000)
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["first"], "what does not fit is not kept"
+    CacheFolder(tmp_path / "cache", max_bytes=0).store("fourth", {}, b"")
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["first"]
+
+
+def test_a_folder_that_others_may_replace_is_refused(tmp_path: Path) -> None:
+    above = tmp_path / "above"
+    above.mkdir()
+    above.chmod(0o777)
+    with pytest.raises(OperatorSetupError, match="others may replace it"):
+        CacheFolder(above / "cache")
+    above.chmod(0o1777)
+    CacheFolder(above / "cache")
