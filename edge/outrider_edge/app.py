@@ -38,9 +38,10 @@ from outrider_edge.metrics import Metrics
 from outrider_edge.outbox.clock import run_clock
 from outrider_edge.outbox.outbox import Outbox
 from outrider_edge.replays import ItemShelf, ReplayBook, Replays
-from outrider_edge.running import bytes_of, load_terms, loader
+from outrider_edge.running import bytes_of, load_terms, loader, self_test
 from outrider_edge.thermal.keeper import ThermalKeeper, families
 from outrider_edge.thermal.pacer import Pacer
+from outrider_edge.updates.jobs import SelfTest
 from outrider_edge.updates.slots import SlotFolder
 from outrider_edge.updates.starting import Load, SlotStart, start_slots
 from outrider_edge.updates.updater import TaskUpdater, Updater, UpdateTerms
@@ -80,6 +81,7 @@ class _Loaded:
     subtasks: SubtaskModels
     start: SlotStart
     load: Load
+    selftest: SelfTest
 
 
 async def serve(config: EdgeConfig) -> None:
@@ -210,7 +212,9 @@ def _load_tasks(config: EdgeConfig, decode: Decode, cache: CacheFolder) -> dict[
             "task.ready", extra={"task": task.name, "model": start.model.manifest.version, "ms": round(model_ms, 3)}
         )
         subtasks = load_subtasks(settings.subtasks, task, load)
-        loaded[task.name] = _Loaded(runtime=runtime, subtasks=subtasks, start=start, load=load)
+        loaded[task.name] = _Loaded(
+            runtime=runtime, subtasks=subtasks, start=start, load=load, selftest=self_test(terms)
+        )
     return loaded
 
 
@@ -265,6 +269,7 @@ def _updater(config: EdgeConfig, loaded: Mapping[str, _Loaded], uplink: Uplink |
                 runtime=ready.runtime,
                 source=uplink,
                 load=ready.load,
+                selftest=ready.selftest,
                 changed=uplink.report,
                 terms=terms,
             )

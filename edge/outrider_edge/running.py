@@ -3,17 +3,21 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from outrider_edge.config import RuntimeSettings
+from outrider_edge.updates.jobs import SelfTest
 from outrider_edge.updates.starting import Load
-from outrider_engine.bundle import Bundle
+from outrider_engine.bundle import Bundle, open_bundle
 from outrider_engine.cache_folder import CacheFolder
 from outrider_engine.model import Model, load_model
 from outrider_engine.providers import usable, wish
 from outrider_engine.resident import Residents
+from outrider_engine.selftest import SelfTestReport, run_selftest
 from outrider_engine.session import RunOptions, graph_cache, load_runtime
+from outrider_wire.errors import BundleError
 from outrider_wire.images import Decode
-from outrider_wire.manifest import Precision
+from outrider_wire.manifest import Manifest, Precision, Variant
 from outrider_wire.task import Task
 
 log = logging.getLogger(__name__)
@@ -61,6 +65,10 @@ class LoadTerms:
     residents: Residents
     decode: Decode
 
+    def variant(self, manifest: Manifest) -> Variant:
+        """Which of a bundle's variants runs here."""
+        return manifest.variant_for(self.precisions, self.providers[0] if self.providers else "")
+
 
 def load_terms(settings: RuntimeSettings, cache: CacheFolder, decode: Decode) -> LoadTerms:
     """The terms of a configuration, optimised graphs kept in ``cache``. Errors as `providers_of`."""
@@ -83,8 +91,7 @@ def loader(task: Task, terms: LoadTerms) -> Load:
     """Loads this task's models."""
 
     def load(bundle: Bundle) -> Model:
-        provider = terms.providers[0] if terms.providers else ""
-        variant = bundle.manifest.variant_for(terms.precisions, provider)
+        variant = terms.variant(bundle.manifest)
         model = load_model(
             bundle,
             options=terms.options,
@@ -100,6 +107,19 @@ def loader(task: Task, terms: LoadTerms) -> Load:
         return model
 
     return load
+
+
+def self_test(terms: LoadTerms) -> SelfTest:
+    """Tests, in a limited child, the variant of a bundle that will run here."""
+
+    def tested(folder: Path) -> SelfTestReport:
+        try:
+            variant = terms.variant(open_bundle(folder).manifest).name
+        except BundleError as error:
+            return SelfTestReport(ok=False, reason=error.reason, detail=str(error))
+        return run_selftest(folder, variant=variant)
+
+    return tested
 
 
 def bytes_of(megabytes: int | None) -> int | None:

@@ -11,11 +11,11 @@ from edge_agents import write_config
 from items_factory import certified_bundle
 from onnx import numpy_helper
 
-from factory import file_entry, make_task, parts_of, sure
+from factory import file_entry, make_bundle, make_task, parts_of, sure
 from outrider_edge.app import serving
 from outrider_edge.config import load_edge_config
 from outrider_edge.journey.pipeline import TaskRuntime
-from outrider_edge.running import load_terms, loader
+from outrider_edge.running import load_terms, loader, self_test
 from outrider_engine.bundle import open_bundle
 from outrider_engine.cache_folder import CacheFolder
 from outrider_wire.errors import BundleError
@@ -103,3 +103,18 @@ def test_the_variant_that_the_profile_prefers_runs_and_says_that_it_is_uncertifi
         terms = load_terms(config.runtime, CacheFolder(tmp_path / "cache"), decode_picture)
         model = loader(task, terms)(open_bundle(bundle))
         assert (model.variant.name, not model.certified) == (name, certified)
+
+
+def test_an_updates_self_test_is_of_the_variant_that_will_run(tmp_path: Path) -> None:
+    task = make_task()
+    bundle = make_bundle(tmp_path / "bundle", task)
+    opened = open_bundle(bundle)
+    broken = msgspec.structs.replace(opened.manifest.variants[0], name="half", precision="fp16", file="half.onnx")
+    (bundle / "half.onnx").write_bytes(b"no model")
+    files = [*opened.manifest.files, file_entry("half.onnx", b"no model", "model")]
+    manifest = msgspec.structs.replace(opened.manifest, files=files, variants=[*opened.manifest.variants, broken])
+    (bundle / MANIFEST_FILE).write_bytes(encode_manifest(manifest))
+    for precisions, passes in (("", True), ('"fp16"', False)):
+        config = load_edge_config(write_config(tmp_path, extra=f"[runtime]\nprecisions = [{precisions}]\n"))
+        terms = load_terms(config.runtime, CacheFolder(tmp_path / "cache"), decode_picture)
+        assert self_test(terms)(bundle).ok == passes

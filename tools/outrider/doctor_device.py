@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from outrider.doctor_findings import Finding, Subject
 from outrider_wire.errors import OutriderError
 from outrider_wire.profile import Profile
@@ -92,13 +94,17 @@ def provider(subject: Subject) -> Iterator[Finding]:
             bundle = open_bundle(Path(entry.bundle))
         except OutriderError:
             continue  # said by the check of the tasks
-        variant = bundle.variant()
+        manifest = bundle.manifest
+        variant = manifest.variant_for(settings.precisions, found.providers[0] if found.providers else "")
         used = found.providers[0] if found.providers else variant.provider
-        what = f"{bundle.manifest.task} runs on {used}, {variant.precision}"
-        certificate = bundle.manifest.certificate
-        if certificate is not None and certificate.provider != used:
+        what = f"{manifest.task} runs on {used}, {variant.precision}"
+        certificate, runs = manifest.certificate, replace(variant, provider=used)
+        if certificate is not None and (fault := manifest.certificate_fault(runs)):
             fix = f"certify it there, or set runtime.providers = [{certificate.provider!r}]"
-            what += f", and is certified on {certificate.provider}: nothing of it is certified"
+            if missing := manifest.replay_fault(runs):
+                what += f", and nothing of it is certified: {fault}; {missing}"
+            else:
+                what += f", uncertified until it has replayed the certification items: {fault}"
             yield Finding(check="provider", level="warning", what=what, fix=fix)
         else:
             yield Finding(check="provider", level="ok", what=what)
