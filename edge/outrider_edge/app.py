@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from aiohttp import web
 
 from outrider_edge.budget.spending import Spending
 from outrider_edge.config import EdgeConfig, read_task
+from outrider_edge.engine_desk import EngineDesk, EngineTerms
 from outrider_edge.exposition import AgentCollector, page
 from outrider_edge.ground import audit_key, bound_sockets, hold_folder
 from outrider_edge.journey.agent import NO_TASK, Agent
@@ -38,25 +39,26 @@ from outrider_edge.memory.memory import TaskMemory, check_embedding
 from outrider_edge.metrics import Metrics
 from outrider_edge.outbox.clock import run_clock
 from outrider_edge.outbox.outbox import Outbox
-from outrider_edge.running import providers_of, say_provider
+from outrider_edge.replays import ItemShelf, ReplayBook, Replays
+from outrider_edge.running import bytes_of, load_terms, loader, self_test
 from outrider_edge.sources import figures as source_figures
 from outrider_edge.sources.starting import Sources
 from outrider_edge.thermal.keeper import ThermalKeeper, families
 from outrider_edge.thermal.pacer import Pacer
+from outrider_edge.updates.jobs import SelfTest
 from outrider_edge.updates.slots import SlotFolder
 from outrider_edge.updates.starting import Load, SlotStart, start_slots
 from outrider_edge.updates.updater import TaskUpdater, Updater, UpdateTerms
 from outrider_edge.uplink.uplink import AloneUplink, BrokerAccess, Uplink
 from outrider_edge.webhooks.starting import Sinks
-from outrider_engine.bundle import Bundle
+from outrider_engine.cache_folder import CacheFolder
 from outrider_engine.decoder import PictureDecoder, decoder_of
-from outrider_engine.model import Model, load_model
+from outrider_engine.providers import wish
 from outrider_link.http import CloudHttp
 from outrider_link.service_notice import ServiceNotice
 from outrider_wire.errors import OperatorConfigError
 from outrider_wire.images import Decode, decode_picture
 from outrider_wire.report import Account
-from outrider_wire.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +85,7 @@ class _Loaded:
     subtasks: SubtaskModels
     start: SlotStart
     load: Load
+    selftest: SelfTest
 
 
 async def serve(config: EdgeConfig) -> None:
@@ -122,9 +125,10 @@ async def serving(config: EdgeConfig) -> AsyncIterator[Serving]:
         for bound in sockets:
             stack.callback(bound.close)
         key = audit_key(config)
+        cache = CacheFolder(config.cache_folder, max_bytes=bytes_of(config.runtime.cache_mb))
         decoder = _decoder(config, stack)
         pacer, heat = Pacer(), None
-        loaded = await asyncio.to_thread(_load_tasks, config, decoder or decode_picture)
+        loaded = await asyncio.to_thread(_load_tasks, config, decoder or decode_picture, cache)
         for ready in loaded.values():
             stack.callback(ready.runtime.close)
             stack.callback(ready.subtasks.close)
@@ -167,6 +171,7 @@ async def serving(config: EdgeConfig) -> AsyncIterator[Serving]:
         sinks = Sinks(settings=config.sinks, device=config.device, agent=agent, outbox=outbox)
         sinks.start(stack)
         sources = Sources(settings=config.sources, broker=config.local_broker, device=config.device, agent=agent)
+        await _build_engines(config, agent, uplink, cache=cache, decode=decoder or decode_picture, stack=stack)
         api = Api(
             agent=agent,
             status=_status(config, agent, uplink, updater, outbox, heat=heat, sinks=sinks, sources=sources),
@@ -200,44 +205,31 @@ def _decoder(config: EdgeConfig, stack: AsyncExitStack) -> PictureDecoder | None
     return decoder
 
 
-def _load_tasks(config: EdgeConfig, decode: Decode) -> dict[str, _Loaded]:
+def _load_tasks(config: EdgeConfig, decode: Decode, cache: CacheFolder) -> dict[str, _Loaded]:
     """Every task with its model, loaded and timed. Blocks."""
     loaded: dict[str, _Loaded] = {}
-    providers = providers_of(config.runtime)
+    terms = load_terms(config.runtime, cache, decode)
     for settings in config.tasks:
         task = read_task(settings)
         if task.name in loaded:
             raise OperatorConfigError(
                 f"task {task.name!r} is configured twice", reason="duplicate_task", fix="name each task file once"
             )
-        load = _loader(config, task, decode, providers)
+        load = loader(task, terms)
         folder = SlotFolder(folder=config.folder / "slots" / task.name, task=task)
         start = start_slots(folder=folder, factory=Path(settings.bundle), load=load)
         check_embedding(task, start.model.manifest)
         check_way_out(task, start.model.manifest)
-        runtime = TaskRuntime(task=task, model=start.model)
+        runtime = TaskRuntime(task=task, model=start.model, max_batch=config.runtime.max_batch)
         model_ms = runtime.warm()
         log.info(
             "task.ready", extra={"task": task.name, "model": start.model.manifest.version, "ms": round(model_ms, 3)}
         )
         subtasks = load_subtasks(settings.subtasks, task, load)
-        loaded[task.name] = _Loaded(runtime=runtime, subtasks=subtasks, start=start, load=load)
-    return loaded
-
-
-def _loader(config: EdgeConfig, task: Task, decode: Decode, providers: Sequence[str]) -> Load:
-    def load(bundle: Bundle) -> Model:
-        model = load_model(
-            bundle,
-            threads=config.runtime.threads,
-            providers=providers or None,
-            bounds=task.inputs,
-            decode=decode,
+        loaded[task.name] = _Loaded(
+            runtime=runtime, subtasks=subtasks, start=start, load=load, selftest=self_test(terms)
         )
-        say_provider(task.name, model, providers)
-        return model
-
-    return load
+    return loaded
 
 
 async def _outbox(config: EdgeConfig, stack: AsyncExitStack) -> Outbox:
@@ -291,6 +283,7 @@ def _updater(config: EdgeConfig, loaded: Mapping[str, _Loaded], uplink: Uplink |
                 runtime=ready.runtime,
                 source=uplink,
                 load=ready.load,
+                selftest=ready.selftest,
                 changed=uplink.report,
                 terms=terms,
             )
@@ -305,6 +298,28 @@ async def _start(uplink: Uplink | AloneUplink, updater: Updater, stack: AsyncExi
     stack.push_async_callback(uplink.stop)
     updater.start()
     stack.push_async_callback(updater.stop)
+
+
+async def _build_engines(
+    config: EdgeConfig,
+    agent: Agent,
+    uplink: Uplink | AloneUplink,
+    *,
+    cache: CacheFolder,
+    decode: Decode,
+    stack: AsyncExitStack,
+) -> None:
+    """What was not certified itself is replayed, and native engines are built where any is wanted, while ONNX Runtime answers."""
+    wanted = wish(config.runtime.providers).native
+    folder, one_build_at_a_time = config.folder / "replays", asyncio.Lock()
+    replays = Replays(book=ReplayBook(folder), shelf=ItemShelf(folder, uplink))
+    for runtime in agent.runtimes.values():
+        terms = EngineTerms(
+            wanted=wanted, when=config.runtime.engines, decode=decode, turn=one_build_at_a_time, replays=replays
+        )
+        desk = EngineDesk(runtime=runtime, folder=cache, terms=terms)
+        desk.start()
+        stack.push_async_callback(desk.stop)
 
 
 def _renew(config: EdgeConfig, stack: AsyncExitStack) -> None:

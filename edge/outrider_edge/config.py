@@ -21,8 +21,9 @@ from outrider_link.envelope import Tls
 from outrider_link.settings import BrokerSettings, is_loopback, read_text
 from outrider_wire.errors import OperatorConfigError
 from outrider_wire.joining import is_https
+from outrider_wire.manifest import Precision
 from outrider_wire.names import NAME_PATTERN, Name
-from outrider_wire.profile import Providers, ThermalTerms
+from outrider_wire.profile import OnnxProviders, Providers, ThermalTerms
 from outrider_wire.settings import parse_toml
 from outrider_wire.task import Task, parse_task
 
@@ -58,10 +59,30 @@ class RuntimeSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=T
     profile: str = ""
     """Name of a device profile that comes with Outrider, or the path of one; every setting here wins over it."""
     providers: Providers = []
-    """ONNX Runtime's execution providers in order of preference; one that is not there is left out, and said. Empty: the one
-    that the bundle names."""
-    required: Providers = []
-    """Those of them without which the agent does not start."""
+    """What runs models, in order of preference: ONNX Runtime's execution providers, of which one that is not there is left out, and
+    said; and the native engines ``tensorrt`` and ``tensorrt_rtx``, which are built in the background and take over. Without one of
+    ONNX Runtime's: the one that the bundle names."""
+    required: OnnxProviders = []
+    """Those of ONNX Runtime's without which the agent does not start."""
+    precisions: Annotated[list[Precision], Meta(max_length=8)] = []
+    """In order of preference: the first that the bundle has and that may claim its certificate runs; where none may, the first that
+    it has. Empty: the bundle's first variant."""
+    models_mb: Annotated[int, Meta(ge=1, le=16_777_216)] | None = None
+    """Memory for loaded models: the longest unused is let go and loaded again when it is asked. None: no bound."""
+    cache_mb: Annotated[int, Meta(ge=0, le=16_777_216)] | None = None
+    """Disk for optimised graphs and engines. None: no bound."""
+    cache_dir: str = ""
+    """Where these are kept; empty: ``cache`` in the data folder."""
+    max_batch: Annotated[int, Meta(ge=1, le=8)] = 1
+    """Inputs that wait for the same model and may be answered at once, where that was measured to take less time and makes none late."""
+    engines: Literal["certified", "always"] = "certified"
+    """Whether a native engine may take over from what runs with a certificate that it cannot claim itself."""
+    arena: bool = False
+    """Keep the memory that the largest batch needed."""
+    spinning: bool = False
+    """Threads wait busily between operators."""
+    io_binding: Literal["auto", "always", "never"] = "auto"
+    """Outputs stay on the device until they are asked for; ``auto``: where the first provider is not the processor."""
     decode: Literal["worker", "inline"] = "worker"
     """Where pictures become pixels: in a limited process, so that a hostile file costs no more than itself, for 0.1 to 0.2 ms a picture; or
     in the agent itself, for a device whose pictures are all its own camera's."""
@@ -190,6 +211,11 @@ class EdgeConfig(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
         """The data folder."""
         return Path(self.data_dir)
 
+    @property
+    def cache_folder(self) -> Path:
+        """Where optimised graphs and engines are kept."""
+        return Path(self.runtime.cache_dir) / "models" if self.runtime.cache_dir else self.folder / "cache"
+
 
 def load_edge_config(path: Path | None, overrides: Mapping[str, Any] | None = None) -> EdgeConfig:
     """Reads and checks a configuration; ``overrides`` (nested like the file) win over the file.
@@ -274,7 +300,11 @@ def _anchored(config: EdgeConfig, folder: Path) -> EdgeConfig:
             for entry in config.tasks
         ],
         api=replace(config.api, socket=anchor(config.api.socket)),
-        runtime=replace(config.runtime, profile=anchored_name(config.runtime.profile, folder)),
+        runtime=replace(
+            config.runtime,
+            profile=anchored_name(config.runtime.profile, folder),
+            cache_dir=anchor(config.runtime.cache_dir),
+        ),
         broker=config.broker.anchored(anchor),
         sinks=[sink.anchored(anchor) for sink in config.sinks],
         sources=[each.anchored(anchor) for each in config.sources],

@@ -280,6 +280,11 @@ class RuntimePort(Protocol):
         ...
 
     @property
+    def plain(self) -> Model:
+        """The same as ONNX Runtime runs it: another one where a native engine has taken over."""
+        ...
+
+    @property
     def served(self) -> int:
         """Inputs answered since the last swap."""
         ...

@@ -8,7 +8,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -18,6 +18,7 @@ import numpy as np
 from torch import nn
 
 from outrider_engine.golden import Golden, check_golden, encode_golden
+from outrider_engine.items import ITEMS_FILE
 from outrider_engine.model import Model, load_model
 from outrider_export.certify import Behind, Certified, calibrate_and_certify, check_disjoint
 from outrider_export.checkpoint import checkpoint_path, save_checkpoint
@@ -49,7 +50,8 @@ TASK_FILE = "task.toml"
 LICENCE_FILE = "license.txt"
 _GOLDEN_ROWS = 4
 _CALIBRATION_ROWS = 512
-_ROLES: dict[str, Literal["golden", "task", "licence"]] = {
+_ROLES: dict[str, Literal["golden", "task", "licence", "certification"]] = {
+    ITEMS_FILE: "certification",
     GOLDEN_FILE: "golden",
     TASK_FILE: "task",
     LICENCE_FILE: "licence",
@@ -92,6 +94,7 @@ def build_bundle(
     deferral: Pairs | None = None,
     licence: str = "",
     embedding: bool = False,
+    items: bool = True,
     progress: Progress | None = None,
 ) -> BuildReport:
     """Write the bundle directory ``out`` whole or not at all, and the checkpoint ``out``.safetensors beside it.
@@ -116,6 +119,8 @@ def build_bundle(
             them when ``model`` is right is part of the bundle if it ranks errors better on tuning rows; unused by ONNX bytes.
         licence: text of the model's licence.
         embedding: the model also gives the encoding of its first input, which an answer memory finds answers by.
+        items: the bundle carries its certification rows, as the model reads them and with their labels, so that another precision or
+            provider can be put to the same test. They are data: False leaves them out.
         progress: told each stage.
 
     Raises:
@@ -176,6 +181,8 @@ def build_bundle(
             strata=task.strata,
             behind=behind,
         )
+        if not items:
+            certified = replace(certified, items=b"")
         manifest = _finished(draft, certified, seed, _golden(shipped, tuning), folder)
         tell("checking", 0.9)
         _check(folder, bounds)
@@ -228,6 +235,7 @@ def _finished(draft: Manifest, certified: Certified, seed: int, golden: bytes, f
     notes = {"seed": str(seed), "tuning_accuracy": f"{certified.tuning_accuracy:.4f}"}
     if certified.support_false_alarm is not None:
         notes["support_false_alarm"] = f"{certified.support_false_alarm:.4f}"
+    extra = [_written(folder, ITEMS_FILE, certified.items)] if certified.items else []
     manifest = msgspec.structs.replace(
         draft,
         calibration=certified.calibration,
@@ -235,7 +243,8 @@ def _finished(draft: Manifest, certified: Certified, seed: int, golden: bytes, f
         certificate=certified.certificate,
         scores={name: round(area, 5) for name, area in certified.scores.items()},
         golden=GOLDEN_FILE,
-        files=[*draft.files, _written(folder, GOLDEN_FILE, golden)],
+        certification=ITEMS_FILE if extra else None,
+        files=[*draft.files, _written(folder, GOLDEN_FILE, golden), *extra],
         provenance={**draft.provenance, **notes},
     )
     (folder / MANIFEST_FILE).write_bytes(encode_manifest(manifest))

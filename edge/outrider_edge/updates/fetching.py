@@ -56,7 +56,7 @@ async def fetch_release(*, release: str, size: int, slot: Slot, folder: SlotFold
         raise BundleDamagedError("the manifest is not the one offered", reason="digest_mismatch")
     manifest = decode_manifest(data)
     staging = await asyncio.to_thread(_prepare, folder, release, data, manifest)
-    for entry in manifest.files:
+    for entry in manifest.needed:
         await _fetch_file(entry, staging, folder, source)
     return await asyncio.to_thread(folder.place, release, slot)
 
@@ -77,7 +77,7 @@ def _begun(entry: BundleFile, staging: Path) -> bool:
 
 
 def _prepare(folder: SlotFolder, release: str, data: bytes, manifest: Manifest) -> Path:
-    needed = sum(entry.size for entry in manifest.files) + SPARE_BYTES
+    needed = sum(entry.size for entry in manifest.needed) + SPARE_BYTES
     if (free := shutil.disk_usage(folder.folder).free) < needed:
         raise OperatorSetupError(
             f"the release needs {needed} bytes on the disk, and {free} are free",

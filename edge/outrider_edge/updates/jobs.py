@@ -105,7 +105,7 @@ class UpdateJobs:
     def swap(self) -> None:
         """The loaded model answers from now on; the one before stays at hand until `forget`."""
         if self._loaded is not None:
-            self._before = self._runtime.model
+            self._before = self._runtime.plain
             self._runtime.swap(self._loaded)
             self._loaded = None
 

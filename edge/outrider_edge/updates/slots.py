@@ -73,7 +73,8 @@ class SlotFolder:
         """Copies a bundle from elsewhere on this machine into an inactive slot; errors as `open_fitting`."""
         bundle = open_fitting(source, self.task)
         staging = self.staging(bundle.digest)
-        for name in (MANIFEST_FILE, *(entry.path for entry in bundle.manifest.files)):
+        here = (entry.path for entry in bundle.manifest.files if (bundle.root / entry.path).exists())
+        for name in (MANIFEST_FILE, *here):
             _copy(bundle.root / name, staging / name)
         return self.place(bundle.digest, slot)
 
