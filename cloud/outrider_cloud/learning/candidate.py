@@ -21,6 +21,7 @@ from outrider_export.deferral import FEWEST_GROUPS, Pairs, join, make_pairs
 from outrider_export.deferral import FEWEST_ROWS as FEWEST_PAIRS
 from outrider_export.distil import FEWEST_ROWS, DistilPlan, Taught, distil
 from outrider_export.promises import Promise
+from outrider_export.recipes import recipes_like
 from outrider_export.students import Architecture
 from outrider_wire.errors import BundleMismatchError, OperatorConfigError, OperatorSetupError
 from outrider_wire.manifest import MANIFEST_FILE, encode_manifest
@@ -155,7 +156,7 @@ class Workshop:
             version=version,
             parent=self.base.model.digest,
             seed=self.seed,
-            precisions=[variant.precision for variant in self.base.model.manifest.variants],
+            precisions=recipes_like(self.base.model.manifest.variants),
             embedding=self.base.model.manifest.outputs.embedding is not None,
             deferral=pairs,
             progress=progress,
