@@ -1,34 +1,23 @@
 """Variants measured against each other: size, latency here, and what tuning rows let each keep. Picks none."""
 
-import statistics
-import time
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from outrider_engine.session import Feeds, OrtSession
+from outrider_engine.session import OrtSession
 from outrider_export.asking import Said
 from outrider_export.choices import choose, recalibrated
 from outrider_export.data import Progress
 from outrider_export.front import Candidate
+from outrider_export.latency import timed
 from outrider_export.variants import Arrays, Variants
 from outrider_wire.calibration import softmax
 from outrider_wire.certificate import DEFAULT_COVERAGES
 from outrider_wire.errors import RuleRefusalError
 from outrider_wire.manifest import Outputs
 
-_WARM_RUNS = 20
-_TIMED_RUNS = 300
 _ROWS = 50
-
-
-class Latency(NamedTuple):
-    """Milliseconds of one row at a time."""
-
-    p50_ms: float
-    p95_ms: float
 
 
 def measure_candidates(
@@ -54,26 +43,13 @@ def measure_candidates(
             Candidate(
                 name=each.name,
                 bytes=len(data),
-                p50_ms=latency(data, rows).p50_ms,
+                p50_ms=timed(OrtSession(data, threads=1), rows).p50_ms,
                 coverage=coverage_kept(said, labels, groups, risk=risk, support_fitted_here=support_fitted_here),
                 agreement=each.parity["agreement"],
                 accuracy=each.parity["accuracy"],
             )
         )
     return found
-
-
-def latency(data: bytes, rows: Sequence[Feeds]) -> Latency:
-    """Of one row at a time, on one thread of this machine, warm."""
-    session = OrtSession(data, threads=1)
-    taken = []
-    for run in range(_WARM_RUNS + _TIMED_RUNS):
-        feeds = rows[run % len(rows)]
-        began = time.perf_counter()
-        session.run(feeds)
-        taken.append((time.perf_counter() - began) * 1e3)
-    warm = taken[_WARM_RUNS:]
-    return Latency(round(statistics.median(warm), 4), round(statistics.quantiles(warm, n=20)[-1], 4))
 
 
 def said_of(outputs: Arrays, names: Outputs, strata: Sequence[str] = ()) -> Said:

@@ -39,7 +39,7 @@ def find_ranges(prepared: Path, feeds: Sequence[Feeds], ranges: Ranges, *, opera
     methods = {
         "min-max": (CalibrationMethod.MinMax, {}),
         "entropy": (CalibrationMethod.Entropy, {"num_bins": _ENTROPY_BINS, "num_quantized_bins": 128}),
-        "percentile": (CalibrationMethod.Percentile, {}),
+        "percentile": (CalibrationMethod.Percentile, {"symmetric": False}),
     }
     method, options = methods[ranges]
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress

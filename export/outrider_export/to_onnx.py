@@ -61,7 +61,18 @@ def export_onnx(module: nn.Module, inputs: Sequence[ModelInput], outputs: Sequen
             raise _not_exported(error) from error
     if program is None:
         raise BundleMismatchError("torch exported nothing", reason="export_failed", fix="see its own report above")
+    _check_batch(program.model_proto.graph)
     return canonical(program.model_proto)
+
+
+def _check_batch(graph: onnx.GraphProto) -> None:
+    for entry in graph.input:
+        if entry.type.tensor_type.shape.dim[0].dim_value:
+            raise BundleMismatchError(
+                f"the module takes the number of rows in {entry.name!r} for a constant",
+                reason="fixed_batch",
+                fix="in forward(), take it from shape[0] of a tensor, not from len()",
+            )
 
 
 def _not_exported(error: Exception) -> OutriderError:

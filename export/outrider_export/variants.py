@@ -32,6 +32,8 @@ _FEED_ROWS = 64
 _EXPORT_TOLERANCE = 1e-3
 """Largest difference between torch and the exported model, as a share of the largest logit."""
 
+_EIGHT_BIT = frozenset({"DequantizeLinear", "MatMulInteger", "ConvInteger"})
+
 EMBEDDING = "embedding"
 Arrays = dict[str, NDArray[Any]]
 
@@ -118,7 +120,8 @@ def make_variants(
         found = run_rows(OrtSession(made.data), tuning)
         reference = exact if recipe.name == "fp32" else before
         figures = parity(reference, found, tuning.labels, outputs, groups=tuning.groups)
-        if (fault := recipe.tolerance.fault(figures)) and recipe.name not in forced:
+        fault = _nothing_done(recipe, made.data) or recipe.tolerance.fault(figures)
+        if fault and recipe.name not in forced:
             left_out[recipe.name] = fault
             continue
         file = f"model.{recipe.name}.onnx"
@@ -178,6 +181,12 @@ class _Maker:
             halved = to_fp16(self.plain, logits=self.outputs.logits, exact=exactly)
             return _Made(halved.data, halved.left)
         return _Made(self.plain)
+
+
+def _nothing_done(recipe: Recipe, data: bytes) -> str:
+    if recipe.scheme is None or _EIGHT_BIT.intersection(walk(data).operators):
+        return ""
+    return "nothing in the model could become 8-bit: it would be fp32 under another name"
 
 
 def _check_rows(model: bytes, tuning: Tensors, calibration: Tensors) -> None:
