@@ -19,30 +19,24 @@ def draw_front(candidates: Sequence[Candidate], front: Collection[str], picked: 
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4.5))
-    most = max(each.coverage for each in candidates)
-    for each in candidates:
-        worth = each.name in front
-        shade = plt.get_cmap("viridis")(each.coverage / most if most else 0.0)
+    colours = plt.get_cmap("tab10")
+    for number, each in enumerate(candidates):
         axes.scatter(
             each.bytes / 1e3,
             each.p50_ms,
-            s=220 if each.name == picked else 80,
-            facecolor=shade if worth else "none",
-            edgecolor="crimson" if each.name == picked else shade,
+            s=200 if each.name == picked else 70,
+            facecolor=colours(number) if each.name in front else "none",
+            edgecolor="black" if each.name == picked else colours(number),
             linewidth=2,
+            label=f"{each.name}: {each.coverage:.1%} kept{', picked' if each.name == picked else ''}",
         )
-        axes.annotate(
-            f"{each.name}: {each.coverage:.0%} kept",
-            (each.bytes / 1e3, each.p50_ms),
-            xytext=(8, 6),
-            textcoords="offset points",
-        )
+    axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, markerscale=0.7)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("size, kB")
-    axes.set_ylabel("median latency of one input, ms (one thread, this machine)")
+    axes.set_ylabel("median of one input, ms (one thread, this machine)")
     axes.set_title("Variants by size, latency and what each keeps at the risk target")
-    axes.margins(0.25)
+    axes.margins(0.15)
     try:
         figure.savefig(file, dpi=120, bbox_inches="tight")
     except (OSError, ValueError) as error:
