@@ -68,6 +68,20 @@ def tails(graph: onnx.GraphProto, aside: Collection[str], most: int) -> list[Tai
     return found
 
 
+def read_inputs_exactly(graph: onnx.GraphProto, names: Collection[str]) -> None:
+    """Lets those nodes read the graph's inputs as they came, not their 8-bit form: the quantizer hands that to every reader."""
+    producer = {node.output[0]: node for node in graph.node}
+    inputs = {entry.name for entry in graph.input}
+    for node in graph.node:
+        if node.name not in names:
+            continue
+        for place, name in enumerate(node.input):
+            back = producer.get(name)
+            there = producer.get(back.input[0]) if back is not None and back.op_type == "DequantizeLinear" else None
+            if there is not None and there.op_type == "QuantizeLinear" and there.input[0] in inputs:
+                node.input[place] = there.input[0]
+
+
 def operators(graph: onnx.GraphProto, names: Collection[str]) -> dict[str, int]:
     """How often each operator stands among those nodes, those that compute nothing aside."""
     return dict(
@@ -85,24 +99,23 @@ def left_of(
     Args:
         before: the graph that was quantized.
         after: what came of it.
-        reasons: (nodes, what they are, why they were left).
-        rest: why any others were.
+        reasons: (nodes that were left, what they are, why).
+        rest: why any others were that read nothing of 8 bits.
     """
-    real = {name for node in after.node if node.op_type == "DequantizeLinear" for name in node.output}
+    eight_bit = {name for node in after.node if node.op_type == "DequantizeLinear" for name in node.output}
     original = {node.name: node.op_type for node in before.node}
-    floating = {
-        node.name
-        for node in after.node
-        if original.get(node.name) == node.op_type
-        and node.op_type not in _QUANTIZED
-        and not any(name in real for name in node.input)
-    }
-    found = []
+    still = {node.name: node for node in after.node if original.get(node.name) == node.op_type}
+    found, told = [], set[str]()
     for nodes, what, why in reasons:
-        own = floating & set(nodes)
-        floating -= own
+        own = (still.keys() & set(nodes)) - told
+        told |= own
         if counted := operators(before, own):
             found.append(LeftInFloat(what=what, why=why, operators=counted))
+    floating = {
+        name
+        for name, node in still.items()
+        if node.op_type not in _QUANTIZED and not eight_bit.intersection(node.input)
+    } - told
     if counted := operators(before, floating):
         found.append(LeftInFloat(what="operators on the way to the logits", why=rest, operators=counted))
     return found

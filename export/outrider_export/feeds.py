@@ -35,12 +35,12 @@ def check_feeds(inputs: Sequence[TensorFact], rows: Tensors, *, whose: str) -> N
                 f"input {fact.name!r} is {fact.dtype}, and the {whose} rows are {values.dtype}",
                 "let the model read what its preprocessing makes",
             )
-        sizes, have = fact.shape[1:], values.shape[1:]
-        if len(sizes) != len(have) or any(
-            isinstance(size, int) and size != got for size, got in zip(sizes, have, strict=True)
+        sizes, got = fact.shape[1:], values.shape[1:]
+        if len(sizes) != len(got) or any(
+            isinstance(size, int) and size != side for size, side in zip(sizes, got, strict=True)
         ):
             raise _unfit(
-                f"input {fact.name!r} takes {_shape(sizes)}, and the {whose} rows are {_shape(have)}",
+                f"input {fact.name!r} takes {_shape(sizes)}, and the {whose} rows are {_shape(got)}",
                 "choose an architecture whose preprocessing makes that shape",
             )
         if values.dtype.kind == "f" and not np.isfinite(values).all():

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx
+from onnx import TensorProto
 
 from outrider_export.branches import name_nodes, operators, side_branch
 from outrider_export.to_onnx import canonical
@@ -42,6 +43,39 @@ def to_fp16(model: bytes, *, logits: str = "logits", exact: Sequence[str] = ()) 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of each weight too small for 16 bits: parity tells what it comes to
         halved = convert_float_to_float16(loaded, keep_io_types=True, node_block_list=sorted(aside))
+    _join(halved.graph)
     sorted_ = ONNXModel(halved)
     sorted_.topological_sort()  # the converter appends its casts
     return Halved(data=canonical(sorted_.model), left=left)
+
+
+def _join(graph: onnx.GraphProto) -> None:
+    """Takes out what goes to 16 bits and straight back: the converter puts it between any two nodes that were to stay in 32.
+
+    Where nothing else reads the 16-bit value it goes too.
+    """
+    casts = {node.output[0]: node for node in graph.node if node.op_type == "Cast"}
+    origin: dict[str, str] = {}
+    for name, node in casts.items():
+        before = casts.get(node.input[0])
+        if before is not None and _kind(node) == TensorProto.FLOAT and _kind(before) == TensorProto.FLOAT16:
+            origin[name] = before.input[0]
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = origin.get(name, name)
+    for output in graph.output:
+        if output.name in origin:
+            casts[output.name].input[0] = origin[output.name]
+    wanted = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    # A cast back that nobody reads any longer takes the only reader of the cast before it along.
+    dead = [node for name, node in casts.items() if name not in wanted]
+    for node in dead:
+        graph.node.remove(node)
+    wanted = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    for name, node in casts.items():
+        if node not in dead and name not in wanted:
+            graph.node.remove(node)
+
+
+def _kind(cast: onnx.NodeProto) -> int:
+    return next(int(attribute.i) for attribute in cast.attribute if attribute.name == "to")

@@ -14,6 +14,8 @@ from outrider_wire.groups import one_per_group
 from outrider_wire.manifest import Outputs
 
 _ROWS = 128
+_FAR = float(np.finfo(np.float32).max)
+"""Stands for infinity and NaN: a manifest is JSON."""
 _ALPHA = 0.05
 """The interval of the accuracy is a 95 % one."""
 
@@ -53,17 +55,24 @@ def parity(
     for kind, name in (("support", outputs.support), ("deferral", outputs.deferral)):
         if name is not None:
             a, b = reference[name], other[name]
-            figures[f"{kind}_correlation"] = np.corrcoef(a, b)[0, 1] if a.std() and b.std() else 1.0
+            figures[f"{kind}_correlation"] = _correlation(a, b)
             figures[f"{kind}_max_abs"] = np.abs(a - b).max()
     if outputs.embedding is not None:
         away = cosine_distances(reference[outputs.embedding], other[outputs.embedding])
         figures["embedding_max"], figures["embedding_mean"] = away.max(), away.mean()
-    return {name: round(float(value), 6) for name, value in figures.items()}
+    return {name: round(float(value), 6) if np.isfinite(value) else _FAR for name, value in figures.items()}
 
 
 def interval(right: int, n: int, alpha: float = _ALPHA) -> tuple[float, float]:
     """The exact two-sided interval, at 1 − ``alpha``, of a share of which ``right`` of ``n`` draws are (Clopper and Pearson 1934)."""
     return 1.0 - upper_bound(n - right, n, alpha / 2), upper_bound(right, n, alpha / 2)
+
+
+def _correlation(a: NDArray[Any], b: NDArray[Any]) -> float:
+    """Pearson's; 1 where one of them does not vary, and 0 where one is not finite: infinity in 16 bits is no distance."""
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return 0.0
+    return float(np.corrcoef(a, b)[0, 1]) if a.std() and b.std() else 1.0
 
 
 def _against_labels(logits: NDArray[Any], labels: NDArray[np.int64], groups: Sequence[str]) -> dict[str, float]:

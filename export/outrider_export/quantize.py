@@ -6,7 +6,7 @@ support distance (its precision matrix magnifies a rounding error), the deferral
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 
 from outrider_engine.session import OrtSession, load_runtime
-from outrider_export.branches import left_of, name_nodes, side_branch, tails
+from outrider_export.branches import left_of, name_nodes, read_inputs_exactly, side_branch, tails
 from outrider_export.ranges import Feeds, find_ranges
 from outrider_export.recipes import Scheme
 from outrider_export.to_onnx import canonical
@@ -25,6 +25,7 @@ from outrider_wire.manifest import LeftInFloat
 AGREEMENT = 0.99
 """Share of the rows whose answer INT8 must leave as it is."""
 _MOST_FLOAT_LAYERS = 3
+_Make = Callable[[Sequence[str]], onnx.ModelProto]
 _PLAIN = Scheme(ranges="min-max")
 _NO_KERNEL = "the quantizer has no 8-bit form of them"
 
@@ -66,16 +67,20 @@ def to_int8(
         prepared = _prepared(model, Path(folder))
         graph = onnx.load(prepared).graph
         aside = side_branch(graph, logits, exact)
-        make = _maker(prepared, feeds, scheme)
+        make, wild = _maker(prepared, feeds, scheme)
+        masked = {node.name for node in graph.node if wild.intersection((*node.input, *node.output))} - aside
         for tail in tails(graph, aside, _MOST_FLOAT_LAYERS):
-            data = make(sorted(aside | set(tail.nodes)))
-            reasons = [
+            made = make(sorted(aside | masked | set(tail.nodes)))
+            read_inputs_exactly(made.graph, aside)
+            data = canonical(made)
+            reasons: list[tuple[Collection[str], str, str]] = [
                 (aside, f"what leads to {' and '.join(exact)} alone", "its sums of squares magnify a rounding error")
             ]
+            reasons.append((masked, "what adds or reads a mask", "its values are too far apart for 8 bits"))
             if tries:
                 stayed = f"with one layer less {tries[-1].agreement:.2%} of the answers stayed, and {AGREEMENT:.0%} are wanted"
                 reasons.append((tail.nodes, f"the last layers with weights, {tail.layers} of them", stayed))
-            left = left_of(graph, onnx.load_from_string(data).graph, reasons=reasons, rest=_NO_KERNEL)
+            left = left_of(graph, made.graph, reasons=reasons, rest=_NO_KERNEL)
             tries.append(
                 Quantized(
                     data=data,
@@ -105,8 +110,8 @@ def _prepared(model: bytes, folder: Path) -> Path:
     return prepared
 
 
-def _maker(prepared: Path, feeds: Sequence[Feeds], scheme: Scheme) -> Callable[[Sequence[str]], bytes]:
-    """What quantizes all but the nodes that it is told; ranges are found once."""
+def _maker(prepared: Path, feeds: Sequence[Feeds], scheme: Scheme) -> tuple[_Make, frozenset[str]]:
+    """What quantizes all but the nodes that it is told, and the tensors without a range; ranges are found once."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
     from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
@@ -114,7 +119,7 @@ def _maker(prepared: Path, feeds: Sequence[Feeds], scheme: Scheme) -> Callable[[
 
     target = prepared.with_name("int8.onnx")
 
-    def dynamic(keep_float: Sequence[str]) -> bytes:
+    def dynamic(keep_float: Sequence[str]) -> onnx.ModelProto:
         quantize_dynamic(
             str(prepared),
             str(target),
@@ -123,22 +128,22 @@ def _maker(prepared: Path, feeds: Sequence[Feeds], scheme: Scheme) -> Callable[[
             weight_type=QuantType.QInt8,
             nodes_to_exclude=list(keep_float),
         )
-        return canonical(onnx.load(target))
+        return onnx.load(target)
 
     if scheme.ranges == "dynamic":
-        return dynamic
+        return dynamic, frozenset()
     operators = sorted({*QLinearOpsRegistry, *QDQRegistry})
-    ranges = find_ranges(prepared, feeds, scheme.ranges, operators=operators)
+    found = find_ranges(prepared, feeds, scheme.ranges, operators=operators)
     symmetric = {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False}
 
-    def static(keep_float: Sequence[str]) -> bytes:
+    def static(keep_float: Sequence[str]) -> onnx.ModelProto:
         quantizer = QDQQuantizer(
             load_model_with_shape_infer(prepared),
             per_channel=True,
             reduce_range=scheme.reduced,
             weight_qType=QuantType.QInt8,
             activation_qType=QuantType.QInt8 if scheme.symmetric else QuantType.QUInt8,
-            tensors_range=ranges,
+            tensors_range=found.ranges,
             nodes_to_quantize=[],
             nodes_to_exclude=list(keep_float),
             op_types_to_quantize=operators,
@@ -146,9 +151,9 @@ def _maker(prepared: Path, feeds: Sequence[Feeds], scheme: Scheme) -> Callable[[
         )
         quantizer.quantize_model()
         quantizer.model.save_model_to_file(str(target), False)
-        return canonical(onnx.load(target))
+        return onnx.load(target)
 
-    return static
+    return static, found.wild
 
 
 def _answers(model: bytes, feeds: Sequence[Feeds], logits: str) -> NDArray[np.int64]:

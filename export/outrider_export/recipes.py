@@ -20,6 +20,8 @@ class Tolerance(Struct, kw_only=True, frozen=True):
     """Least share of the answers that stay."""
     mean_share: float
     """Most that the mean difference of a logit may be, as a share of the largest logit."""
+    support: float
+    """Least correlation of the support distances, where the model has one: what it refuses as foreign must stay refused."""
 
     def fault(self, figures: Mapping[str, float]) -> str:
         """What of `outrider_export.parity.parity`'s figures is out of tolerance; '' when nothing is."""
@@ -31,6 +33,10 @@ class Tolerance(Struct, kw_only=True, frozen=True):
         if not figures["mean_share"] <= self.mean_share:
             faults.append(
                 f"its logits are {figures['mean_share']:.2%} of the largest away on average, and {self.mean_share:.1%} is allowed"
+            )
+        if not figures.get("support_correlation", 1.0) >= self.support:
+            faults.append(
+                f"its support distance goes with fp32's by {figures['support_correlation']:.3f}, and {self.support:g} is asked for"
             )
         return "; ".join(faults)
 
@@ -58,7 +64,7 @@ class Recipe(Struct, kw_only=True, frozen=True):
     """Of an 8-bit one."""
 
 
-_INT8 = Tolerance(agreement=0.98, mean_share=0.05)
+_INT8 = Tolerance(agreement=0.98, mean_share=0.05, support=0.9)
 _STATIC = "8-bit weights (a range a channel, 7 bits used) and activations"
 
 RECIPES: Mapping[str, Recipe] = {
@@ -68,13 +74,13 @@ RECIPES: Mapping[str, Recipe] = {
             name="fp32",
             precision="fp32",
             about="32-bit floating point: the model as it was exported",
-            tolerance=Tolerance(agreement=0.999, mean_share=1e-3),
+            tolerance=Tolerance(agreement=0.999, mean_share=1e-3, support=0.99),
         ),
         Recipe(
             name="fp16",
             precision="fp16",
             about="16-bit floating point, inputs and outputs in 32: for GPUs; a processor without such kernels casts around every step",
-            tolerance=Tolerance(agreement=0.995, mean_share=1e-2),
+            tolerance=Tolerance(agreement=0.995, mean_share=1e-2, support=0.99),
         ),
         Recipe(
             name="int8",

@@ -16,14 +16,14 @@ from outrider_engine.session import OrtSession
 from outrider_engine.walk import walk
 from outrider_export.build import build_bundle
 from outrider_export.data import Table, Tensors
-from outrider_export.parity import interval, run_rows
+from outrider_export.parity import interval, parity, run_rows
 from outrider_export.quantize import to_int8
 from outrider_export.ranges import find_ranges
 from outrider_export.recipes import RECIPES, Scheme, Tolerance, find_recipe, recipes_like, recipes_of
 from outrider_export.students import Architecture
 from outrider_export.variants import Variants, make_variants
 from outrider_wire.errors import BundleMismatchError, OperatorConfigError, RuleRefusalError
-from outrider_wire.manifest import Variant
+from outrider_wire.manifest import Outputs, Variant
 from outrider_wire.task import Task
 
 Squares = Callable[[int, int], Table]
@@ -124,7 +124,7 @@ def test_the_three_rules_find_three_ranges(tmp_path: Path) -> None:
     values = np.random.default_rng(0).normal(size=(50_000, 4)).astype(np.float32)
     values[7, 2] = 400.0
     found = {
-        rule: find_ranges(file, [{"x": values}], rule, operators=["MatMul", "Relu"]).data["h"].range_value[1]
+        rule: find_ranges(file, [{"x": values}], rule, operators=["MatMul", "Relu"]).ranges["h"].range_value[1]
         for rule in ("min-max", "entropy", "percentile")
     }
     assert found["min-max"] == pytest.approx(400.0)
@@ -173,7 +173,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says_and_a_narrower_one_doe
     assert narrow < 0.9
 
 
-TIGHT = Tolerance(agreement=0.99, mean_share=0.01)
+TIGHT = Tolerance(agreement=0.99, mean_share=0.01, support=0.9)
 
 
 @pytest.mark.parametrize(
@@ -199,6 +199,63 @@ class Fragile(nn.Module):
         seen = torch.cat([image.new_ones((image.shape[0], 1)), image.mean((2, 3))], 1)
         logits: torch.Tensor = (seen @ self.weights).relu()
         return logits - logits.mean(1, keepdim=True)
+
+
+def test_a_support_distance_that_went_its_own_way_is_out_of_tolerance() -> None:
+    near = {"agreement": 1.0, "mean_share": 0.0}
+    assert not TIGHT.fault({**near, "support_correlation": 0.95})
+    assert "support distance" in TIGHT.fault({**near, "support_correlation": 0.4})
+    zeros, far = np.zeros((4, 3)), np.array([1.0, np.inf, 2.0, np.nan])
+    figures = parity(
+        {"logits": zeros, "support": np.arange(4.0)},
+        {"logits": zeros, "support": far},
+        np.zeros(4, np.int64),
+        Outputs(support="support"),
+    )
+    assert "support distance" in TIGHT.fault(figures)
+    assert np.isfinite(list(figures.values())).all()
+
+
+def test_the_support_branch_reads_its_input_as_it_came(made: Variants) -> None:
+    """The quantizer would hand its 8-bit form to every reader, and the distance is made of small differences."""
+    for name in ("int8", "int8-symmetric"):
+        graph = graph_of(made, name)
+        readers = {node.op_type for node in graph.node if "image" in node.input}
+        assert "QuantizeLinear" in readers
+        assert len(readers) > 1
+
+
+def test_nothing_of_the_support_branch_passes_through_16_bits(made: Variants) -> None:
+    """The converter puts two casts between any two nodes that are to stay in 32 bits, where a square overflows."""
+    graph = graph_of(made, "fp16")
+    producer = {node.output[0]: node for node in graph.node}
+    casts = [node for node in graph.node if node.op_type == "Cast"]
+    there_and_back = [node for node in casts if node.input[0] in producer and producer[node.input[0]] in casts]
+    assert casts
+    assert not there_and_back
+    figures = next(each.parity for each in made.variants if each.name == "fp16")
+    assert figures["support_correlation"] > 0.999
+
+
+def test_a_transformer_s_mask_stays_in_floating_point_and_is_named() -> None:
+    """With 8 bits from −3.4e38 to 3 nothing is left of the scores that it is added to."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("MatMul", ["x", "v"], ["before"]),
+        helper.make_node("Tanh", ["before"], ["scores"]),
+        helper.make_node("Add", ["scores", "mask"], ["masked"]),
+        helper.make_node("Softmax", ["masked"], ["shares"]),
+        helper.make_node("MatMul", ["shares", "w"], ["logits"]),
+    ]
+    weights = {name: rng.normal(size=(4, 4)).astype(np.float32) for name in "vw"}
+    weights["mask"] = np.array([0, 0, 0, np.finfo(np.float32).min], np.float32)
+    feeds = [{"x": rng.normal(size=(64, 4)).astype(np.float32)}]
+    model = _model(nodes, weights, ["batch", 4], ["batch", 4])
+    for rule in ("min-max", "entropy", "percentile"):
+        found = to_int8(model, feeds, scheme=Scheme(ranges=rule))
+        [mask] = [left for left in found.left if "mask" in left.what]
+        assert mask.operators["Add"] == 1
+        assert found.agreement >= 0.9
 
 
 def test_a_variant_out_of_its_tolerance_does_not_ship_and_the_bundle_says_so(

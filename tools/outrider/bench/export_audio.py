@@ -72,12 +72,12 @@ def digits(seed: int, data: Path | None, folder: Path, tell: Tell) -> list[Expor
 
 
 def log_mel(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(BANDS, FRAMES) of the first second, its mean taken away."""
+    """(BANDS, FRAMES) of the first second, about −1 to 1."""
     second = np.pad(samples[:RATE], (0, max(0, RATE - len(samples))))
     frames = np.lib.stride_tricks.sliding_window_view(second, WINDOW)[::HOP][:FRAMES] * np.hanning(WINDOW)
     power = np.abs(np.fft.rfft(frames)) ** 2
     bands = np.log(power @ _bank().T + 1e-5)
-    return np.asarray((bands - bands.mean()).T, np.float32)
+    return np.asarray((bands / 8 + 0.5).T, np.float32)
 
 
 def _bank() -> NDArray[np.float64]:
