@@ -74,9 +74,9 @@ def to_int8(
             read_inputs_exactly(made.graph, aside)
             data = canonical(made)
             reasons: list[tuple[Collection[str], str, str]] = [
-                (aside, f"what leads to {' and '.join(exact)} alone", "its sums of squares magnify a rounding error")
+                (aside, f"what leads to {' and '.join(exact)} alone", "its sums of squares magnify a rounding error"),
+                (masked, "what adds or reads a mask", "its values are too far apart for 8 bits"),
             ]
-            reasons.append((masked, "what adds or reads a mask", "its values are too far apart for 8 bits"))
             if tries:
                 stayed = f"with one layer less {tries[-1].agreement:.2%} of the answers stayed, and {AGREEMENT:.0%} are wanted"
                 reasons.append((tail.nodes, f"the last layers with weights, {tail.layers} of them", stayed))

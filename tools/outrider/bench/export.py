@@ -77,7 +77,7 @@ def measure(plan: ExportPlan, tell: Tell) -> dict[str, dict[str, Figures]]:
     for name in plan.tasks:
         source = find_source(name)
         for each in source.make(plan.seed, _data_of(plan, name, source.data), plan.folder, tell):
-            found[each.name] = _measured(each, plan, tell)
+            found[each.name] = measured(each, plan.variants, tell)
     return found
 
 
@@ -113,7 +113,8 @@ def _data_of(plan: ExportPlan, name: str, data: str) -> Path | None:
     return shelf.data_of(task)
 
 
-def _measured(each: Exportable, plan: ExportPlan, tell: Tell) -> dict[str, Figures]:
+def measured(each: Exportable, names: Sequence[str], tell: Tell) -> dict[str, Figures]:
+    """Variant → figures of one model; the first of ``names`` is what the others are compared with."""
     tell(f"{each.name}: exporting", 0.0)
     made = make_variants(
         each.model,
@@ -121,8 +122,8 @@ def _measured(each: Exportable, plan: ExportPlan, tell: Tell) -> dict[str, Figur
         tuning=each.tuning,
         calibration=each.calibration,
         support=each.support,
-        precisions=plan.variants,
-        forced=plan.variants,
+        precisions=names,
+        forced=names,
     )
     found: dict[str, Figures] = {}
     reference = run_rows(OrtSession(made.files[made.variants[0].file]), each.test)

@@ -86,7 +86,11 @@ def text(seed: int, data: Path | None, folder: Path, tell: Tell) -> list[Exporta
     labels = asked.mails.labels[asked.mine]
     small = _exportable("text-small", asked.small, asked.counts.numpy(), labels, own, roles, TASK.risk)
     tokenizer, module = encoder()
-    few: Rows = {"tuning": roles["tuning"][:_TEXT_TUNING], "test": roles["test"][:_TEXT_TEST]}
+    draw = np.random.default_rng(seed)  # the corpus is ordered by label
+    few: Rows = {
+        "tuning": draw.permutation(roles["tuning"])[:_TEXT_TUNING],
+        "test": draw.permutation(roles["test"])[:_TEXT_TEST],
+    }
     rows = np.concatenate([few["tuning"], few["test"]])
     shown = [asked.mails.shown[asked.mine[row]] for row in rows.tolist()]
     tokens = tokenizer(shown, padding="max_length", truncation=True, max_length=_TOKENS, return_tensors="np")
@@ -174,7 +178,7 @@ def _exportable(  # noqa: PLR0917 -- one call a model
         tuning=tuning,
         calibration=_first_of_groups(tuning),
         support=tuning,
-        test=every.take(roles["test"][:TEST_ROWS]),
+        test=every.take(np.random.default_rng(0).permutation(roles["test"])[:TEST_ROWS]),
         risk=risk,
     )
 
