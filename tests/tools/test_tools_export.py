@@ -2,11 +2,14 @@
 
 import os
 import random
+from pathlib import Path
 
 import pytest
 
 import factory
 from outrider.task_template import task_text
+from outrider.wanted import Wanted
+from outrider_edge.profile import load_profile
 from outrider_wire.errors import OutriderError
 
 MODULE = """\
@@ -84,6 +87,24 @@ def test_an_unknown_variant_is_refused_before_anything_is_loaded(outrider, site)
     ran = outrider("export", "run", "--from", "x:y", *FLAGS, "--profile", "jetson-orin-nan")
     assert ran.code == 2
     assert "did you mean 'jetson-orin-nano'" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("profile", "names"),
+    [
+        ("generic-x86-64", ["int8", "fp32"]),
+        ("raspberry-pi-5", ["int8-symmetric", "fp32"]),
+        ("jetson-orin-nano", ["int8-symmetric", "fp16", "fp32"]),
+    ],
+)
+def test_a_profile_gets_the_variants_that_its_hardware_runs_well(profile, names):
+    assert Wanted(profile=load_profile(profile, Path())).names == names
+    assert Wanted(profile=load_profile(profile, Path()), variants=["fp32"], forced=["fp16"]).names == ["fp32", "fp16"]
+    assert set(Wanted(profile=load_profile(profile, Path()), objective="size").names) >= {*names, "int8-dynamic"}
+
+
+def test_nothing_asked_for_is_int8_and_fp32():
+    assert Wanted().names == ["int8", "fp32"]
 
 
 def test_the_table_of_variants_is_listed(outrider):

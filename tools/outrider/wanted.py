@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from outrider_export.front import Objective
 from outrider_export.recipes import find_recipes, recipes_of
+from outrider_wire.manifest import Precision
 from outrider_wire.profile import Profile
 
 USUAL = ("int8", "fp32")
@@ -35,4 +36,14 @@ class Wanted:
 
     def _unnamed(self) -> list[str]:
         precisions = self.profile.runtime.precisions if self.profile else []
-        return recipes_of(precisions) if self.objective else list(precisions or USUAL)
+        if self.objective:
+            return recipes_of(precisions)
+        return (
+            [_row_of(precision, self.profile) for precision in precisions] if self.profile and precisions else [*USUAL]
+        )
+
+
+def _row_of(precision: Precision, profile: Profile) -> str:
+    """The recipe for that precision there: ARM and TensorRT want their 8 bits symmetric."""
+    signed = profile.hardware.arch == "aarch64" or any("tensorrt" in name.lower() for name in profile.runtime.providers)
+    return "int8-symmetric" if precision == "int8" and signed else precision
