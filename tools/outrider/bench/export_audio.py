@@ -92,4 +92,4 @@ def _bank() -> NDArray[np.float64]:
 
 def _samples(file: Path) -> NDArray[np.float32]:
     with wave.open(str(file)) as opened:
-        return np.frombuffer(opened.readframes(opened.getnframes()), np.int16).astype(np.float32) / 32768
+        return np.asarray(np.frombuffer(opened.readframes(opened.getnframes()), np.int16) / 32768, np.float32)
