@@ -90,6 +90,31 @@ def test_the_symmetric_variant_is_what_tensorrt_takes(made: Variants) -> None:
             assert values[node.input[0]].dtype == np.int8
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "built"),
+    [("fp32", True), ("fp16", True), ("int8-symmetric", True), ("int8", False), ("int8-dynamic", False)],
+)
+def test_tensorrt_builds_an_engine_of_what_is_for_it_and_of_nothing_else(
+    made: Variants, name: str, built: bool
+) -> None:
+    """The real builder, for a graphics card that need not be here."""
+    trt = pytest.importorskip("tensorrt_rtx")
+    logger = trt.Logger(trt.Logger.INTERNAL_ERROR)
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parsed = trt.OnnxParser(network, logger).parse(made.files[f"model.{name}.onnx"])
+    assert parsed == built
+    if parsed:
+        settings = builder.create_builder_config()
+        settings.num_compute_capabilities = 1
+        settings.set_compute_capability(trt.ComputeCapability.SM86, 0)
+        shapes = builder.create_optimization_profile()
+        shapes.set_shape("image", (1, 3, 16, 16), (1, 3, 16, 16), (8, 3, 16, 16))
+        settings.add_optimization_profile(shapes)
+        assert builder.build_serialized_network(network, settings) is not None
+
+
 def test_the_usual_int8_would_not_do_for_tensorrt(made: Variants) -> None:
     """The negative control of the test above."""
     graph = graph_of(made, "int8")
