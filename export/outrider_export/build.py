@@ -211,6 +211,14 @@ def build_bundle(
     )
 
 
+def rather(names: Sequence[str]) -> Choose:
+    """Of these variants those that are within their tolerance; where none is, fp32 (which must be among what is made).
+
+    For work that nobody watches: one variant that lost too much must not end it, and the manifest says what was left out.
+    """
+    return lambda made, strata, fitted: [each.name for each in made.variants if each.name in names] or ["fp32"]
+
+
 def _draft(
     *,
     task: Task,

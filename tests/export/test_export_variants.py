@@ -14,7 +14,7 @@ from torch import nn
 from outrider_engine.model import load_model
 from outrider_engine.session import OrtSession
 from outrider_engine.walk import walk
-from outrider_export.build import build_bundle
+from outrider_export.build import build_bundle, rather
 from outrider_export.data import Table, Tensors
 from outrider_export.parity import interval, parity, run_rows
 from outrider_export.quantize import to_int8
@@ -293,10 +293,19 @@ def test_a_variant_out_of_its_tolerance_does_not_ship_and_the_bundle_says_so(
     assert "is asked for" in report.manifest.provenance["left-out-int8-dynamic"]
     assert any("int8-dynamic does not ship" in sentence for sentence in report.sentences)
 
+    unwatched = build_bundle(
+        model=module,
+        out=tmp_path / "rather",
+        precisions=("int8-dynamic", "fp32"),
+        choose=rather(["int8-dynamic"]),
+        **own,
+    )
+    assert [each.name for each in unwatched.manifest.variants] == ["fp32"]
+
     forced = build_bundle(
         model=module, out=tmp_path / "forced", precisions=("int8-dynamic", "fp32"), forced=["int8-dynamic"], **own
     )
-    assert forced.manifest.variants[0].name == "int8-dynamic"
+    assert [each.name for each in forced.manifest.variants] == ["int8-dynamic", "fp32"]
     assert "is asked for" in forced.manifest.variants[0].forced
     assert load_model(tmp_path / "forced").manifest.variants[0].forced == forced.manifest.variants[0].forced
     assert any("ships by force" in sentence for sentence in forced.sentences)
