@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -87,6 +88,13 @@ def test_of_several_the_smallest_that_agrees_counts() -> None:
     [sentence] = aims({"model": {"fp32": figures(2_000_000, 1.0), **eights}})
     assert "int8 has" in sentence
     assert "met" in sentence
+
+
+def test_what_would_not_ship_does_not_count() -> None:
+    refused = msgspec.structs.replace(figures(100_000, 1.0), ships=False)
+    [sentence] = aims({"model": {"fp32": figures(2_000_000, 1.0), "int8": refused}})
+    assert "no INT8 variant" in sentence
+    assert "MISSED" in sentence
 
 
 def test_a_louder_voice_is_a_higher_log_mel() -> None:

@@ -82,12 +82,17 @@ def measure(plan: ExportPlan, tell: Tell) -> dict[str, dict[str, Figures]]:
 
 
 def aims(found: Mapping[str, Mapping[str, Figures]]) -> list[str]:
-    """One sentence a model: whether its best INT8 is where it should be, or that it is too small to gain."""
+    """One sentence a model: whether the best INT8 of those that ship is where it should be, or that it is too small to gain."""
     said = []
     for model, variants in found.items():
         plain = variants.get("fp32")
-        eights = {name: one for name, one in variants.items() if name.startswith("int8")}
-        if plain is None or not eights:
+        if plain is None:
+            continue
+        eights = {name: one for name, one in variants.items() if name.startswith("int8") and one.ships}
+        if not eights:
+            said.append(
+                f"{model}: no INT8 variant is within its tolerance{'' if plain.bytes < AIM_BYTES else ': MISSED'}"
+            )
             continue
         name, best = max(eights.items(), key=lambda item: (item[1].agreement >= AIM_AGREEMENT, -item[1].bytes))
         share = best.bytes / plain.bytes
