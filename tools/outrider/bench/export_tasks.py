@@ -135,10 +135,11 @@ def _encoder_onnx(encoder: Any, head: WordNet, tell: Tell) -> bytes:
     """ONNX of fixed length and any batch: a module that reads whole numbers is no student's, and comes as one's own file does."""
     tell("exporting the sentence encoder", 0.0)
     batch = torch.export.Dim("batch")
-    ids = torch.ones(2, _TOKENS, dtype=torch.int64)
+    ids, mask = torch.arange(2 * _TOKENS).view(2, _TOKENS), torch.ones(2, _TOKENS, dtype=torch.int64)
+    mask[1, _TOKENS // 2 :] = 0
     program = torch.onnx.export(
         _Mails(encoder, head).eval(),
-        (ids, ids),
+        (ids, mask),
         dynamo=True,
         opset_version=OPSET,
         input_names=["input_ids", "attention_mask"],
