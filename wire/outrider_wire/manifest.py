@@ -24,6 +24,7 @@ FileName = Annotated[str, Meta(pattern=FILE_PATTERN)]
 """A plain file name: a bundle has no folders, so that no path can lead outside it."""
 
 Precision = Literal["fp32", "fp16", "int8"]
+"""What most of a model's arithmetic is done in. Two variants of one precision differ in their recipe, and so in their file."""
 
 
 class BundleFile(Struct, kw_only=True, frozen=True):
@@ -63,6 +64,19 @@ class Outputs(Struct, kw_only=True, frozen=True, omit_defaults=True):
     deferral: str | None = None
 
 
+Sentence = Annotated[str, Meta(max_length=512)]
+"""A sentence for people."""
+
+
+class LeftInFloat(Struct, kw_only=True, frozen=True):
+    """A part of a model that its precision does not cover."""
+
+    what: Sentence
+    why: Sentence
+    operators: Annotated[dict[str, int], Meta(max_length=256)] = {}
+    """How many of each kind."""
+
+
 class Variant(Struct, kw_only=True, frozen=True):
     """The same model at one precision; every execution provider that runs it is named when it is certified."""
 
@@ -71,7 +85,12 @@ class Variant(Struct, kw_only=True, frozen=True):
     precision: Precision
     provider: str = "CPUExecutionProvider"
     parity: dict[str, float] = {}
-    """Against fp32 on real inputs: ``max_abs``, ``mean_abs``, ``agreement``, ``accuracy``."""
+    """Against fp32 on real inputs: ``max_abs``, ``mean_abs``, ``agreement``, ``accuracy``; `outrider_export.parity` has them all."""
+    about: Sentence = ""
+    """What it is."""
+    left_in_float: Annotated[list[LeftInFloat], Meta(max_length=16)] = []
+    forced: Sentence = ""
+    """Why it would not have shipped, had nobody forced it by name; '' when it is within its tolerance."""
 
 
 class Calibration(Struct, kw_only=True, frozen=True, omit_defaults=True):
