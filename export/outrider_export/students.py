@@ -1,8 +1,8 @@
 """The table of students that ship by name, and the way to one's own. Knows what each reads; trains nothing."""
 
 import importlib
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -14,6 +14,8 @@ from outrider_wire.errors import OperatorConfigError
 from outrider_wire.manifest import ModelInput, Step
 from outrider_wire.task import InputPart, Task
 
+TOKENIZER_FILE = "tokenizer.json"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
@@ -23,6 +25,10 @@ class Architecture:
     build: Callable[[Task], nn.Module]
     plan: TrainingPlan
     name: str = ""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """What its steps need beside the weights, by name: a `TOKENIZER_FILE`. Part of every bundle."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """Where it comes from, for the bundle's provenance."""
 
 
 def image_input(part: InputPart, height: int, width: int, *, tensor: str = "") -> ModelInput:
