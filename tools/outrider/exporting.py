@@ -13,6 +13,9 @@ from outrider.progress import Tell
 from outrider_export.build import BuildReport, build_bundle
 from outrider_export.checkpoint import checkpoint_path, load_checkpoint
 from outrider_export.data import Table
+from outrider_export.huggingface.folder import is_checkpoint
+from outrider_export.named import find_named
+from outrider_export.pipelines import refuse_pickle
 from outrider_export.promises import forecast
 from outrider_export.rows import HELD_OUT
 from outrider_export.sources import from_folder, from_jsonl
@@ -107,14 +110,22 @@ def find_model(source: str, task: Task, reads: str) -> tuple[nn.Module | bytes, 
     if path.suffix == ".safetensors" or (path / MANIFEST_FILE).is_file():
         checkpoint = path if path.suffix == ".safetensors" else checkpoint_path(path.resolve())
         return load_checkpoint(checkpoint, task)
-    if ":" not in source:
+    refuse_pickle(source)
+    if ":" not in source and not is_checkpoint(source.partition("#")[0]):
         raise OperatorConfigError(
             f"{source!r} is no model",
             reason="unknown_model",
-            fix="name a .safetensors checkpoint, a bundle's directory, an .onnx file, or module:attribute",
+            fix="name a .safetensors checkpoint, a bundle's directory, a Hugging Face checkpoint's directory, "
+            "an .onnx file, or module:attribute",
         )
-    architecture = find_architecture(source)
-    return new_module(architecture, task, seed=0).eval(), architecture
+    named = find_named(source, task)
+    if named.finish is not None:
+        raise OperatorConfigError(
+            f"{source} is an encoder without a head",
+            reason="no_head",
+            fix="outrider distill fit --teacher (or --student) trains one on your rows",
+        )
+    return named.model or new_module(named.architecture, task, seed=0).eval(), named.architecture
 
 
 def read_rows(data: Path, task: Task) -> Table:
