@@ -48,7 +48,10 @@ VARIED: dict[str, list[dict[str, Any]]] = {
     "ConvNextImageProcessor": [{"size": {"shortest_edge": 32}}, {"size": {"shortest_edge": 384}}],
     "LevitImageProcessor": [{"size": {"shortest_edge": 28}, "crop_size": {"height": 24, "width": 24}}],
     "PoolFormerImageProcessor": [{"size": {"shortest_edge": 27}, "crop_size": {"height": 24, "width": 24}}],
-    "EfficientNetImageProcessor": [{"size": {"height": 33, "width": 33}}, {"rescale_offset": True, "rescale_factor": 1 / 127.5, "include_top": False}],
+    "EfficientNetImageProcessor": [
+        {"size": {"height": 33, "width": 33}},
+        {"rescale_offset": True, "rescale_factor": 1 / 127.5, "include_top": False},
+    ],
     "MobileViTImageProcessor": [{"size": {"shortest_edge": 30}, "crop_size": {"height": 28, "width": 28}}],
 }  # fmt: skip
 
@@ -71,7 +74,9 @@ def test_a_grey_picture_is_taken_as_its_processor_takes_it() -> None:
     processor = transformers.ViTImageProcessor(size={"height": 16, "width": 16}, do_convert_rgb=True)
     inputs = image_inputs({**processor.to_dict(), "image_processor_type": "ViTImageProcessor"}, part="p", tensor="t")
     grey = picture(30, 40).convert("L")
-    assert np.abs(prepared(inputs, png(grey))["t"] - processor(grey, return_tensors="np")["pixel_values"][0]).max() < 1e-5
+    assert (
+        np.abs(prepared(inputs, png(grey))["t"] - processor(grey, return_tensors="np")["pixel_values"][0]).max() < 1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -79,7 +84,10 @@ def test_a_grey_picture_is_taken_as_its_processor_takes_it() -> None:
     [
         ({"image_processor_type": "DonutImageProcessor"}, "'DonutImageProcessor' has no declared steps"),
         ({"image_processor_type": "ViTImageProcessor", "size": {"longest_edge": 9}}, "longest_edge"),
-        ({"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 9}, "rescale_factor": 1.0}, "different sizes"),
+        (
+            {"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 9}, "rescale_factor": 1.0},
+            "different sizes",
+        ),
     ],
 )
 def test_what_has_no_declared_steps_is_refused_by_name(settings: dict[str, Any], says: str) -> None:
@@ -95,7 +103,10 @@ def test_a_strip_that_would_grow_without_bound_is_refused() -> None:
 
 
 EXTRACTED: dict[str, list[dict[str, Any]]] = {
-    "ASTFeatureExtractor": [{"max_length": 60, "num_mel_bins": 40}, {"max_length": 20, "num_mel_bins": 64, "do_normalize": False}],
+    "ASTFeatureExtractor": [
+        {"max_length": 60, "num_mel_bins": 40},
+        {"max_length": 20, "num_mel_bins": 64, "do_normalize": False},
+    ],
     "Wav2Vec2FeatureExtractor": [{}, {"do_normalize": False}, {"return_attention_mask": True}],
     "WhisperFeatureExtractor": [{"chunk_length": 2}, {"chunk_length": 1, "feature_size": 128}],
 }
@@ -111,7 +122,7 @@ def test_a_feature_extractor_and_its_declared_steps_give_the_same_numbers(name: 
         settings = {**extractor.to_dict(), "feature_extractor_type": name}
         asked = {"padding": "max_length", "max_length": 16_000, "truncation": True} if name.startswith("Wav2") else {}
         theirs = extractor(samples, sampling_rate=16_000, return_tensors="np", **asked)
-        tensors = {tensor: (None,) for tensor in theirs}
+        tensors = dict.fromkeys(theirs, (None,))
         ours = prepared(sound_inputs(settings, part="p", tensors=tensors, seconds=1.0), file)
         assert set(ours) == set(theirs)
         for tensor, expected in theirs.items():

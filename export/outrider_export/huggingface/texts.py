@@ -72,7 +72,7 @@ def _opened(file: Path) -> Any:
         raise OperatorConfigError(
             f"{file.parent} has no {TOKENIZER_FILE}",
             reason="no_processor",
-            fix="write one: python -c \"from transformers import AutoTokenizer as T; "
+            fix='write one: python -c "from transformers import AutoTokenizer as T; '
             f"T.from_pretrained('{file.parent}').save_pretrained('{file.parent}')\"",
         )
     try:
