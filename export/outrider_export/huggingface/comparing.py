@@ -28,8 +28,15 @@ def check_same(module: nn.Module, model: onnx.ModelProto, shapes: Mapping[str, S
     session = OrtSession(model.SerializeToString())
     draw = np.random.default_rng(0)
     feeds = {fact.name: _made(fact.name, fact.dtype, shapes[fact.name], vocabulary, draw) for fact in session.inputs}
-    with torch.inference_mode():
-        expected = module(**{name: torch.from_numpy(values) for name, values in feeds.items()})[0].numpy()
+    try:
+        with torch.inference_mode():
+            expected = module(**{name: torch.from_numpy(values) for name, values in feeds.items()})[0].numpy()
+    except (ValueError, RuntimeError, IndexError) as error:
+        raise BundleMismatchError(
+            f"what the checkpoint's processor makes does not fit its model: {str(error).strip().splitlines()[0][:200]}",
+            reason="processor_mismatch",
+            fix="correct the sizes in preprocessor_config.json, or say #tokens= or #seconds= that the model takes",
+        ) from error
     found = session.run(feeds)[session.outputs[0].name]
     same_shape = found.shape == expected.shape
     apart = float(np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-6)) if same_shape else np.inf
