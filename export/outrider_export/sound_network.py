@@ -35,6 +35,7 @@ class SoundNet(nn.Module):
         super().__init__()
         sizes = (1, *shape.channels)
         self.convolutions = nn.Sequential(*(convolution(a, b, 2) for a, b in zip(sizes, shape.channels, strict=False)))
+        self.grouped = (shape.frames, _GROUPS, shape.mels // _GROUPS)
         bands = shape.mels
         for _ in shape.channels:
             bands = -(-bands // 2)
@@ -64,7 +65,7 @@ class SoundNet(nn.Module):
 
     def pooled(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """The sound itself (mean and spread of each of `_GROUPS` groups of bands), and the maps of the first and last convolution."""
-        bands = frames[:, 0].unflatten(2, (_GROUPS, -1)).mean(3)
+        bands = frames[:, 0].reshape(-1, *self.grouped).mean(3)
         mean = bands.mean(1, keepdim=True)
         own = torch.cat([mean[:, 0], torch.log((bands - mean).square().mean(1) + 1e-3)], 1)
         first = self.convolutions[0](frames)

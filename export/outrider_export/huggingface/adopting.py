@@ -3,16 +3,13 @@
 The weights become ONNX by optimum (``onnx_export_from_model``), the processor's settings become steps of our own table.
 """
 
-import contextlib
-import logging
-import os
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import onnx
+import torch
 from torch import nn
 
 from outrider_engine.walk import ModelFacts, TensorFact, walk
@@ -21,16 +18,16 @@ from outrider_export.graphs import featuring, settled, with_head, with_pooling
 from outrider_export.huggingface.comparing import check_same
 from outrider_export.huggingface.folder import Checkpoint, Kind, label_order, part_of, read_checkpoint
 from outrider_export.huggingface.images import image_inputs
+from outrider_export.huggingface.libraries import library, quietly
 from outrider_export.huggingface.sounds import sound_inputs
 from outrider_export.huggingface.texts import text_inputs
 from outrider_export.huggingface.weights import safe_folder
 from outrider_export.probe import fit_probe
 from outrider_export.students import LARGE_PLAN, Architecture
-from outrider_wire.errors import OperatorConfigError, OperatorSetupError
+from outrider_wire.errors import OperatorConfigError
 from outrider_wire.manifest import ModelInput
 from outrider_wire.task import InputPart, Task
 
-INSTALL = "pip install outrider[huggingface]"
 _TASKS: Mapping[Kind | None, str] = {
     "image": "image-classification",
     "audio": "audio-classification",
@@ -105,7 +102,7 @@ def adopt_checkpoint(root: Path, task: Task, options: Options | None = None) -> 
         BundleUnsafeError: its weights are a pickle that cannot be converted.
     """
     options = options or Options()
-    with _transformers():
+    with quietly():
         checkpoint = read_checkpoint(root)
         part = part_of(checkpoint, task)
         order = [] if checkpoint.is_encoder else label_order(checkpoint.labels, task, str(root))
@@ -182,9 +179,7 @@ def _processor(root: Path, kind: Kind) -> Mapping[str, Any]:
             reason="no_processor",
             fix="save the image processor or feature extractor that the model was trained with into it",
         )
-    import transformers
-
-    loader = transformers.AutoImageProcessor if kind == "image" else transformers.AutoFeatureExtractor
+    loader = getattr(library("transformers"), "AutoImageProcessor" if kind == "image" else "AutoFeatureExtractor")
     extra = {"use_fast": False} if kind == "image" else {}
     try:
         found = loader.from_pretrained(str(root), local_files_only=True, trust_remote_code=False, **extra)
@@ -200,14 +195,12 @@ def _processor(root: Path, kind: Kind) -> Mapping[str, Any]:
 
 def _exported(checkpoint: Checkpoint) -> tuple[nn.Module, onnx.ModelProto, ModelFacts]:
     """The module, the same by optimum, and what that reads and gives."""
-    try:
-        from optimum.exporters.onnx import onnx_export_from_model
-        from optimum.exporters.tasks import TasksManager
-    except ImportError as error:
-        raise _no_library(error) from error
+    # The function first: it is what loads the table of architectures.
+    export = library("optimum.exporters.onnx").onnx_export_from_model
+    tasks = library("optimum.exporters.tasks").TasksManager
     task = _TASKS[checkpoint.kind]
     try:
-        known = TasksManager.get_supported_tasks_for_model_type(
+        known = tasks.get_supported_tasks_for_model_type(
             checkpoint.model_type, exporter="onnx", library_name="transformers"
         )
     except KeyError:
@@ -222,17 +215,14 @@ def _exported(checkpoint: Checkpoint) -> tuple[nn.Module, onnx.ModelProto, Model
         work = Path(folder)
         (work / "weights").mkdir()
         module = _loaded(checkpoint, safe_folder(checkpoint.root, work / "weights"))
-        onnx_export_from_model(module, work / "onnx", task=task, device="cpu", do_validation=False)
+        export(module, work / "onnx", task=task, device="cpu", do_validation=False)
         data = (work / "onnx" / "model.onnx").read_bytes()
     return module, onnx.load_model_from_string(data), walk(data)
 
 
 def _loaded(checkpoint: Checkpoint, folder: Path) -> nn.Module:
     """The module, every weight of it from the checkpoint."""
-    import torch
-    import transformers
-
-    loader = getattr(transformers, _CLASSES[checkpoint.kind])
+    loader = getattr(library("transformers"), _CLASSES[checkpoint.kind])
     try:
         module, said = loader.from_pretrained(
             str(folder),
@@ -272,41 +262,3 @@ def _not_trainable(task: Task) -> nn.Module:
         reason="not_trainable",
         fix="train it with transformers, or name a torch module as module:attribute",
     )
-
-
-def _no_library(error: ImportError) -> OperatorSetupError:
-    return OperatorSetupError(
-        f"a Hugging Face checkpoint needs transformers and optimum: {error}", reason="no_huggingface", fix=INSTALL
-    )
-
-
-@contextlib.contextmanager
-def _transformers() -> Iterator[None]:
-    """The libraries, asking no hub and saying nothing that nobody can act on.
-
-    Raises:
-        OperatorSetupError: transformers is not installed.
-    """
-    for switch in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "TRANSFORMERS_NO_ADVISORY_WARNINGS"):
-        os.environ.setdefault(switch, "1")
-    try:
-        from transformers.utils import logging as chatter
-    except ImportError as error:
-        raise _no_library(error) from error
-    level, bars = chatter.get_verbosity(), chatter.is_progress_bar_enabled()
-    others = [logging.getLogger(name) for name in ("optimum", "torch.onnx", "torch.export")]
-    levels = [logger.level for logger in others]
-    chatter.set_verbosity_error()
-    chatter.disable_progress_bar()
-    for logger in others:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        chatter.set_verbosity(level)
-        if bars:
-            chatter.enable_progress_bar()
-        for logger, before in zip(others, levels, strict=True):
-            logger.setLevel(before)
