@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from outrider_engine.bundle import Bundle, open_bundle
 from outrider_engine.resident import Residents
 from outrider_engine.session import PLAIN, OrtSession, RunOptions, Session
+from outrider_engine.tokenizing import encoders_of
 from outrider_engine.walk import walk
 from outrider_wire.acceptance import Verdict, judge
 from outrider_wire.calibration import calibrated
@@ -76,7 +77,9 @@ class Model:
         self.replayed: Replayed | None = None
         """The replay that lets it claim what it does not claim by itself."""
         self._session = session
-        self._preparer = Preparer(self.manifest.inputs, bounds=bounds, decode=decode)
+        self.encoders = encoders_of(self.manifest.inputs, bundle.read)
+        """What each tokenizer file of the bundle does to a text."""
+        self._preparer = Preparer(self.manifest.inputs, bounds=bounds, decode=decode, encoders=self.encoders)
         self._tensors = [entry.tensor for entry in self.manifest.inputs]
         self.one_by_one = apart or any(fact.shape and fact.shape[0] == 1 for fact in session.inputs)
         """Whether rows are run one after another: it takes no more at once, or gives a row other numbers beside others."""

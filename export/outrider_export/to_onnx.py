@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from outrider_export.operator_support import untranslated
 from outrider_wire.errors import BundleMismatchError, OutriderError
 from outrider_wire.manifest import ModelInput
+from outrider_wire.steps import is_whole
 
 OPSET = 20
 IR_VERSION = 10
@@ -42,7 +43,9 @@ def export_onnx(module: nn.Module, inputs: Sequence[ModelInput], outputs: Sequen
     """
     batch = torch.export.Dim("batch")
     # Two rows: one would be taken for a constant.
-    examples = tuple(torch.zeros(2, *entry.shape) for entry in inputs)
+    examples = tuple(
+        torch.zeros(2, *entry.shape, dtype=torch.int64 if is_whole(entry) else torch.float32) for entry in inputs
+    )
     with _quiet():
         try:
             program = torch.onnx.export(

@@ -163,3 +163,37 @@ def test_a_file_larger_than_any_device_takes_is_not_read(tmp_path):
     with pytest.raises(OutriderError) as raised:
         find_model(str(large), factory.make_task(), "image-small")
     assert raised.value.reason == "model_too_large"
+
+
+def test_an_encoder_becomes_a_bundle_with_a_head_of_its_own(outrider, tmp_path):
+    import tiny_checkpoints
+    from checkpoint_world import topics
+
+    topics(tmp_path / "texts", 600)
+    tiny_checkpoints.text_encoder(tmp_path / "encoder")
+    task = task_text(name="topics", labels=["politics", "space", "sport"], kind="text")
+    (tmp_path / "task.toml").write_text(task.replace("target_risk = 0.05", "target_risk = 0.45"))
+    ran = outrider(
+        "export",
+        "run",
+        "--from",
+        "encoder#tokens=12",
+        "--task",
+        "task.toml",
+        "--data",
+        "texts",
+        "-o",
+        "out",
+        "--variant",
+        "fp32",
+        "--json",
+    )
+    assert ran.code == 0, ran.err
+    assert outrider("bundle", "verify", "out", "--run", "--json").code == 0
+
+
+def test_a_pickle_is_refused_with_the_way_out(outrider, site):
+    (site / "model.pkl").write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")
+    ran = outrider("export", "run", "--from", "model.pkl", *FLAGS)
+    assert (ran.code, (site / "ran").exists()) == (2, False)
+    assert "mine:model" in ran.err
