@@ -1,4 +1,4 @@
-"""A fleet for tests of rollouts without a wire: devices that obey orders by the minute, and a controller that looks at them. No assertion."""
+"""A fleet for tests of rollouts without a wire: devices that obey by the minute, and a controller that looks. No assertion."""
 
 import random
 from collections.abc import Callable, Mapping
@@ -87,9 +87,9 @@ class FleetWorld:
         world = World(now_ms=self.now_ms, **self.world)
         look = Look(plan=self.plan, progress=self.progress, members=self.members, fleet=self.fleet, world=world)
         self.last = done = step(look)
+        self.stops += done.stop and self.progress.state != "halted"
         self.progress, self.members = done.progress, {**self.members, **done.members}
         self.orders += done.orders
-        self.stops += done.stop
         for order in done.orders:
             self._under_way[order.device] = (self.now_ms, order)
         for name in done.withdraw:
@@ -142,7 +142,7 @@ class FleetWorld:
         if order.kind == "rollback":
             self._under_way.pop(seen.device)
             return {"slots": {"colours": Slot(running=release)}}
-        if minutes < manner.minutes:
+        if minutes < manner.minutes or slot.state == "idle":
             probing = manner.end in ("committed", "rolled_back") and minutes > manner.minutes // 2
             state = "probation" if probing else "fetching"
             running = release if state == "probation" else slot.running

@@ -65,7 +65,9 @@ def test_bounds_are_those_of_the_beta_distribution(bad: int, n: int) -> None:
     assert bounds.upper_rate(bad, n, 0.95) == pytest.approx(upper, abs=1e-9)
 
 
-@pytest.mark.parametrize(("bad", "n", "rate"), [(0, 1, 0.02), (3, 3, 0.02), (5, 60, 0.1), (40, 400, 0.05), (0, 900, 0.3)])
+@pytest.mark.parametrize(
+    ("bad", "n", "rate"), [(0, 1, 0.02), (3, 3, 0.02), (5, 60, 0.1), (40, 400, 0.05), (0, 900, 0.3)]
+)
 def test_evidence_is_the_mean_likelihood_ratio(bad: int, n: int, rate: float) -> None:
     p = np.linspace(rate, 1, 400_001)[:-1] + (1 - rate) / 800_000
     log = bad * np.log(p / rate) + (n - bad) * np.log((1 - p) / (1 - rate))

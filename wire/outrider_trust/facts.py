@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from outrider_wire.errors import TrustRefusedError
+from outrider_wire.fitness import Requires
 from outrider_wire.names import Digest, Name
 from outrider_wire.rollout import Group, RolloutPlan
 
@@ -18,16 +19,6 @@ SIGNED_FIELD = "x-outrider-signed-s"
 CANARY_FIELD = "x-outrider-canary"
 """In the delegation to a task's automatic role: the only group, and salt, that its plans may have, as text (canonical JSON has no
 fractions)."""
-
-
-class Requires(Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """What a device must be to run a release; what is left out is not asked for."""
-
-    agent: Annotated[str, Meta(max_length=64)] = ""
-    """The least version of the agent."""
-    arch: Annotated[list[Annotated[str, Meta(max_length=32)]], Meta(max_length=16)] = []
-    profiles: Annotated[list[Annotated[str, Meta(max_length=64)]], Meta(max_length=64)] = []
-    memory_mb: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
 
 
 class ReleaseFacts(Struct, kw_only=True, frozen=True):

@@ -16,7 +16,7 @@ Arch = Annotated[str, Meta(pattern=rf"^[a-z0-9_]{{1,32}}{END}")]
 _NUMBERS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6}){0,3}")
 
 
-class Requires(Struct, kw_only=True, frozen=True):
+class Requires(Struct, kw_only=True, frozen=True, omit_defaults=True):
     """What a release asks of a device."""
 
     agent: Release = ""
@@ -33,7 +33,7 @@ class Misfit(Struct, kw_only=True, frozen=True):
     """What a device lacks."""
 
     reason: str
-    """``agent_too_old``, ``wrong_arch``, ``wrong_profile`` or ``memory_too_small``."""
+    """``agent_too_old``, ``wrong_arch``, ``wrong_profile`` or ``too_little_memory``."""
     what: str
 
 
@@ -61,7 +61,7 @@ def misfit(requires: Requires, *, agent: str, facts: Mapping[str, str]) -> Misfi
     memory = facts.get("memory_mb", "")
     if requires.memory_mb and not (memory.isascii() and memory.isdigit() and int(memory[:9]) >= requires.memory_mb):
         return Misfit(
-            reason="memory_too_small",
+            reason="too_little_memory",
             what=f"it has {f'{memory} MB' if memory else 'unknown memory'}, and needs {requires.memory_mb} MB",
         )
     return None

@@ -25,8 +25,6 @@ Milliseconds = Annotated[int, Meta(ge=0, lt=2**53)]
 Number = Annotated[int, Meta(ge=0, lt=2**53)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 Limit = Annotated[float, Meta(gt=0.0, lt=1.0)]
-CANARY_FACT = "group"
-"""The label by which a device says that it is a canary."""
 
 
 class PlannedRelease(Struct, kw_only=True, frozen=True):
@@ -108,7 +106,7 @@ class RolloutPlan(Struct, kw_only=True, frozen=True):
     approve_each: bool = False
     """Whether a person approves each stage after the first."""
     requires: Requires = Requires()
-    """What a device must be to be offered it."""
+    """What a device must be to be offered it, beside what each release asks for."""
     schema: Literal[1] = 1
 
 
@@ -163,13 +161,6 @@ def earliest_ms(plan: RolloutPlan, stage: int) -> int:
 def frozen(plan: RolloutPlan, at_ms: int) -> bool:
     """Whether no device begins an update then."""
     return any(window.holds(minute_of_week(at_ms)) for window in plan.freeze)
-
-
-def automatic_fault(plan: RolloutPlan, canary: str) -> str:
-    """Why a plan of the learning loop's own role may not be followed; '' when it may: one group, of canaries by their label."""
-    if len(plan.groups) != 1 or plan.groups[0].name != canary or plan.groups[0].facts.get(CANARY_FACT) != canary:
-        return f"it was made without a person and may name the group {canary!r} alone (those labelled {CANARY_FACT}={canary})"
-    return ""
 
 
 def minute_of_week(at_ms: int) -> int:

@@ -35,7 +35,7 @@ class Step(Struct, kw_only=True, frozen=True):
     withdraw: list[str] = []
     """Devices whose order is taken back."""
     stop: bool = False
-    """Whether who is mid-way must stop."""
+    """Whether who is mid-way must be stopped, unless that was said before."""
     figures: list[Figure] = []
     blocked: list[Blocked] = []
 
@@ -53,7 +53,7 @@ def step(look: Look) -> Step:
     now = replace(now, progress=progress)
     if not _orders(now):
         off = _withdrawn(now)
-        halted = progress.state == "halted" != look.progress.state
+        halted = progress.state == "halted"
         return Step(progress=progress, members=changed | off, withdraw=[*off], stop=halted, figures=figures)
     said = ordering(now) if not frozen(look.plan, look.world.now_ms) else Ordering()
     renewed = renewals(look.plan, now.members, look.world)
@@ -118,7 +118,7 @@ def _begun(look: Look) -> Progress:
     if look.world.now_ms < look.plan.start_ms or frozen(look.plan, look.world.now_ms):
         return look.progress
     control = _control(look.plan, look.fleet)
-    begun = replace(look.progress, state="running", began_ms=look.world.now_ms, control=control)
+    begun = replace(look.progress, state="running", began_ms=look.world.now_ms, control=control, since=control)
     return replace(begun, events=begun.told(look.world.now_ms, f"stage {look.plan.groups[0].name} begins"))
 
 
@@ -141,7 +141,13 @@ def _leave(look: Look, verdict: Verdict) -> tuple[Progress, Figure | None]:
         what = f"stage {name} is done; the next needs: outrider ota approve {look.plan.rollout}"
         return _moved(look, "awaiting_approval", "", what), figure
     following = replace(
-        look.progress, state="running", stage=look.progress.stage + 1, began_ms=look.world.now_ms, reason="", what=""
+        look.progress,
+        state="running",
+        stage=look.progress.stage + 1,
+        began_ms=look.world.now_ms,
+        reason="",
+        what="",
+        since={each: look.fleet[each].counts for each in look.progress.control if each in look.fleet},
     )
     what = f"stage {look.plan.groups[following.stage].name} begins"
     return replace(following, events=following.told(look.world.now_ms, what)), figure

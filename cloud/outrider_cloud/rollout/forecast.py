@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from outrider_cloud.rollout import bounds
 from outrider_cloud.rollout.ordering import obstacle, runs_it
-from outrider_cloud.rollout.records import Blocked, Seen, World
+from outrider_cloud.rollout.records import Blocked, Look, Seen, World
 from outrider_cloud.rollout.verdict import alpha
 from outrider_wire.rollout import Group, RolloutPlan, stage_of
 from outrider_wire.rollout_text import group_text
@@ -64,15 +64,16 @@ class Forecast(Struct, kw_only=True, frozen=True):
     warnings: list[str]
 
 
-def forecast(plan: RolloutPlan, fleet: Mapping[str, Seen], world: World, carriage: Carriage) -> Forecast:
-    """The stages in order."""
+def forecast(look: Look, carriage: Carriage) -> Forecast:
+    """The stages in order, as if the rollout began now."""
+    plan = look.plan
     placed: dict[int | None, list[Seen]] = {}
-    for seen in fleet.values():
+    for seen in look.fleet.values():
         placed.setdefault(stage_of(plan, seen.device, seen.facts), []).append(seen)
     stages: list[StageForecast] = []
     tested = 0
     for index, group in enumerate(plan.groups):
-        stages.append(_stage(plan, group, placed.get(index, []), before=tested, world=world, carriage=carriage))
+        stages.append(_stage(look, group, placed.get(index, []), before=tested, carriage=carriage))
         tested = stages[-1].tested
     return Forecast(
         rollout=plan.rollout,
@@ -81,14 +82,13 @@ def forecast(plan: RolloutPlan, fleet: Mapping[str, Seen], world: World, carriag
         bytes=sum(each.bytes for each in stages),
         seconds=sum(each.seconds for each in stages),
         outside=len(placed.get(None, [])),
-        warnings=_warnings(plan, stages, world),
+        warnings=_warnings(plan, stages, look.world),
     )
 
 
-def _stage(
-    plan: RolloutPlan, group: Group, members: list[Seen], *, before: int, world: World, carriage: Carriage
-) -> StageForecast:
-    blocked = [found for each in members if (found := obstacle(plan, each, world))]
+def _stage(look: Look, group: Group, members: list[Seen], *, before: int, carriage: Carriage) -> StageForecast:
+    plan = look.plan
+    blocked = [found for each in members if (found := obstacle(plan, each, look.world, look.asks))]
     names = {each.device for each in blocked}
     able = [each for each in members if each.device not in names and not runs_it(plan, each)]
     sizes = [_missing(plan, each, carriage.files) for each in able]

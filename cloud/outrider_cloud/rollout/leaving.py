@@ -7,6 +7,9 @@ from outrider_cloud.rollout.records import Look
 from outrider_cloud.rollout.verdict import Verdict
 from outrider_wire.rollout import earliest_ms
 
+GIVEN_UP_MS = 72 * 3600_000
+"""A device gives an update up after so long: one that is still on its way holds up nobody."""
+
 
 def is_last(look: Look) -> bool:
     """Whether no stage follows."""
@@ -27,7 +30,12 @@ def waits_for(look: Look) -> str:
         return f"it soaks until {datetime.fromtimestamp(soaked_ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
     if by_person(look):
         return ""
-    on_way = [each for each in look.members.values() if each.stage <= progress.stage and not each.silent]
+    late_ms = look.world.now_ms - GIVEN_UP_MS
+    on_way = [
+        each
+        for each in look.members.values()
+        if each.stage <= progress.stage and not each.silent and each.ordered_ms > late_ms
+    ]
     waiting = [each for each in on_way if each.state == "waiting"]
     begun = sum(each.state == "begun" for each in on_way)
     coming = begun + sum(each.device in look.fleet and look.fleet[each.device].online for each in waiting)

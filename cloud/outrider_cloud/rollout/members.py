@@ -12,6 +12,16 @@ from outrider_cloud.rollout.states import BEGAN, MemberState
 from outrider_wire.rollout import RolloutPlan, Thresholds
 
 UNDER_WAY = frozenset({"offered", "fetching", "staged", "testing", "armed", "probation"})
+OUTCOMES = {
+    "committed": "done",
+    "refused": "bad",
+    "gave_up": "bad",
+    "companion": "bad",
+    "rolled_back": "back",
+    "stopped": "off",
+    "replaced": "off",
+}
+"""How an order may end (`outrider_wire.messages`), and what that says of the release: who was stopped says nothing."""
 _SETTLED = frozenset({"idle", "committed"})
 _MOVE = frozenset({"waiting", "withdrawn", "begun", "committed"})
 """States that a report changes; one who was called off may have begun before it heard."""
@@ -45,39 +55,61 @@ def silent(member: Member, seen: Seen | None, thresholds: Thresholds, world: Wor
 
 
 def _moved(member: Member, seen: Seen, plan: RolloutPlan, now_ms: int) -> Member:
-    found = {each.task: _said(seen.slots.get(each.task), each.task, each.release, member) for each in plan.releases}
+    found = {each.task: _said(seen, each.task, each.release, member) for each in plan.releases}
     states = set(found.values())
-    if "running" in states and not member.ran:
+    if states & {"running", "done"} and not member.ran:
         member = replace(member, ran=True, swapped=dict(seen.counts))
     if states <= {""}:
         return member
     began_ms = member.began_ms or now_ms
-    if "bad" in states:
-        why = next((seen.slots[task].reason for task, said in found.items() if said == "bad"), "")
-        went_back = member.ran or any(seen.slots[task].outcome == "rolled_back" for task in found if task in seen.slots)
-        state: MemberState = "rolled_back" if went_back else "failed"
+    if bad := [task for task, said in found.items() if said in ("bad", "back")]:
+        state: MemberState = "rolled_back" if member.ran or "back" in states else "failed"
+        why = next(filter(None, (_why(seen, task, member) for task in bad)), "")
         return replace(member, state=state, began_ms=began_ms, ended_ms=now_ms, reason=why[:512])
-    if states == {"running"} and not _probing(seen, plan):
+    if states == {"done"} or (states <= {"running", "done"} and not _probing(seen, plan)):
         if member.state == "committed":
             return member
         swapped = member.swapped or dict(seen.counts)
         return replace(member, state="committed", began_ms=began_ms, ended_ms=now_ms, ran=True, swapped=swapped)
+    if "off" in states:
+        return member if member.state == "withdrawn" else replace(member, state="withdrawn", ended_ms=now_ms)
     return replace(member, state="begun", began_ms=began_ms) if member.state in ("waiting", "withdrawn") else member
 
 
-def _said(slot: Slot | None, task: str, release: str, member: Member) -> str:
-    """What a slot says of the release: ``bad``, ``running``, ``way`` (to it), or '' for nothing."""
-    if slot is None or (slot.order and member.order and slot.order < member.order):
+def _said(seen: Seen, task: str, release: str, member: Member) -> str:
+    """What a device says of the release: ``bad``, ``back`` (it ran), ``running``, ``done``, ``off``, ``way`` (to it); '' for nothing."""
+    slot = seen.slots.get(task)
+    if slot is None:
+        return ""
+    if member.state == "committed":
+        return "bad" if slot.running == member.before.get(task) != release else ""
+    return OUTCOMES.get(_outcome(seen, slot, task, member), "") or _told(slot, release, member)
+
+
+def _told(slot: Slot, release: str, member: Member) -> str:
+    """The same by the slot's state alone: of an order that has not ended, or of a device that tells of none."""
+    if slot.order and slot.order < member.first:
         return ""  # it speaks of an older order
     if slot.running == release:
         return "running"
     if release in slot.refused or (slot.offered == release and slot.state in ("refused", "rollback")):
         return "bad"
-    if slot.offered == release and slot.outcome in ("failed", "rolled_back"):
-        return "bad"
-    if slot.offered == release and slot.state in UNDER_WAY:
-        return "way"
-    return "bad" if member.state == "committed" and slot.running == member.before.get(task) else ""
+    return "way" if slot.offered == release and slot.state in UNDER_WAY else ""
+
+
+def _outcome(seen: Seen, slot: Slot, task: str, member: Member) -> str:
+    """How this member's order ended for a task, where the device tells orders apart."""
+    if not member.first:
+        return ""
+    if slot.outcome and slot.order >= member.first:
+        return slot.outcome
+    ended = (each.outcome for each in reversed(seen.ends) if each.task == task and each.order >= member.first)
+    return next(ended, "") if slot.order <= member.order else ""
+
+
+def _why(seen: Seen, task: str, member: Member) -> str:
+    said = (each.reason for each in reversed(seen.ends) if each.task == task and each.order >= member.first > 0)
+    return next(said, "") or seen.slots[task].reason
 
 
 def _probing(seen: Seen, plan: RolloutPlan) -> bool:

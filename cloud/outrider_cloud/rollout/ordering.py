@@ -1,12 +1,12 @@
 """Whom a rollout orders to update now, and whom it does not, with the reason. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from outrider_cloud.rollout.records import Blocked, Look, Member, Seen, World
-from outrider_wire.fitness import misfit
+from outrider_wire.fitness import Requires, misfit
 from outrider_wire.rollout import DeviceOrder, RolloutPlan, stage_of
 
 ORDER_LIFE_MS = 7 * 86_400_000
@@ -34,7 +34,7 @@ def ordering(look: Look) -> Ordering:
         stage = members[name].stage if name in members else stage_of(plan, name, seen.facts)
         if stage is None or stage > look.progress.stage:
             continue
-        if found := obstacle(plan, seen, world):
+        if found := obstacle(plan, seen, world, look.asks):
             blocked.append(found)
         elif runs_it(plan, seen):
             new[name] = Member(device=name, stage=stage, state="present", ordered_ms=world.now_ms)
@@ -56,10 +56,11 @@ def renewals(plan: RolloutPlan, members: Mapping[str, Member], world: World) -> 
     return found
 
 
-def obstacle(plan: RolloutPlan, seen: Seen, world: World) -> Blocked | None:
+def obstacle(plan: RolloutPlan, seen: Seen, world: World, asks: Sequence[Requires] = ()) -> Blocked | None:
     """What keeps a device from being ordered; None: nothing. Asked before the first byte is sent."""
-    if found := misfit(plan.requires, agent=seen.agent, facts=seen.facts):
-        return Blocked(device=seen.device, reason=found.reason, what=found.what)
+    for requires in (plan.requires, *asks):
+        if found := misfit(requires, agent=seen.agent, facts=seen.facts):
+            return Blocked(device=seen.device, reason=found.reason, what=found.what)
     for each in plan.releases:
         slot = seen.slots.get(each.task)
         if slot is None:

@@ -3,6 +3,7 @@
 from msgspec import Struct
 
 from outrider_cloud.rollout.states import MemberState, State
+from outrider_wire.fitness import Requires
 from outrider_wire.rollout import PlannedRelease, RolloutPlan
 
 EVENTS = 200
@@ -24,10 +25,19 @@ class Slot(Struct, kw_only=True, frozen=True):
     offered: str = ""
     reason: str = ""
     refused: list[str] = []
-    outcome: str = ""
-    """Of the order that it was last given, where the device tells: ``committed``, ``failed``, ``rolled_back``, …"""
     order: int = 0
-    """That order's number; 0: the device does not tell."""
+    """Number of the newest order that it heeds; 0: the device does not tell."""
+    outcome: str = ""
+    """How that order ended, by the names of `outrider_cloud.rollout.members.OUTCOMES`; '' while it is under way."""
+
+
+class End(Struct, kw_only=True, frozen=True):
+    """How an order ended for one task, as the device reported."""
+
+    task: str
+    order: int
+    outcome: str
+    reason: str = ""
 
 
 class Seen(Struct, kw_only=True, frozen=True):
@@ -39,6 +49,8 @@ class Seen(Struct, kw_only=True, frozen=True):
     facts: dict[str, str] = {}
     seen_ms: int = 0
     slots: dict[str, Slot] = {}
+    ends: list[End] = []
+    """The newest, oldest first."""
     counts: dict[str, Count] = {}
     alarms: dict[str, str] = {}
     """Tasks whose audits have broken their certificate's promise, each with that certificate."""
@@ -52,6 +64,8 @@ class Member(Struct, kw_only=True, frozen=True):
     state: MemberState = "waiting"
     order: int = 0
     """Number of the newest order to it."""
+    first: int = 0
+    """Number of the first of those that were only made anew."""
     ordered_ms: int = 0
     expires_ms: int = 0
     """Of that order."""
@@ -103,6 +117,8 @@ class Progress(Struct, kw_only=True, frozen=True):
     what: str = ""
     control: dict[str, dict[str, Count]] = {}
     """Devices that are treated last, with their counts when the rollout began: what the others are compared with."""
+    since: dict[str, dict[str, Count]] = {}
+    """Their counts when this stage began."""
     events: list[Event] = []
 
     def told(self, at_ms: int, what: str) -> list[Event]:
@@ -134,6 +150,8 @@ class Look(Struct, kw_only=True, frozen=True):
     fleet: dict[str, Seen]
     """All devices, by name."""
     world: World
+    asks: list[Requires] = []
+    """What the plan's releases ask of a device, beside the plan itself."""
 
 
 class Blocked(Struct, kw_only=True, frozen=True):

@@ -72,7 +72,7 @@ ACTS: Mapping[Act, Mapping[State, State]] = {
     "pause": dict.fromkeys(("scheduled", "running", "awaiting_approval", "undecided", "finished"), "paused"),
     "resume": dict.fromkeys(("paused", "halted"), "running"),
     "abort": dict.fromkeys((*_OPEN, "finished", "rolling_back"), "aborted"),
-    "rollback": dict.fromkeys((*_OPEN[1:], "finished", "expired", "aborted"), "rolling_back"),
+    "rollback": dict.fromkeys((*_OPEN[1:], "finished", "aborted"), "rolling_back"),
 }
 """What a person may do: in which state, and what it becomes."""
 

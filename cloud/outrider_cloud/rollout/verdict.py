@@ -119,15 +119,17 @@ def compare(look: Look) -> Figure:
 
 
 def _changes(task: str, look: Look) -> tuple[list[float], list[float]]:
-    """How the share changed on devices that run the release, and on those that never began."""
+    """How the share changed on this stage's devices, and on those that never began, both since about the stage's begin."""
     treated: list[float] = []
     control: list[float] = []
     for name, member in look.members.items():
-        if member.ran and not member.forgiven and name in look.fleet and len(treated) < COMPARED:
+        of_stage = member.stage == look.progress.stage and member.ran and not member.forgiven
+        if of_stage and name in look.fleet and len(treated) < COMPARED:
             value = change(member.base, member.swapped, look.fleet[name].counts, task, INPUTS)
             treated += [] if value is None else [value]
     for name, base in look.progress.control.items():
-        if name in look.fleet and (name not in look.members or look.members[name].state == "waiting"):
-            value = change(base, base, look.fleet[name].counts, task, INPUTS)
+        untouched = name not in look.members or look.members[name].state in ("waiting", "withdrawn")
+        if untouched and name in look.fleet:
+            value = change(base, look.progress.since.get(name, base), look.fleet[name].counts, task, INPUTS)
             control += [] if value is None else [value]
     return treated, control
