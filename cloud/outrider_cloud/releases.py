@@ -11,10 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
+
 from outrider_cloud.background import Background
 from outrider_cloud.clock import now_ms
 from outrider_cloud.intake.replies import Publish
-from outrider_cloud.store import release_rows
+from outrider_cloud.store import release_rows, rollouts
 from outrider_cloud.store.blobstore import BlobStore
 from outrider_cloud.store.store import Store
 from outrider_engine.walk import walk
@@ -32,7 +34,7 @@ from outrider_wire.errors import (
     UnreachableError,
 )
 from outrider_wire.manifest import Manifest, decode_manifest
-from outrider_wire.messages import BlobGone, BlobWant, Desired
+from outrider_wire.messages import Assignment, BlobGone, BlobWant, Desired
 from outrider_wire.task import Task
 from outrider_wire.topics import Topics
 
@@ -119,18 +121,25 @@ class Releases:
             await self.offer(device)
         return counters
 
-    async def offer(self, device: str) -> None:
-        """Publishes what a device should hold, retained. What the broker does not take is offered when it next connects."""
-        wished = await self._store.read(partial(release_rows.assigned_to, device=device))
-        if not wished:
-            return
-        outgoing = Outgoing(
-            topic=self._topics.of("desired", device), payload=encode(Desired(assignments=wished)), retain=True
-        )
+    async def offer(self, device: str) -> bool:
+        """Publishes what a device should hold, retained, with the order that stands; whether the broker took it.
+
+        What it does not take is offered when the device next connects."""
+
+        def standing(connection: sa.Connection) -> tuple[list[Assignment], bytes | None]:
+            assigned = release_rows.assigned_to(connection, device=device)
+            return assigned, rollouts.order_to(connection, device=device)
+
+        wished, order = await self._store.read(standing)
+        if not wished and order is None:
+            return True
+        payload = encode(Desired(assignments=wished, order=order or b""))
         try:
-            await self._publish(outgoing)
+            await self._publish(Outgoing(topic=self._topics.of("desired", device), payload=payload, retain=True))
         except (UnreachableError, PeerError) as error:
             log.warning("release.not_offered", extra={"device": device, "reason": error.reason})
+            return False
+        return True
 
     def offer_soon(self, device: str) -> None:
         """The same, beside the caller; once at a time for each device, and not too many at once: it asks again anyway."""

@@ -23,7 +23,8 @@ from outrider_cloud.answering.first import load_first
 from outrider_cloud.answering.settler import Settler
 from outrider_cloud.answering.worker import Worker
 from outrider_cloud.background import Background
-from outrider_cloud.config import CloudBrokerSettings, CloudConfig, TaskSettings, check, read_tasks
+from outrider_cloud.broker_session import make_session
+from outrider_cloud.config import CloudConfig, TaskSettings, check, read_tasks
 from outrider_cloud.fleet import Fleet
 from outrider_cloud.forgetting import Forgetting
 from outrider_cloud.housekeeping import Chore, Housekeeping
@@ -41,6 +42,7 @@ from outrider_cloud.large.table import load_large
 from outrider_cloud.metrics import Metrics
 from outrider_cloud.releases import Releases
 from outrider_cloud.roles_key import roles_key
+from outrider_cloud.rollout.opening import open_rollouts
 from outrider_cloud.store import inputs
 from outrider_cloud.store.blobstore import BlobStore
 from outrider_cloud.store.retention import Keeper
@@ -53,6 +55,7 @@ from outrider_cloud.web.escalating import Escalating
 from outrider_cloud.web.joining import Joining
 from outrider_cloud.web.parked import Parked
 from outrider_cloud.web.releasing import Releasing
+from outrider_cloud.web.rollouts import RolloutRoutes
 from outrider_cloud.web.route import Route
 from outrider_cloud.web.trusting import Trusting
 from outrider_cloud.web.watching import Watching
@@ -172,6 +175,15 @@ class CloudService:
             replies=Replies(publish=self._publish, topics=self._topics, metrics=self._metrics),
             metrics=self._metrics,
         )
+        rollouts, desk = open_rollouts(
+            config,
+            store=store,
+            releases=releases,
+            trust=trust,
+            publish=self._publish,
+            topics=self._topics,
+            connected=lambda: self._session is not None and self._session.connected,
+        )
         escalating = Escalating(deliveries=deliveries)
         watching = Watching(health=self, store=store, fleet=fleet, tasks=list(served), metrics=self._metrics)
         await self._serve_api(
@@ -182,6 +194,7 @@ class CloudService:
                 *escalating.routes(),
                 *Parked(store=store, requeue=lambda: self._requeue, forgetting=lambda: self._forgetting).routes(),
                 *Trusting(trust=trust).routes(),
+                *RolloutRoutes(desk=desk).routes(),
                 *await self._access_routes(store, trust),
             ]
         )
@@ -246,7 +259,7 @@ class CloudService:
             more=[Chore("tend", TEND_EVERY_S, trust.tend)],
         )
         self.chores = housekeeping.chores
-        for loop in (housekeeping.run(), housekeeping.watch_loop()):
+        for loop in (housekeeping.run(), housekeeping.watch_loop(), rollouts.run()):
             self._stack.callback(asyncio.create_task(loop).cancel)
 
     async def _make_intake(
@@ -293,7 +306,7 @@ class CloudService:
 
     async def _connect(self, hub: Hub, intake: Intake, store: Store, deliveries: Deliveries, trust: Trust) -> None:
         """The last step: from here on escalations come in."""
-        self._session = session = _session(self._config.broker, self.name, hub, deliveries, trust)
+        self._session = session = make_session(self._config.broker, self.name, hub, deliveries, trust)
         await self._stack.enter_async_context(session)
         self._metrics.handler_failures.set_function(lambda: session.handler_failures)
         self._stack.push_async_callback(self._drain, store, intake, deliveries)
@@ -399,23 +412,6 @@ class CloudService:
             await store.write(partial(inputs.give_up, worker=self.name))
         except SQLAlchemyError:  # then leases run out by themselves, and some replies are sent twice
             log.exception("store.failed")
-
-
-def _session(broker: CloudBrokerSettings, name: str, hub: Hub, deliveries: Deliveries, trust: Trust) -> MqttSession:
-    async def connected() -> None:
-        await deliveries.resend()
-        await trust.announce()
-
-    return MqttSession(
-        url=broker.url,
-        client_id=f"outrider-cloud-{name}",
-        subscriptions=hub.subscriptions(broker.group),
-        on_message=hub.on_message,
-        on_connected=connected,
-        username=broker.username or None,
-        password=broker.password,
-        tls=broker.tls,
-    )
 
 
 def _made(folder: Path) -> Path:

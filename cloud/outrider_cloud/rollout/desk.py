@@ -1,6 +1,5 @@
 """What a person asks of rollouts: a forecast, a new one, a word on one, a stop, how they stand. Signs nothing that no rule permits."""
 
-import asyncio
 from functools import partial
 
 import sqlalchemy as sa
@@ -9,9 +8,8 @@ from msgspec.structs import replace
 from outrider_cloud.clock import now_ms
 from outrider_cloud.rollout.controller import Step, act, step
 from outrider_cloud.rollout.forecast import Carriage, Forecast, forecast
-from outrider_cloud.rollout.ports import PlanReader
 from outrider_cloud.rollout.records import Look, Member, Progress, World
-from outrider_cloud.rollout.running import Rollouts, covers, fleet_of, following, unsigned
+from outrider_cloud.rollout.running import Rollouts, covers, fleet_of, following
 from outrider_cloud.rollout.states import ACTS, BAD, STATES, Act
 from outrider_cloud.rollout.views import DeviceInRollout, RolloutBrief, RolloutDetail, brief, detail, member_views
 from outrider_cloud.store import rollouts
@@ -27,12 +25,9 @@ _TRIES = 3
 class RolloutDesk:
     """The operator's side of `Rollouts`."""
 
-    def __init__(
-        self, *, store: Store, running: Rollouts, plans: PlanReader | None, carriage: Carriage | None = None
-    ) -> None:
+    def __init__(self, *, store: Store, running: Rollouts, carriage: Carriage | None = None) -> None:
         self._store = store
         self._running = running
-        self._plans = plans
         self._carriage = carriage or Carriage()
 
     async def forecast(self, plan: RolloutPlan) -> Forecast:
@@ -51,9 +46,7 @@ class RolloutDesk:
             RuleRefusalError: its time is over, another one is in the way, or nothing can be signed here.
             OutriderError: the plan is signed and cannot be followed.
         """
-        if self._plans is None:
-            raise unsigned()
-        signed = await asyncio.to_thread(self._plans.signed_plan, task, rollout)
+        signed = await self._running.plan(task, rollout)
         if signed is None:
             raise CallerUnknownError(
                 f"no plan {rollout} is signed for task {task}", reason="unknown_plan", fix="see: outrider ota rollout"
@@ -80,7 +73,7 @@ class RolloutDesk:
             RuleRefusalError: not in the state that it is in.
         """
         for _ in range(_TRIES):
-            found = await self._running.look(rollout)
+            found = await self._running.look(rollout, returning=wanted == "rollback")
             progress = permitted(found.look, wanted, note=note, forgive=forgive)
             pardoned = _pardoned(found.look) if wanted == "resume" and forgive else {}
             look = replace(found.look, progress=progress, members=found.look.members | pardoned)
@@ -92,9 +85,8 @@ class RolloutDesk:
                 await self._running.write(found, done)
             except OvertakenError:
                 continue
-            if wanted == "resume":
-                await self._lift(rollout, note)
-            await self._running.send()
+            if await self._running.send() and wanted in ("resume", "rollback"):
+                await self._lift(rollout, note)  # after the orders: who was mid-way goes on by the newest
             return await self.one_brief(rollout)
         raise RuleRefusalError(
             f"rollout {rollout} changes too quickly", reason="overtaken", fix="try again; is another cloud at it?"
@@ -158,7 +150,7 @@ class RolloutDesk:
     async def _lift(self, rollout: str, note: str) -> None:
         last = await self._store.read(rollouts.last_stop)
         if last and last[0].rollouts and covers(last, rollout):
-            await self._running.stop([rollout], lifted=True, reason=note or f"rollout {rollout} is resumed")
+            await self._running.stop([rollout], lifted=True, reason=note or f"rollout {rollout} goes on")
 
     def _shown(self, look: Look) -> Step:
         return self._running.last.get(look.plan.rollout) or step(look)
@@ -203,6 +195,12 @@ def permitted(look: Look, wanted: Act, *, note: str, forgive: bool) -> Progress:
             f"rollout {look.plan.rollout} was halted by its threshold {look.progress.reason}",
             reason="halted_by_threshold",
             fix="roll it back, or resume it with --forgive: then what went wrong so far is not counted",
+        )
+    if wanted == "rollback" and look.world.now_ms >= look.plan.expires_ms:
+        raise RuleRefusalError(
+            f"plan {look.plan.rollout} has expired, and devices obey no order of it",
+            reason="plan_expired",
+            fix="sign a plan of the release to return to",
         )
     if wanted == "approve" and look.progress.stage + 1 == len(look.plan.groups):
         state = "running"  # the step that follows ends it

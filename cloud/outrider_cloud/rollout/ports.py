@@ -2,12 +2,12 @@
 
 from typing import Protocol
 
-from outrider_trust.facts import SignedPlan
+from outrider_trust.facts import SignedPlan, SignedRelease
 from outrider_wire.rollout import DeviceOrder, Stop
 
 
 class ControlSigner(Protocol):
-    """Signs with the online control key. Both block: a key may be in another machine."""
+    """Signs with the online control key. Both block: a key may be in another machine. Real: `outrider_cloud.trust.control.Control`."""
 
     def sign_order(self, order: DeviceOrder) -> bytes:
         """An encoded envelope.
@@ -23,14 +23,18 @@ class ControlSigner(Protocol):
 
 
 class PlanReader(Protocol):
-    """Reads plans that the repository's signed metadata names."""
+    """Reads what is signed. Both block, and one is asked at a time. Real: `outrider_cloud.trust.plans.SignedPlans`."""
 
-    def signed_plan(self, task: str, rollout: str) -> SignedPlan | None:
-        """A plan whose signatures, releases and canary group were verified; None: nobody who may has signed one. It blocks.
+    def plan(self, task: str, rollout: str) -> SignedPlan | None:
+        """A plan whose signatures, releases and canary group were verified; None: nobody who may has signed one.
 
         Raises:
             OutriderError: it is signed and cannot be followed.
         """
+        ...
+
+    def release(self, task: str, digest: str) -> SignedRelease | None:
+        """What is signed of a release; None: nothing."""
         ...
 
 

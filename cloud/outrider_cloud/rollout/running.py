@@ -6,7 +6,7 @@ Two of these on one store do no harm: of two steps from the same state, one is w
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 
 import sqlalchemy as sa
@@ -16,24 +16,27 @@ from sqlalchemy.exc import IntegrityError
 
 from outrider_cloud.clock import now_ms
 from outrider_cloud.rollout.controller import Step, step
-from outrider_cloud.rollout.ports import ControlSigner, Sender
+from outrider_cloud.rollout.ports import ControlSigner, PlanReader, Sender
 from outrider_cloud.rollout.reading import seen_of
-from outrider_cloud.rollout.records import Look, Member, Seen, World
+from outrider_cloud.rollout.records import Look, Seen, World
 from outrider_cloud.rollout.states import STATES
 from outrider_cloud.seldom import Seldom
 from outrider_cloud.store import rollouts
 from outrider_cloud.store.rollouts import Kept, OvertakenError, Signed
 from outrider_cloud.store.schema import devices
 from outrider_cloud.store.store import Store
+from outrider_trust.facts import SignedPlan
 from outrider_wire.errors import OutriderError, PeerError, RuleRefusalError, UnreachableError
-from outrider_wire.rollout import DeviceOrder, Stop
+from outrider_wire.rollout import DeviceOrder, PlannedRelease, Stop
 
 log = logging.getLogger(__name__)
 log.addFilter(Seldom())
 
-EVERY_S = 2.0
+EVERY_S = 1.0
+SELDOM = 15
+"""Turns between two looks at a rollout of which nothing is expected soon."""
 SENT_AT_ONCE = 256
-"""Orders that are said in one turn; the others in the next."""
+"""Orders that are read together."""
 
 
 class Found(Struct, kw_only=True, frozen=True):
@@ -47,14 +50,24 @@ class Rollouts:
     """The loop over all rollouts that are not history."""
 
     def __init__(
-        self, *, store: Store, signer: ControlSigner | None, sender: Sender, clock: Callable[[], int] = now_ms
+        self,
+        *,
+        store: Store,
+        signer: ControlSigner | None,
+        plans: PlanReader | None,
+        sender: Sender,
+        clock: Callable[[], int] = now_ms,
     ) -> None:
         self._store = store
         self._signer = signer
+        self._plans = plans
+        self._reading = asyncio.Lock()
+        self._known: dict[tuple[str, str], PlannedRelease] = {}
         self._sender = sender
         self._clock = clock
         self._listening_ms = 0
         self._turn = asyncio.Lock()
+        self._turns = 0
         self.last: dict[str, Step] = {}
         """What the newest look at each came to: for people."""
 
@@ -74,28 +87,49 @@ class Rollouts:
                 self._listening_ms = 0
             elif not self._listening_ms:
                 self._listening_ms = self._clock()
-            for kept in await self._store.read(rollouts.all_of):
-                if _alive(kept) and self._signer is not None:
+            for kept in await self._store.read(rollouts.all_of) if self._signer else []:
+                if _due(kept, self._turns, self._clock()):
                     await self._step(kept.plan.rollout)
+            self._turns += 1
             await self.send()
 
-    async def look(self, rollout: str) -> Found:
-        """Reads one rollout and the fleet."""
-        return await self._store.read(partial(self._read, rollout=rollout))
+    async def look(self, rollout: str, *, returning: bool = False) -> Found:
+        """Reads one rollout and the fleet; of one that is taken back, also what is signed of what ran before."""
+        found = await self._store.read(partial(self._read, rollout=rollout))
+        if not (returning or found.kept.progress.state == "rolling_back") or found.kept.plan.rollback_to:
+            return found
+        before = {pair for each in found.look.members.values() for pair in each.before.items()}
+        world = replace(found.look.world, known=await self._signed_releases(before))
+        return replace(found, look=replace(found.look, world=world))
 
-    async def send(self) -> None:
-        """Says the newest stop, then orders, that the broker has not taken."""
-        last = await self._store.read(rollouts.last_stop)
+    async def plan(self, task: str, rollout: str) -> SignedPlan | None:
+        """A signed plan; None: there is none.
+
+        Raises:
+            OutriderError: it cannot be followed, or nothing is signed here.
+        """
+        if self._plans is None or self._signer is None:
+            raise unsigned()
+        async with self._reading:
+            return await asyncio.to_thread(self._plans.plan, task, rollout)
+
+    async def send(self) -> bool:
+        """Says the newest stop, then orders, that the broker has not taken; whether it has taken all."""
         try:
+            last = await self._store.read(rollouts.last_stop)
             if last and not last[2] and await self._sender.stop(last[1]):
                 await self._store.write(partial(rollouts.stop_was_sent, number=last[0].number))
-            for device, number in (await self._store.read(partial(rollouts.unsent, most=SENT_AT_ONCE))).items():
-                envelope = await self._store.read(partial(rollouts.order_to, device=device))
-                if await self._sender.offer(device):
+            while some := await self._store.read(partial(rollouts.unsent, most=SENT_AT_ONCE)):
+                for device, number in some.items():
+                    envelope = await self._store.read(partial(rollouts.order_to, device=device)) or b""
+                    if not await self._sender.offer(device):
+                        return False
                     said = partial(rollouts.was_sent, device=device, number=number, envelope=envelope)
                     await self._store.write(said)
         except (UnreachableError, PeerError) as error:
             log.warning("rollouts.unsaid", extra={"reason": error.reason})
+            return False
+        return True
 
     async def stop(self, names: list[str], *, lifted: bool, reason: str) -> Stop:
         """Signs, stores and says a stop: of these rollouts beside those that are stopped already, or (lifted) of these no more.
@@ -113,6 +147,18 @@ class Rollouts:
         await self.send()
         return stop
 
+    async def _signed_releases(self, wanted: set[tuple[str, str]]) -> dict[str, PlannedRelease]:
+        """What is signed of these (task, release), by release; what nobody has signed is left out."""
+        for task, digest in sorted(wanted - self._known.keys()):
+            if self._plans is None or not digest:
+                continue
+            async with self._reading:
+                found = await asyncio.to_thread(self._plans.release, task, digest)
+            if found is not None:
+                counter = found.facts.counter
+                self._known[task, digest] = PlannedRelease(task=task, release=digest, size=found.size, counter=counter)
+        return {digest: self._known[task, digest] for task, digest in wanted if (task, digest) in self._known}
+
     def _signing(self) -> ControlSigner:
         if self._signer is None:
             raise unsigned()
@@ -120,7 +166,7 @@ class Rollouts:
 
     async def _step(self, name: str) -> None:
         found = await self.look(name)
-        done = step(found.look)
+        done = await asyncio.to_thread(step, found.look)  # a large fleet takes a while
         self.last[name] = done
         try:
             if done.members or done.progress != found.kept.progress:
@@ -174,21 +220,18 @@ class Rollouts:
             progress=kept.progress,
             members=members,
             fleet=fleet_of(connection),
-            world=self.world(connection, kept, members),
+            world=self._world(connection, kept),
             asks=kept.asks,
         )
         return Found(kept=kept, look=look)
 
-    def world(self, connection: sa.Connection, kept: Kept, members: Mapping[str, Member]) -> World:
-        """What else a look depends on."""
+    def _world(self, connection: sa.Connection, kept: Kept) -> World:
         stamp_ms = self._clock()
-        returns = kept.progress.state == "rolling_back"
         return World(
             now_ms=stamp_ms,
             listening_ms=self._listening_ms or stamp_ms,
             busy=rollouts.busy(connection, but=kept.plan.rollout),
             superseded=rollouts.is_superseded(connection, kept=kept),
-            known=rollouts.known_releases(connection) if returns and members else {},
         )
 
 
@@ -231,7 +274,11 @@ def unsigned() -> RuleRefusalError:
     )
 
 
-def _alive(kept: Kept) -> bool:
-    """Whether a look can still change it."""
+def _due(kept: Kept, turn: int, now_ms: int) -> bool:
+    """Whether a look is worth its while in this turn."""
     about = STATES[kept.progress.state]
-    return about.orders or about.watched or kept.progress.state in ("scheduled", "halted", "rolling_back")
+    if kept.progress.state in ("scheduled", "running", "rolling_back"):
+        return True
+    if about.over and now_ms >= kept.plan.expires_ms:
+        return False
+    return (about.orders or about.watched or kept.progress.state == "halted") and turn % SELDOM == 0

@@ -16,7 +16,7 @@ from outrider_cloud.rollout.states import STATES
 from outrider_cloud.store.schema import assignments, orders, releases, rollout_members, rollouts, stops
 from outrider_wire.errors import CallerUnknownError, RuleRefusalError
 from outrider_wire.fitness import Requires
-from outrider_wire.rollout import DeviceOrder, PlannedRelease, RolloutPlan, Stop
+from outrider_wire.rollout import DeviceOrder, RolloutPlan, Stop
 
 _OVER = [state for state, about in STATES.items() if about.over]
 _ON_WAY = ("waiting", "begun")
@@ -132,16 +132,6 @@ def is_superseded(connection: sa.Connection, *, kept: Kept) -> bool:
     return any(tasks & set(theirs) for theirs in connection.execute(later).scalars())
 
 
-def known_releases(connection: sa.Connection) -> dict[str, PlannedRelease]:
-    """The releases that are here, as an order to go back names them: the counter is then of no account."""
-    rows = connection.execute(sa.select(releases.c.task, releases.c.digest, releases.c.size))
-    return {
-        row.digest: PlannedRelease(task=row.task, release=row.digest, size=row.size, counter=1)
-        for row in rows
-        if row.size >= 1
-    }
-
-
 def numbers(connection: sa.Connection, *, devices: Sequence[str]) -> dict[str, int]:
     """The number of the newest order to each device; 0: there was none."""
     found = dict.fromkeys(devices, 0)
@@ -239,10 +229,12 @@ def _assign(connection: sa.Connection, device: str, wanted: Mapping[str, str], s
         )
 
 
-def order_to(connection: sa.Connection, *, device: str) -> bytes:
-    """The newest order to a device, signed; empty: there is none that stands."""
-    found = connection.execute(sa.select(orders.c.envelope).where(orders.c.device == device)).scalar_one_or_none()
-    return found or b""
+def order_to(connection: sa.Connection, *, device: str) -> bytes | None:
+    """The newest order to a device, signed; empty: it was taken back; None: there never was one."""
+    found: bytes | None = connection.execute(
+        sa.select(orders.c.envelope).where(orders.c.device == device)
+    ).scalar_one_or_none()
+    return found
 
 
 def unsent(connection: sa.Connection, *, most: int) -> dict[str, int]:
