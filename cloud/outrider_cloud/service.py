@@ -189,7 +189,7 @@ class CloudService:
         await self._serve_api(
             [
                 *watching.routes(),
-                *Releasing(blobs=blobs, releases=releases).routes(),
+                *Releasing(blobs=blobs, releases=releases, signed_only=trust.on).routes(),
                 *DeviceBlobs(releases=releases, uploads=uploads).routes(),
                 *escalating.routes(),
                 *Parked(store=store, requeue=lambda: self._requeue, forgetting=lambda: self._forgetting).routes(),

@@ -6,7 +6,7 @@ python-tuf is imported when metadata is first looked at, so that an agent starts
 import contextlib
 import fcntl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -140,6 +140,12 @@ class TrustedMetadata:
         updater = self._refreshed(source)
         with self._locked(), _translated():
             return updater.get_targetinfo(path)
+
+    def targets_of(self, role: str, source: MetadataSource) -> "Mapping[str, TargetFile]":
+        """All that a delegated role lists, by path; nothing where nobody delegates to it. Call `refresh` first. Errors as `target`."""
+        updater = self._refreshed(source)
+        with self._locked(), _translated():
+            return updater.delegated_targets(role)
 
     def target_bytes(self, target: "TargetFile", source: MetadataSource) -> bytes:
         """The bytes of a small target, of that length and digest.

@@ -19,7 +19,15 @@ from tuf.api.exceptions import (
     RepositoryError,
     UnsignedMetadataError,
 )
-from tuf.api.metadata import Metadata, Role, Root, Snapshot, Targets, Timestamp  # type: ignore[attr-defined]
+from tuf.api.metadata import (  # type: ignore[attr-defined]
+    Metadata,
+    Role,
+    Root,
+    Snapshot,
+    TargetFile,
+    Targets,
+    Timestamp,
+)
 from tuf.ngclient.config import UpdaterConfig
 from tuf.ngclient.fetcher import FetcherInterface
 from tuf.ngclient.updater import Updater
@@ -116,6 +124,13 @@ class DurableUpdater(Updater):
     def targets(self) -> Targets:
         """The top-level targets that are believed, after a refresh."""
         return self._trusted_set.targets
+
+    def delegated_targets(self, role: str) -> dict[str, TargetFile]:
+        """What a role that the top-level targets delegate to lists; nothing where they do not. After a refresh."""
+        delegations = self.targets.delegations
+        if delegations is None or role not in (delegations.roles or {}):
+            return {}
+        return self._load_targets(role, Targets.type).targets
 
     def use(self, source: MetadataSource) -> None:
         """Whatever is still lacking comes from there."""
