@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
+from outrider_wire import fitness
 from outrider_wire.errors import TrustRefusedError
-from outrider_wire.fitness import Requires
 from outrider_wire.names import Digest, Name
 from outrider_wire.rollout import Group, RolloutPlan
 
@@ -19,6 +19,10 @@ SIGNED_FIELD = "x-outrider-signed-s"
 CANARY_FIELD = "x-outrider-canary"
 """In the delegation to a task's automatic role: the only group, and salt, that its plans may have, as text (canonical JSON has no
 fractions)."""
+
+
+Requires = fitness.Requires
+"""What a device must be to run a release."""
 
 
 class ReleaseFacts(Struct, kw_only=True, frozen=True):

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from outrider.commands import ota_keys, ota_looking
+from outrider.commands import ota_keys, ota_looking, ota_rollout
 from outrider.commands.options import BundleDir, CloudAddress, DryRun, Json, Quiet, Yes, group
 from outrider.commands.ota_options import (
     DEFAULT_REPOSITORY,
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from outrider.releases import CloudApi
 
 app = group("Publish bundles to devices over the air.")
-
-Cloud = CloudAddress
 
 
 @app.command()
@@ -97,39 +95,6 @@ def publish(
     )
 
 
-@app.command()
-def status(
-    cloud: Cloud = DEFAULT_CLOUD,
-    token_file: TokenFile = None,
-    ca_file: CaFile = None,
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Show what really runs on every device, and what should."""
-    from outrider import releases
-
-    screen = Screen(json=json, quiet=quiet)
-    rows = releases.rows(releases.CloudApi(cloud, token_file=token_file, ca_file=ca_file).devices())
-    screen.result({"devices": rows}, "" if rows else "no device was ever heard of; start one with: outrider edge run")
-    if rows:
-        screen.table(
-            ("device", "online", "task", "running", "version", "should run", "state", "reason"),
-            [
-                (
-                    row.device,
-                    "yes" if row.online else "no",
-                    row.task or "–",
-                    row.running[:12] or "–",
-                    row.version or "–",
-                    "the same" if row.current else row.desired[:12],
-                    row.state or "–",
-                    row.reason or "",
-                )
-                for row in rows
-            ],
-        )
-
-
 def _brief(todo: Plan) -> dict[str, object]:
     return {
         "release": todo.release,
@@ -180,5 +145,5 @@ def _publish_unsigned(
 
 app.command("init")(ota_keys.init)
 app.add_typer(ota_keys.app, name="keys")
-for command in ota_looking.COMMANDS:
+for command in (*ota_rollout.COMMANDS, *ota_looking.COMMANDS):
     app.command(command.__name__)(command)
