@@ -31,6 +31,7 @@ class Stage(Struct, kw_only=True):
     present: int
     online: int
     minimum: int
+    tested: int
     detects: str
     ruled_out: float
     halted_above: float | None
