@@ -10,11 +10,12 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root  # type: ignore[attr-defined]
 
 from outrider_link.files import fsync_dir
-from outrider_trust.durable import DurableUpdater, read_mark
-from outrider_trust.floor import FLOOR_FILE, Floor
+from outrider_trust.durable import DurableUpdater, Kept, read_mark
+from outrider_trust.floor import FLOOR_FILE, Floor, Mark
 from outrider_wire.errors import TrustDamagedError
 
 ASIDE = ".damaged"
+KEPT: tuple[Kept, ...] = ("timestamp", "snapshot")
 
 
 def mend_floor(folder: Path, shipped_root: bytes) -> list[str]:
@@ -25,24 +26,22 @@ def mend_floor(folder: Path, shipped_root: bytes) -> list[str]:
     """
     path = folder / FLOOR_FILE
     try:
-        if Floor.open(path) or not any((folder / f"{role}.json").exists() for role in ("timestamp", "snapshot")):
+        if Floor.open(path) or not any((folder / f"{role}.json").exists() for role in KEPT):
             return []
     except TrustDamagedError:
         pass
     root = _newest_root(folder, shipped_root)
-    marks = {}
-    for role in ("timestamp", "snapshot"):
+    marks: dict[Kept, Mark] = {}
+    for role in KEPT:
         at = folder / f"{role}.json"
-        try:
-            marks[role] = read_mark(root, role, at.read_bytes(), at)
-        except (OSError, TrustDamagedError):
-            marks[role] = None
-        if marks[role] is None:
+        mark = _mark(root, role, at)
+        if mark is None:
             raise TrustDamagedError(
                 f"neither {path} nor {at} can be used, so that the versions that were seen are lost",
                 reason="metadata_lost",
                 fix=f"remove {folder} by hand if this device may begin again from the root it was shipped with",
             )
+        marks[role] = mark
     gone = [_aside(path)] if path.exists() else []
     floor = Floor.begin(path, root=root.version)
     for role, mark in marks.items():
@@ -57,14 +56,21 @@ def mend_files(updater: DurableUpdater, folder: Path) -> list[str]:
         at = folder / "root_history" / f"{version}.root.json"
         if at.exists() and not _sound(at):
             gone.append(_aside(at))
-    for role in ("timestamp", "snapshot"):
+    for role in KEPT:
         if updater.damage(role):
             at = folder / f"{role}.json"
             if at.exists():
                 gone.append(_aside(at))
-            updater.floor.set_aside(role)  # type: ignore[arg-type]
+            updater.floor.set_aside(role)
             gone.append(f"{role}: only a version that is not older will be taken")
     return gone
+
+
+def _mark(root: Root, role: Kept, at: Path) -> Mark | None:
+    try:
+        return read_mark(root, role, at.read_bytes(), at)
+    except (OSError, TrustDamagedError):
+        return None
 
 
 def _newest_root(folder: Path, shipped_root: bytes) -> Root:
