@@ -143,7 +143,7 @@ class CloudService:
         store = await self._open_store(folder)
         blobs = BlobStore(root=_made(folder / "blobs"))
         served = {name: task for name, (_, task) in tasks.items()}
-        trust = await asyncio.to_thread(
+        self.trust = trust = await asyncio.to_thread(
             open_trust,
             config.trust,
             folder=folder,

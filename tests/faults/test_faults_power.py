@@ -34,6 +34,9 @@ MATTERS = [
     ("switch", "fsync", r".*/incoming/.*manifest\.json.*"),
     ("switch", "fsyncdir", r".*/incoming/[0-9a-f]{64}"),
     ("switch", "fsyncdir", r"/slots"),
+    ("believe", "fsync", r"/trust/\.timestamp\.json\..*"),
+    ("believe", "fsync", r"/trust/\.highest\..*"),
+    ("believe", "fsyncdir", r"/trust"),
 ]
 """(life, kind of sync, path): wherever one of these is left out, something that was promised is lost."""
 
