@@ -7,7 +7,8 @@ from typing import Any
 
 from factory import make_bundle, make_task
 from outrider_edge.journey.pipeline import TaskRuntime
-from outrider_edge.updates.rules import Assigned, Record, Slot
+from outrider_edge.updates.events import Assigned
+from outrider_edge.updates.record import Record, Slot
 from outrider_edge.updates.slots import SlotFolder
 from outrider_edge.updates.starting import SlotStart, start_slots
 from outrider_edge.updates.updater import TaskUpdater, UpdateTerms
@@ -20,7 +21,7 @@ from outrider_wire.manifest import MANIFEST_FILE, manifest_digest
 from outrider_wire.messages import SlotReport
 
 TASK = make_task()
-PATIENT = UpdateTerms(probation_answers=3, probation_s=60.0, retry_s=0.01)
+PATIENT = UpdateTerms(probation_answers=3, probation_s=60.0, retry_s=0.01, ask_s=0.01)
 
 
 def load(bundle: Bundle) -> Model:

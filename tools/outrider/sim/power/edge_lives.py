@@ -12,7 +12,7 @@ from outrider_edge.journey.pipeline import TaskRuntime
 from outrider_edge.outbox.outbox import Outbox
 from outrider_edge.outbox.outcomes import Answered
 from outrider_edge.ports import OutboxEntry, OutboxPart
-from outrider_edge.updates.rules import Assigned
+from outrider_edge.updates.events import Assigned
 from outrider_edge.updates.slots import SlotFolder
 from outrider_edge.updates.starting import SlotStart, start_slots
 from outrider_edge.updates.updater import TaskUpdater, UpdateTerms
