@@ -154,6 +154,8 @@ class UpdateSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
     probation_answers: Annotated[int, Meta(ge=1)] = 20
     probation_s: Annotated[float, Meta(gt=0)] = 60.0
     """Whichever comes first ends the probation."""
+    root: str = ""
+    """File with the root metadata of The Update Framework: with it, releases are believed by signed metadata alone."""
 
 
 class TelemetrySettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -272,6 +274,7 @@ def _anchored(config: EdgeConfig, folder: Path) -> EdgeConfig:
         api=replace(config.api, socket=anchor(config.api.socket)),
         runtime=replace(config.runtime, profile=anchored_name(config.runtime.profile, folder)),
         broker=config.broker.anchored(anchor),
+        updates=replace(config.updates, root=anchor(config.updates.root)),
         sinks=[sink.anchored(anchor) for sink in config.sinks],
         cloud=replace(
             config.cloud,

@@ -21,12 +21,16 @@ from outrider_wire.messages import (
     Fact,
     FullForm,
     Message,
+    MetadataFound,
+    MetadataNotice,
+    MetadataWant,
     Part,
     Presence,
     Receipt,
     Refusal,
     Reported,
     SlotReport,
+    StopNotice,
     Telemetry,
 )
 
@@ -112,6 +116,14 @@ MESSAGES: dict[str, Message] = {
     "block": BlobBlock(transfer="t-1", offset=65_536, data=bytes(range(8))),
     "gone": BlobGone(transfer="t-1", sha256=DIGEST, reason="not_here"),
     "desired": Desired(assignments=[Assignment(task="easy-vqa", release=DIGEST, size=2048, counter=3)]),
+    "desired-by-order": Desired(assignments=[], order=b'{"payloadType":"t"}'),
+    "metadata-want": MetadataWant(transfer="t-1", path="metadata/timestamp.json"),
+    "metadata-found": MetadataFound(
+        transfer="t-1", path="metadata/timestamp.json", sha256=DIGEST, size=9, data=b'{"a": "b"'
+    ),
+    "metadata-absent": MetadataFound(transfer="t-1", path="metadata/2.root.json", sha256=""),
+    "metadata": MetadataNotice(timestamp=7),
+    "stop": StopNotice(envelope=b'{"payloadType":"t"}'),
     "reported": Reported(
         slots=[
             SlotReport(

@@ -92,7 +92,7 @@ class TrustedMetadata:
         """
         for automatic in (False, True):
             path = release_path(task, digest, automatic=automatic)
-            if target := self._target(path, source):
+            if target := self.target(path, source):
                 if target.hashes.get("sha256") != digest:
                     raise TrustRefusedError(f"{path} is signed with another digest", reason="release_invalid")
                 facts = release_facts(target.custom, task=task)
@@ -110,18 +110,18 @@ class TrustedMetadata:
         """
         for automatic in (False, True):
             path = plan_path(task, rollout, automatic=automatic)
-            if target := self._target(path, source):
+            if target := self.target(path, source):
                 break
         else:
             return None
-        plan = decode_plan(self._bytes(target, source))
+        plan = decode_plan(self.target_bytes(target, source))
         tasks = {each.task for each in (*plan.releases, *plan.rollback_to)}
         if plan.rollout != rollout or task not in tasks:
             raise TrustRefusedError(
                 f"{path} holds a plan of {plan.rollout}, for {sorted(tasks)}", reason="plan_invalid"
             )
         for other in sorted(tasks - {task}):
-            same = self._target(plan_path(other, rollout, automatic=automatic), source)
+            same = self.target(plan_path(other, rollout, automatic=automatic), source)
             if same is None or same.hashes != target.hashes:
                 raise _contradicted(rollout, f"it names releases of {other}, and is not signed for that task")
         if automatic:
@@ -130,6 +130,37 @@ class TrustedMetadata:
         for each in plan.rollback_to:
             self._agreed(each, rollout, automatic, source)
         return SignedPlan(plan=plan, releases=releases, automatic=automatic)
+
+    def target(self, path: str, source: MetadataSource) -> "TargetFile | None":
+        """The signed entry of a target, whatever it is; None: nobody who may has signed it. Call `refresh` first.
+
+        Raises:
+            TrustRefusedError, UnreachableError: as `refresh`: the role that may speak of it is fetched here.
+        """
+        updater = self._refreshed(source)
+        with self._locked(), _translated():
+            return updater.get_targetinfo(path)
+
+    def target_bytes(self, target: "TargetFile", source: MetadataSource) -> bytes:
+        """The bytes of a small target, of that length and digest.
+
+        Raises:
+            TrustRefusedError: ``metadata_too_large`` (more than 4 MiB), ``metadata_mixed``, ``metadata_missing``.
+            UnreachableError: the source does not answer.
+        """
+        if target.length > MANIFEST_BYTES:
+            raise TrustRefusedError(f"{target.path} has {target.length} bytes", reason="metadata_too_large")
+        path = f"targets/{target.path}"
+        if self._refreshed(source).root.consistent_snapshot:
+            folder, slash, name = path.rpartition("/")
+            path = f"{folder}{slash}{next(iter(target.hashes.values()))}.{name}"
+        try:
+            data = source.fetch(path, target.length)
+        except NotHereError as error:
+            raise TrustRefusedError(f"{path} is signed, and is not there", reason="metadata_missing") from error
+        with _translated():
+            target.verify_length_and_hashes(data)
+        return data
 
     def open_order(self, data: bytes, *, device: str) -> DeviceOrder:
         """The cloud's order to this device.
@@ -175,24 +206,6 @@ class TrustedMetadata:
             raise TrustRefusedError("the metadata was not refreshed", reason="metadata_missing", fix="refresh it first")
         updater.use(source)
         return updater
-
-    def _target(self, path: str, source: MetadataSource) -> "TargetFile | None":
-        updater = self._refreshed(source)
-        with self._locked(), _translated():
-            return updater.get_targetinfo(path)
-
-    def _bytes(self, target: "TargetFile", source: MetadataSource) -> bytes:
-        if target.length > MANIFEST_BYTES:
-            raise TrustRefusedError(f"{target.path} has {target.length} bytes", reason="metadata_too_large")
-        folder, _, name = target.path.rpartition("/")
-        path = f"targets/{folder}/{target.hashes.get('sha256', '')}.{name}"
-        try:
-            data = source.fetch(path, target.length)
-        except NotHereError as error:
-            raise TrustRefusedError(f"{path} is signed, and is not there", reason="metadata_missing") from error
-        with _translated():
-            target.verify_length_and_hashes(data)
-        return data
 
     def _agreed(self, planned: PlannedRelease, rollout: str, automatic: bool, source: MetadataSource) -> SignedRelease:
         found = self.release(planned.task, planned.release, source)

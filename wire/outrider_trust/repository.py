@@ -34,7 +34,7 @@ from outrider_link.files import make_folder, write_durably
 from outrider_trust.facts import SIGNED_FIELD
 from outrider_wire.errors import OperatorConfigError, TrustRefusedError
 
-EXPIRY_DAYS: Mapping[str, int] = {"root": 365, "targets": 90, "snapshot": 14, "timestamp": 7}
+EXPIRY_DAYS: Mapping[str, float] = {"root": 365, "targets": 90, "snapshot": 14, "timestamp": 7}
 TASK_DAYS = 30
 """Of a delegated role."""
 ONLINE = ("snapshot", "timestamp")
@@ -103,7 +103,7 @@ class Repository:
         names = {path.name.split(".", 1)[1].removesuffix(".json") for path in self.metadata.glob("*.*.json")}
         return [*(name for name in ("root", "targets") if name in names), *sorted(names - KINDS.keys())]
 
-    def fresh(self, role: str, *, days: int | None = None) -> "Metadata[Any]":
+    def fresh(self, role: str, *, days: float | None = None) -> "Metadata[Any]":
         """The next version of a role, unsigned, with a new expiry; of what waits for signatures, that one, to be changed further."""
         if waiting := self.pending(role):
             waiting.signatures.clear()
@@ -116,7 +116,7 @@ class Repository:
             metadata = Metadata(_first(role))
         now = int(self._clock())
         life = days if days is not None else EXPIRY_DAYS.get(role, TASK_DAYS)
-        metadata.signed.expires = datetime.fromtimestamp(now, UTC) + timedelta(days=life)
+        metadata.signed.expires = datetime.fromtimestamp(now, UTC) + timedelta(seconds=round(life * 86400))
         metadata.signed.unrecognized_fields[SIGNED_FIELD] = now
         return metadata
 
@@ -132,22 +132,34 @@ class Repository:
         for signer in signers:
             metadata.sign(signer, append=True)
 
-    def lacking(self, role: str, metadata: "Metadata[Any]") -> int:
+    def lacking(self, role: str, metadata: "Metadata[Any]", *, delegator: Any = None) -> int:
         """How many signatures it still needs, of the role's present keys and, for a root, of the next ones as well."""
         lacking = 0
-        for delegator in self._delegators(role, metadata):
-            result = delegator.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
+        for each in [delegator] if delegator else self._delegators(role, metadata):
+            try:
+                result = each.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
+            except ValueError as error:
+                raise TrustRefusedError(
+                    f"nobody delegates to {role}",
+                    reason="metadata_unsigned",
+                    fix="delegate to it in the targets role first",
+                ) from error
             lacking = max(lacking, result.threshold - len(result.signed))
         return lacking
 
-    def publish(self, role: str, metadata: "Metadata[Any]") -> Path:
-        """Moves a version with enough signatures to where devices fetch it; durable when it returns.
+    def check(self, role: str, metadata: "Metadata[Any]", *, delegator: Any = None) -> None:
+        """Whether a version may be published now.
+
+        Args:
+            role: whose it is.
+            metadata: the version.
+            delegator: who vouches for it, where that is about to change too; None: who does now.
 
         Raises:
             TrustRefusedError: ``metadata_unsigned``, ``metadata_rolled_back`` (another one was published meanwhile),
                 ``metadata_expired``.
         """
-        if lacking := self.lacking(role, metadata):
+        if lacking := self.lacking(role, metadata, delegator=delegator):
             raise TrustRefusedError(
                 f"{role} lacks {lacking} signature(s)", reason="metadata_unsigned", fix="outrider ota keys sign"
             )
@@ -160,7 +172,11 @@ class Repository:
             )
         if metadata.signed.is_expired(datetime.fromtimestamp(self._clock(), UTC)):
             raise TrustRefusedError(f"this {role} has expired", reason="metadata_expired", fix="make and sign it again")
-        path = self.path(role, version)
+
+    def publish(self, role: str, metadata: "Metadata[Any]") -> Path:
+        """Moves a version with enough signatures to where devices fetch it; durable when it returns. Errors as `check`."""
+        self.check(role, metadata)
+        path = self.path(role, metadata.signed.version)
         write_durably(path, metadata.to_bytes())
         (self.proposed / f"{role}.json").unlink(missing_ok=True)
         return path
@@ -177,7 +193,7 @@ class Repository:
                 write_durably(at, data)
         return target
 
-    def snapshot(self, signers: Mapping[str, Iterable[Signer]], *, days: Mapping[str, int] = EXPIRY_DAYS) -> None:
+    def snapshot(self, signers: Mapping[str, Iterable[Signer]], *, days: Mapping[str, float] = EXPIRY_DAYS) -> None:
         """Makes, signs and publishes a snapshot of what is there, if anything changed, and a timestamp of it.
 
         Args:

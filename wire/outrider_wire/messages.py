@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from outrider_wire.limits import BLOB_BYTES, BLOCK_BYTES, ENTRIES, LABELS, PARTS, WIRE_VERSION
-from outrider_wire.names import Digest, Identifier, Label, Name, Reason
+from outrider_wire.limits import BLOB_BYTES, BLOCK_BYTES, ENTRIES, INLINE_BYTES, LABELS, PARTS, WIRE_VERSION
+from outrider_wire.names import END, Digest, Identifier, Label, Name, Reason
 
 Version = Annotated[int, Meta(ge=1, le=1000)]
 Count = Annotated[int, Meta(ge=0, lt=2**53)]
@@ -20,6 +20,8 @@ Probabilities = Annotated[list[Share], Meta(max_length=LABELS)]
 Finite = Annotated[float, Meta(ge=-1e15, le=1e15)]
 """A bound is what refuses NaN and infinity, which MessagePack carries and JSON cannot say."""
 SignedBytes = Annotated[bytes, Meta(max_length=64 * 1024)]
+MetadataPath = Annotated[str, Meta(max_length=256, pattern=rf"^[a-z0-9_][a-z0-9._-]*(/[a-z0-9_][a-z0-9._-]*)*{END}")]
+"""Of a file in a repository of signed metadata; it can lead nowhere else."""
 Milliseconds = Annotated[dict[Annotated[str, Meta(max_length=32)], Finite], Meta(max_length=ENTRIES)]
 
 
@@ -168,6 +170,45 @@ class BlobGone(Struct, kw_only=True, frozen=True, tag="gone"):
     v: Version = WIRE_VERSION
 
 
+class MetadataWant(Struct, kw_only=True, frozen=True, tag="metadata_want"):
+    """Device → cloud: send this file of signed metadata."""
+
+    transfer: Name
+    """Names the topic that the reply goes to."""
+    path: MetadataPath
+    """Within the repository: ``metadata/timestamp.json``, ``metadata/3.easy-vqa.json``, ``targets/…``."""
+    v: Version = WIRE_VERSION
+
+
+class MetadataFound(Struct, kw_only=True, frozen=True, tag="metadata_found"):
+    """Cloud → device: the file, or how to pull it, or that there is none. Nothing of it is believed before its signatures are."""
+
+    transfer: Name
+    path: MetadataPath
+    sha256: Annotated[str, Meta(pattern=rf"^([0-9a-f]{{64}})?{END}")]
+    """Of the file; empty: there is no such file."""
+    size: Annotated[int, Meta(ge=0, le=BLOB_BYTES)] = 0
+    data: Annotated[bytes, Meta(max_length=INLINE_BYTES)] = b""
+    """All of it, up to 64 KiB; of a larger one nothing: it is pulled as a blob by its digest."""
+    v: Version = WIRE_VERSION
+
+
+class MetadataNotice(Struct, kw_only=True, frozen=True, tag="metadata"):
+    """Cloud → all devices, retained: a hint that newer metadata can be had."""
+
+    timestamp: Count
+    """Version of the newest timestamp."""
+    v: Version = WIRE_VERSION
+
+
+class StopNotice(Struct, kw_only=True, frozen=True, tag="stop"):
+    """Cloud → all devices, retained: the newest emergency stop."""
+
+    envelope: SignedBytes
+    """A `Stop` in a DSSE envelope."""
+    v: Version = WIRE_VERSION
+
+
 class Assignment(Struct, kw_only=True, frozen=True):
     """Which release one task's slot should hold."""
 
@@ -184,9 +225,15 @@ class Desired(Struct, kw_only=True, frozen=True, tag="desired"):
     """Cloud → device, retained: a hint until the device has verified it."""
 
     assignments: Annotated[list[Assignment], Meta(max_length=64)]
-    order: SignedBytes = b""
-    """The cloud's signed order, in a DSSE envelope; a device with a root of trust obeys nothing else. Empty: there is none."""
+    order: SignedBytes | UnsetType = UNSET
+    """The cloud's signed order, in a DSSE envelope; a device with a root of trust obeys nothing else. Left out where there is
+    none; see `signed`."""
     v: Version = WIRE_VERSION
+
+    @property
+    def signed(self) -> bytes:
+        """The order's envelope; empty: there is none."""
+        return b"" if self.order is UNSET else self.order
 
 
 SlotState = Literal[
@@ -317,8 +364,10 @@ class Telemetry(Struct, kw_only=True, frozen=True, tag="telemetry"):
     v: Version = WIRE_VERSION
 
 
-UplinkMessage = Escalation | Presence | Reported | Telemetry | BlobWant | BlobBlock | BlobGone
-DownlinkMessage = Receipt | Answer | Refusal | Desired | BlobWant | BlobBlock | BlobGone
+UplinkMessage = Escalation | Presence | Reported | Telemetry | BlobWant | BlobBlock | BlobGone | MetadataWant
+DownlinkMessage = (
+    Receipt | Answer | Refusal | Desired | BlobWant | BlobBlock | BlobGone | MetadataFound | MetadataNotice | StopNotice
+)
 Message = (
     Escalation
     | Receipt
@@ -327,6 +376,10 @@ Message = (
     | BlobWant
     | BlobBlock
     | BlobGone
+    | MetadataWant
+    | MetadataFound
+    | MetadataNotice
+    | StopNotice
     | Desired
     | Reported
     | Presence

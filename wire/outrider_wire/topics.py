@@ -15,10 +15,14 @@ from outrider_wire.messages import (
     BlobWant,
     Desired,
     Escalation,
+    MetadataFound,
+    MetadataNotice,
+    MetadataWant,
     Presence,
     Receipt,
     Refusal,
     Reported,
+    StopNotice,
     Telemetry,
 )
 from outrider_wire.names import NAME_GRAMMAR
@@ -38,6 +42,8 @@ Kind = Literal[
     "desired",
     "reported",
     "telemetry",
+    "stop",
+    "metadata",
 ]
 
 
@@ -80,15 +86,15 @@ TABLE: tuple[Topic, ...] = (
         kind="blob-up",
         pattern="{device}/up/blob/{worker}/{transfer}",
         sender="device",
-        messages=(BlobBlock, BlobGone, BlobWant),
-        what="blocks for the worker that pulls; or what the device wants of a release",
+        messages=(BlobBlock, BlobGone, BlobWant, MetadataWant),
+        what="blocks for the worker that pulls; or what the device wants of a release or of signed metadata",
     ),
     Topic(
         kind="blob-down",
         pattern="{device}/down/blob/{transfer}",
         sender="cloud",
-        messages=(BlobWant, BlobBlock, BlobGone),
-        what="what a worker wants of an input; or blocks of a release",
+        messages=(BlobWant, BlobBlock, BlobGone, MetadataFound),
+        what="what a worker wants of an input; or blocks of a release; or a file of signed metadata",
     ),
     Topic(
         kind="desired",
@@ -113,6 +119,22 @@ TABLE: tuple[Topic, ...] = (
         messages=(Telemetry,),
         what="the account, confidence histogram, latency",
     ),
+    Topic(
+        kind="stop",
+        pattern="all/down/stop",
+        sender="cloud",
+        messages=(StopNotice,),
+        retained=True,
+        what="the signed emergency stop; the newest number holds",
+    ),
+    Topic(
+        kind="metadata",
+        pattern="all/down/metadata",
+        sender="cloud",
+        messages=(MetadataNotice,),
+        retained=True,
+        what="a hint that newer signed metadata can be had",
+    ),
 )
 
 _BY_KIND = {topic.kind: topic for topic in TABLE}
@@ -132,10 +154,10 @@ _MATCHERS = tuple((topic, _matcher(topic.pattern)) for topic in TABLE)
 
 @dataclass(frozen=True)
 class Address:
-    """A topic taken apart: its row, and the names in it ('' where the row has none)."""
+    """A topic taken apart: its row, and the names in it ('' where the row has none: what is said to all names no device)."""
 
     kind: Kind
-    device: str
+    device: str = ""
     task: str = ""
     worker: str = ""
     transfer: str = ""

@@ -47,6 +47,13 @@ class AccountReply(Account, kw_only=True, frozen=True):
     """Since the start: ``received``, and how many had each outcome."""
 
 
+class TrustedReply(Struct, kw_only=True, frozen=True):
+    """What signed metadata has become."""
+
+    timestamp: int
+    """Version of the timestamp that covers it."""
+
+
 class AssignedView(Struct, kw_only=True, frozen=True):
     """What a slot should hold."""
 

@@ -141,8 +141,8 @@ class Updater:
     def on_desired(self, desired: Desired) -> None:
         """What the cloud wants. With a root of trust only what is signed is looked at; without one, only where that is permitted."""
         if self.judge is not None:
-            if desired.order:
-                self._asked.put_nowait(("order", desired.order))
+            if desired.signed:
+                self._asked.put_nowait(("order", desired.signed))
             return
         if not self._terms.unsigned:
             if desired.assignments:

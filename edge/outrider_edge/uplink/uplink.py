@@ -6,7 +6,7 @@ Knows the topics and the messages; what becomes of a question is `outrider_edge.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, assert_never
@@ -15,6 +15,7 @@ from outrider_edge.outbox.clock import RunClock, run_clock
 from outrider_edge.outbox.outbox import Outbox
 from outrider_edge.ports import FiguresPort, MaySpare, OnAside, OnFinal, OnPulled, OutboxEntry
 from outrider_edge.uplink.alone import AloneUplink
+from outrider_edge.uplink.metadata import MetadataLine
 from outrider_edge.uplink.offering import Offering
 from outrider_edge.uplink.presence import offline, online, telemetry
 from outrider_link.blobs import BlobHolder, BlobPuller
@@ -32,10 +33,13 @@ from outrider_wire.messages import (
     DownlinkMessage,
     Escalation,
     Message,
+    MetadataFound,
+    MetadataNotice,
     Receipt,
     Refusal,
     Reported,
     SlotReport,
+    StopNotice,
 )
 from outrider_wire.topics import DEFAULT_ROOT, RELEASES, Address, Topics, row
 
@@ -123,6 +127,14 @@ class Uplink:
         self._puller = BlobPuller(
             publish=self._session.publish, bytes_per_s=access.blob_cap, beside=http.fetch if http else None
         )
+        self.metadata = MetadataLine(
+            publish=self._session.publish, topic=self._want_topic, puller=self._puller, http=http
+        )
+        """Asks the cloud for signed metadata."""
+        self.on_stop: Callable[[bytes], None] = _ignored
+        """Hears of the emergency stop: its envelope, verified by nobody yet. Returns at once."""
+        self.on_newer: Callable[[int], None] = _ignored
+        """Hears that there may be metadata up to that version of the timestamp. Returns at once."""
         self.counts: Counter[str] = Counter()
         """``bad_messages``, and by reason what could not be handled."""
         self._bad: Counter[str] = Counter()
@@ -139,6 +151,8 @@ class Uplink:
             self._topics.of("answer", self._device),
             self._topics.of("blob-down", self._device, transfer="+"),
             self._topics.of("desired", self._device),
+            self._topics.of("stop", ""),
+            self._topics.of("metadata", ""),
         ]
 
     @property
@@ -159,7 +173,7 @@ class Uplink:
     def ignored(self) -> dict[str, int]:
         """What came from the cloud and changed nothing, by reason: bad messages, and answers and blocks that nobody asked for."""
         odd = {reason: self.offering.counts[reason] for reason in ("unknown", "repeated", "unfit", "idle_receipts")}
-        return {**odd, "unasked_block": self._puller.unasked, **self._bad}
+        return {**odd, "unasked_block": self._puller.unasked, "unasked_metadata": self.metadata.unasked, **self._bad}
 
     def listen(self, on_final: OnFinal) -> None:
         """As `outrider_edge.ports.UplinkPort.listen`."""
@@ -329,7 +343,7 @@ class Uplink:
         address = self._topics.parse(message.topic)
         body = decode(message.payload, message.content_type)
         about = row(address.kind)
-        if about.sender != "cloud" or address.device != self._device or not isinstance(body, about.messages):
+        if about.sender != "cloud" or address.device not in (self._device, "") or not isinstance(body, about.messages):
             raise PeerMessageError(f"a {type(body).__name__} does not belong on that topic", reason="wrong_topic")
         return address, body  # type: ignore[return-value]  # the table's cloud rows are the downlink messages
 
@@ -345,6 +359,12 @@ class Uplink:
                 self._spawn(self._serve(body))
             case BlobBlock() | BlobGone():
                 self._puller.on_message(body)
+            case MetadataFound():
+                self.metadata.take(body)
+            case StopNotice():
+                self.on_stop(body.envelope)
+            case MetadataNotice():
+                self.on_newer(body.timestamp)
             case Desired():
                 if self._updates is not None:
                     self._updates.on_desired(body)
@@ -373,6 +393,10 @@ class Uplink:
             extra={"what": str(error)},
             exc_info=None if known else error,
         )
+
+
+def _ignored(_: object) -> None:
+    """Nobody listens for it."""
 
 
 __all__ = ["AloneUplink", "BrokerAccess", "UpdatesPort", "Uplink"]
