@@ -8,8 +8,8 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from outrider_link.files import fsync_dir
 from outrider_wire.errors import BundleDamagedError, PeerError
@@ -94,7 +94,7 @@ def _files(folder: Path, deep: int) -> Iterator[tuple[Path, int]]:
                 yield Path(entry.path), entry.stat(follow_symlinks=False).st_size
 
 
-def _opened(path: Path) -> BinaryIO:
+def _opened(path: Path) -> BufferedReader:
     file = open(path, "rb", opener=_without_following)  # noqa: SIM115 - only open() takes an opener; who calls closes it
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
