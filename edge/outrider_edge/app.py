@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from outrider_edge.local_api.ended_route import EndedRoute
 from outrider_edge.local_api.kserve.routes import KserveRoutes
 from outrider_edge.local_api.openapi import agent_version
 from outrider_edge.local_api.outbox_routes import OutboxRoutes
+from outrider_edge.local_api.updates_routes import UpdatesRoutes
 from outrider_edge.local_api.views import StatusView, task_view
 from outrider_edge.memory.memory import TaskMemory, check_embedding
 from outrider_edge.metrics import Metrics
@@ -39,9 +40,12 @@ from outrider_edge.outbox.outbox import Outbox
 from outrider_edge.running import providers_of, say_provider
 from outrider_edge.thermal.keeper import ThermalKeeper, families
 from outrider_edge.thermal.pacer import Pacer
+from outrider_edge.updates.device import Updater
+from outrider_edge.updates.hands import Hands
+from outrider_edge.updates.ledger import LedgerFile
 from outrider_edge.updates.slots import SlotFolder
-from outrider_edge.updates.starting import Load, SlotStart, start_slots
-from outrider_edge.updates.updater import TaskUpdater, Updater, UpdateTerms
+from outrider_edge.updates.starting import Load, SlotStart, settle_together, start_slots
+from outrider_edge.updating import LEDGER_FOLDER, Ready, hear, updater_of
 from outrider_edge.uplink.uplink import AloneUplink, BrokerAccess, Uplink
 from outrider_edge.webhooks.starting import Sinks
 from outrider_engine.bundle import Bundle
@@ -120,7 +124,8 @@ async def serving(config: EdgeConfig) -> AsyncIterator[Serving]:
         key = audit_key(config)
         decoder = _decoder(config, stack)
         pacer, heat = Pacer(), None
-        loaded = await asyncio.to_thread(_load_tasks, config, decoder or decode_picture)
+        ledger = await asyncio.to_thread(LedgerFile, config.folder / LEDGER_FOLDER)
+        loaded = await asyncio.to_thread(_load_tasks, config, decoder or decode_picture, ledger)
         for ready in loaded.values():
             stack.callback(ready.runtime.close)
             stack.callback(ready.subtasks.close)
@@ -156,7 +161,15 @@ async def serving(config: EdgeConfig) -> AsyncIterator[Serving]:
         uplink.listen_pulled(agent.on_pulled)
         for runtime in agent.runtimes.values():
             agent.promise(runtime)  # an alarm that still stands is said at once
-        updater = _updater(config, loaded, uplink)
+        updater = updater_of(
+            config,
+            [Ready(start=ready.start, runtime=ready.runtime, load=ready.load) for ready in loaded.values()],
+            uplink=uplink,
+            ledger=ledger,
+            alarm=lambda task: (found := metrics.monitors().get(task)) is not None and found.alarm,
+            headroom_c=lambda: heat.view().headroom_c if heat is not None else None,
+        )
+        hear(updater, uplink)
         await _start(uplink, updater, stack)
         if config.cloud.renew:
             _renew(config, stack)
@@ -168,6 +181,7 @@ async def serving(config: EdgeConfig) -> AsyncIterator[Serving]:
             metrics=_metrics_page(agent, metrics, uplink, decoder, outbox, heat=heat, sinks=sinks),
             groups=[
                 OutboxRoutes(outbox=outbox, uplink=uplink),
+                UpdatesRoutes(Hands(updater)),
                 EndedRoute(feed=outbox.feed, stopping=lambda: agent.stopping),
                 KserveRoutes(agent=agent, version=agent_version()),
             ],
@@ -186,19 +200,24 @@ def _decoder(config: EdgeConfig, stack: AsyncExitStack) -> PictureDecoder | None
     return decoder
 
 
-def _load_tasks(config: EdgeConfig, decode: Decode) -> dict[str, _Loaded]:
+def _load_tasks(config: EdgeConfig, decode: Decode, ledger: LedgerFile) -> dict[str, _Loaded]:
     """Every task with its model, loaded and timed. Blocks."""
     loaded: dict[str, _Loaded] = {}
     providers = providers_of(config.runtime)
+    folders: dict[str, SlotFolder] = {}
     for settings in config.tasks:
         task = read_task(settings)
-        if task.name in loaded:
+        if task.name in folders:
             raise OperatorConfigError(
                 f"task {task.name!r} is configured twice", reason="duplicate_task", fix="name each task file once"
             )
+        folders[task.name] = SlotFolder(folder=config.folder / "slots" / task.name, task=task)
+    settle_together(folders)
+    for settings, folder in zip(config.tasks, folders.values(), strict=True):
+        task = folder.task
         load = _loader(config, task, decode, providers)
-        folder = SlotFolder(folder=config.folder / "slots" / task.name, task=task)
-        start = start_slots(folder=folder, factory=Path(settings.bundle), load=load)
+        kept = ledger.task(task.name) if task.name in ledger.now.tasks else None
+        start = start_slots(folder=folder, factory=Path(settings.bundle), load=load, kept=kept)
         check_embedding(task, start.model.manifest)
         check_way_out(task, start.model.manifest)
         runtime = TaskRuntime(task=task, model=start.model)
@@ -266,23 +285,6 @@ def _cloud_http(config: EdgeConfig) -> CloudHttp | None:
     if tls is not None:
         tls.context()  # what is wrong with its files is said now
     return CloudHttp(url=cloud.url, device=config.device, tls=tls, bytes_per_s=broker.blob_cap)
-
-
-def _updater(config: EdgeConfig, loaded: Mapping[str, _Loaded], uplink: Uplink | AloneUplink) -> Updater:
-    terms = UpdateTerms(probation_answers=config.updates.probation_answers, probation_s=config.updates.probation_s)
-    return Updater(
-        tasks=[
-            TaskUpdater(
-                start=ready.start,
-                runtime=ready.runtime,
-                source=uplink,
-                load=ready.load,
-                changed=uplink.report,
-                terms=terms,
-            )
-            for ready in loaded.values()
-        ]
-    )
 
 
 async def _start(uplink: Uplink | AloneUplink, updater: Updater, stack: AsyncExitStack) -> None:

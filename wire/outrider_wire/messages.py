@@ -241,6 +241,10 @@ SlotState = Literal[
 ]
 
 
+Outcome = Literal["", "committed", "refused", "rolled_back", "companion", "stopped", "gave_up", "replaced"]
+"""How an order ended: ``refused`` before it ran here, ``rolled_back`` after; ``companion``: another task of it failed."""
+
+
 class SlotReport(Struct, kw_only=True, frozen=True):
     """What one task's slots really hold."""
 
@@ -254,12 +258,59 @@ class SlotReport(Struct, kw_only=True, frozen=True):
     """The release this state is about, when it is not the running one."""
     counter: Count = 0
     refused: Annotated[list[Digest], Meta(max_length=64)] = []
+    code: Annotated[str, Meta(max_length=64)] = ""
+    """The reason, for programs."""
+    order: Count = 0
+    """Number of the newest signed order that this task heeds; 0: none."""
+    rollout: Annotated[str, Meta(max_length=64)] = ""
+    release_counter: Count = 0
+    """The running release's own, given by its signer; 0: it has none."""
+    outcome: Outcome = ""
+    """Of that order; '' while it is under way."""
+    left_s: Annotated[float, Meta(ge=0, le=1e15)] | UnsetType = UNSET
+    """Run time until this state's deadline. Left out where nothing is under way."""
+
+
+class Ended(Struct, kw_only=True, frozen=True):
+    """How one order ended for one task: told until newer ones have taken its place, so that the cloud hears of each."""
+
+    sequence: Count
+    """Counts what ended on this device: with the device's name, the key by which a repeat is known."""
+    task: Name
+    order: Count
+    """0: nothing signed brought it."""
+    rollout: Annotated[str, Meta(max_length=64)] = ""
+    release: Annotated[str, Meta(max_length=64)]
+    outcome: Outcome
+    code: Annotated[str, Meta(max_length=64)] = ""
+    reason: Annotated[str, Meta(max_length=256)] = ""
+    clock_ms: Count = 0
+    """UTC by the device's own clock, which may be wrong."""
 
 
 class Reported(Struct, kw_only=True, frozen=True, tag="reported"):
     """Device → cloud, retained: what really runs, and why."""
 
     slots: Annotated[list[SlotReport], Meta(max_length=64)]
+    device: Annotated[str, Meta(max_length=64)] = ""
+    sequence: Count = 0
+    """Grows with every report of this device, over restarts too."""
+    clock_ms: Count = 0
+    """UTC by the device's own clock, which may be wrong."""
+    order: Count = 0
+    """The highest number of a signed order that was heeded."""
+    stop: Count = 0
+    """The highest number of a stop that was heeded."""
+    metadata: Annotated[dict[Annotated[str, Meta(max_length=64)], Count], Meta(max_length=ENTRIES)] = {}
+    """Version of each role's metadata that the device trusts."""
+    attack: Annotated[str, Meta(max_length=64)] = ""
+    """Reason code of the last metadata, order or stop that was refused as forged, replayed or damaged."""
+    held: Annotated[str, Meta(max_length=512)] = ""
+    """Why nothing begins on this device now: a stop, a pin, a damaged record."""
+    ends: Annotated[list[Ended], Meta(max_length=32)] = []
+    """The newest ends, oldest first."""
+    signed: Annotated[bytes, Meta(max_length=512 * 1024)] = b""
+    """The same without this field, as an `outrider_trust.envelope.Envelope` signed with the device's key; empty: it has none."""
     v: Version = WIRE_VERSION
 
 

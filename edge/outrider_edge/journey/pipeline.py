@@ -6,7 +6,8 @@ Where it computes is measured, not configured: a hop to a thread costs about 0.1
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -24,6 +25,8 @@ LOOP_BYTES = 256 * 1024
 _STEP = 1.1
 """How far the running median of the cost moves at each input: one slow input changes nothing, thirty do."""
 _WARM_RUNS = 3
+_RECENT = 256
+"""Answers that the p95 of the model in use is over."""
 
 Parts = Mapping[str, bytes | str]
 
@@ -46,6 +49,9 @@ class LocalAnswer(NamedTuple):
     """As `outrider_engine.model.Inference.embedding`."""
 
 
+Watcher = Callable[[Parts, LocalAnswer], None]
+
+
 class TaskRuntime:
     """One task's model, swapped without a pause.
 
@@ -66,6 +72,8 @@ class TaskRuntime:
         """The large model that last answered what this device sent, and its strategy; None: none has yet."""
         self._cost_ms: float | None = None
         self._hopped = 0
+        self._watcher: Watcher | None = None
+        self._recent: deque[float] = deque(maxlen=_RECENT)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"model-{task.name}")
 
     def warm(self) -> float:
@@ -85,6 +93,17 @@ class TaskRuntime:
         self.served = self.failed = 0
         self.swaps += 1
         self._cost_ms = None
+        self._recent.clear()
+
+    def listen(self, watcher: "Watcher | None") -> None:
+        """Names who is shown every input and its answer, on whichever thread it was given. It must return at once, and not raise."""
+        self._watcher = watcher
+
+    @property
+    def p95_ms(self) -> float:
+        """Of the model in use, over its recent answers; 0: it has given none."""
+        ordered = sorted(self._recent)
+        return ordered[int(0.95 * (len(ordered) - 1))] if ordered else 0.0
 
     def heard(self, large: str, strategy: str) -> str:
         """Notes who answers in the cloud. Why the system's claim falls with that, if it does so just now; else ''."""
@@ -134,8 +153,10 @@ class TaskRuntime:
         probabilities: list[float] = inference.probabilities.tolist()
         done = time.perf_counter()
         self._note(1e3 * (done - started))
-        self.served += model is self.model
-        return LocalAnswer(
+        if model is self.model:
+            self.served += 1
+            self._recent.append(1e3 * (done - started))
+        answer = LocalAnswer(
             model=model,
             label=model.labels[max(range(len(probabilities)), key=probabilities.__getitem__)],
             probabilities=probabilities,
@@ -145,6 +166,9 @@ class TaskRuntime:
             model_ms=1e3 * (done - prepared),
             embedding=inference.embedding,
         )
+        if (watcher := self._watcher) is not None:
+            watcher(parts, answer)
+        return answer
 
     def close(self) -> None:
         """Ends the task's thread when the inputs under way are answered."""

@@ -63,6 +63,14 @@ class UpdatesPort(Protocol):
         """What the slots hold now."""
         ...
 
+    def facts(self) -> dict[str, str]:
+        """What the device says of itself, and plans ask for: site, profile, labels."""
+        ...
+
+    async def reported(self) -> Reported:
+        """The same as `slots` with all that belongs to it, numbered and signed: made anew each time it is told."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class BrokerAccess:
@@ -114,6 +122,7 @@ class Uplink:
         self._clock = clock or run_clock()
         self._started_at = self._clock.now()
         self._updates: UpdatesPort | None = None
+        self._reporting = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._session = self._session_of(access)
         self.offering = Offering(
@@ -299,10 +308,14 @@ class Uplink:
         await self._report()
 
     async def _report(self) -> None:
-        slots = self._updates.slots() if self._updates else []
-        releases = {slot.task: slot.running for slot in slots}
-        await self._publish_presence(online(self._device, self._clock.boot_id, agent=self._agent, releases=releases))
-        await self._publish(self._topics.of("reported", self._device), Reported(slots=slots), retain=True)
+        updates = self._updates
+        async with self._reporting:  # one after the other: the newest number is the one that the broker keeps
+            told = await updates.reported() if updates else Reported(slots=[])
+            releases = {slot.task: slot.running for slot in told.slots}
+            facts = updates.facts() if updates else {}
+            presence = online(self._device, self._clock.boot_id, agent=self._agent, releases=releases, facts=facts)
+            await self._publish_presence(presence)
+            await self._publish(self._topics.of("reported", self._device), told, retain=True)
 
     async def _tell_now_and_then(self) -> None:
         while True:
