@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from outrider_cloud.rollout.records import Count, Seen, Slot
+from outrider_cloud.rollout.records import Count, End, Seen, Slot
 
 _SENT = ("cloud", "expired")
 _KEPT = ("edge", "memory")
@@ -21,6 +21,7 @@ def seen_of(row: Mapping[str, Any]) -> Seen:
         facts=dict(row["capabilities"]),
         seen_ms=row["seen_ms"],
         slots={task: _slot(said) for task, said in row["slots"].items()},
+        ends=_ends(row["report"].get("ends") or []),
         counts={task: _count(said.get("account") or {}) for task, said in telemetry.items()},
         alarms={task: found for task, said in telemetry.items() if (found := _alarm(said.get("monitor") or {}))},
     )
@@ -31,6 +32,13 @@ def _slot(said: Mapping[str, Any]) -> Slot:
         return msgspec.convert(said, Slot, strict=False)
     except msgspec.ValidationError:  # a row of an older version
         return Slot()
+
+
+def _ends(said: list[Any]) -> list[End]:
+    try:
+        return msgspec.convert(said, list[End])
+    except msgspec.ValidationError:  # as above
+        return []
 
 
 def _count(account: Mapping[str, int]) -> Count:

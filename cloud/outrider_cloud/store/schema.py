@@ -86,6 +86,7 @@ devices = sa.Table(
     sa.Column("wire", sa.JSON, nullable=False),
     sa.Column("capabilities", sa.JSON, nullable=False),
     sa.Column("slots", sa.JSON, nullable=False),  # task → what its slots hold, as reported
+    sa.Column("report", sa.JSON, nullable=False, server_default="{}"),  # the rest of that report
     sa.Column("telemetry", sa.JSON, nullable=False),  # task → the last telemetry
     sa.Column("first_seen_ms", sa.BigInteger, nullable=False),
     sa.Column("seen_ms", sa.BigInteger, nullable=False),

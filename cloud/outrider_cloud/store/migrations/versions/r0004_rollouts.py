@@ -10,7 +10,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Makes the four tables."""
+    """Makes the four tables, and room for what devices report beside their slots."""
+    op.add_column("devices", sa.Column("report", sa.JSON(), nullable=False, server_default="{}"))
     op.create_table(
         "rollouts",
         sa.Column("rollout", sa.String(length=64), nullable=False),
@@ -60,3 +61,4 @@ def downgrade() -> None:
     """Drops them: no rollout that is under way is known any more."""
     for name in ("stops", "orders", "rollout_members", "rollouts"):
         op.drop_table(name)
+    op.drop_column("devices", "report")
