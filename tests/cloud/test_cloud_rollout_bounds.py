@@ -97,7 +97,7 @@ def shares(rng: np.random.Generator, n: int, mean: float) -> "np.ndarray[tuple[i
     return rng.binomial(200, np.clip(rng.beta(20 * mean, 20 * (1 - mean), n), 0, 1)) / 200
 
 
-@pytest.mark.parametrize(("n", "m"), [(5, 10), (20, 30), (40, 120)])
+@pytest.mark.parametrize(("n", "m"), [(5, 10), (9, 15), (40, 120), pytest.param(20, 30, marks=pytest.mark.slow)])
 def test_equal_groups_are_told_apart_no_more_often_than_stated(n: int, m: int) -> None:
     rng, level, runs = np.random.default_rng(7), 0.05, 1500
     found = sum(bounds.raised(shares(rng, n, 0.2), shares(rng, m, 0.2), 0.0) <= level for _ in range(runs)) / runs

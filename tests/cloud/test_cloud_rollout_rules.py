@@ -75,9 +75,10 @@ def test_a_bad_release_is_halted_in_its_first_stage_and_who_is_mid_way_stops(end
     assert len(world.orders) == before and world.stops == 1, "it says so once, and orders nobody more"
 
 
-def test_a_release_within_its_limits_is_halted_no_more_often_than_stated() -> None:
+@pytest.mark.parametrize("runs", [20, pytest.param(300, marks=pytest.mark.slow)])
+def test_a_release_within_its_limits_is_halted_no_more_often_than_stated(runs: int) -> None:
     """Both rates at once at their limits, 100 devices a rollout, looked at every minute."""
-    runs, halted = 60, 0
+    halted = 0
     for seed in range(runs):
         plan = make_plan(0.3, 1.0, limits={"failures": 0.05, "rollbacks": 0.05}, rollout=f"r-{seed}")
         world = make_world(plan, 100, chance(0.05, seed))
@@ -86,11 +87,12 @@ def test_a_release_within_its_limits_is_halted_no_more_often_than_stated() -> No
     assert halted / runs <= 0.05 + 3 * (0.05 * 0.95 / runs) ** 0.5
 
 
-def test_a_release_at_the_rate_that_the_forecast_names_is_halted_as_often_as_it_says() -> None:
+@pytest.mark.parametrize("runs", [20, pytest.param(300, marks=pytest.mark.slow)])
+def test_a_release_at_the_rate_that_the_forecast_names_is_halted_as_often_as_it_says(runs: int) -> None:
     from outrider_cloud.rollout.forecast import Carriage, forecast
     from outrider_cloud.rollout.records import Look
 
-    runs, halted = 40, 0
+    halted = 0
     plan = make_plan(1.0, limits={"failures": 0.05})
     fleet = {f"cam-{k}": make_seen(f"cam-{k}") for k in range(60)}
     look = Look(plan=plan, progress=Progress(), members={}, fleet=fleet, world=World(now_ms=MONDAY))
@@ -600,3 +602,8 @@ def test_who_was_stopped_and_goes_on_is_on_its_way_again() -> None:
     stopped = observed(told("stopped"))
     again = told("", state="fetching", offered=NEW)
     assert observe(stopped, again, make_plan(1.0), World(now_ms=MONDAY)).state == "begun"
+
+
+def test_a_large_stage_is_ordered_part_by_part() -> None:
+    world = make_world(make_plan(1.0), 1200, lambda k: Manner(end="never"))
+    assert [len(world.look().orders) for _ in range(4)] == [500, 500, 200, 0]

@@ -96,6 +96,7 @@ async def test_a_release_goes_to_all_is_stopped_in_seconds_and_taken_back(broker
         assert numbers == sorted(set(numbers))
 
 
+@pytest.mark.slow
 async def test_a_bad_release_is_halted_and_who_is_mid_way_is_stopped(broker: str, tmp_path: Path) -> None:
     site = make_site(tmp_path / "site")
     async with make_service(cloud_file(tmp_path, broker, site), HeldModel()) as service, AsyncExitStack() as stack:
@@ -121,6 +122,7 @@ async def test_a_bad_release_is_halted_and_who_is_mid_way_is_stopped(broker: str
         assert (await act(service, "r-1", "abort"))[1]["state"] == "aborted"
 
 
+@pytest.mark.slow
 async def test_it_goes_on_where_it_was_after_a_restart(broker: str, tmp_path: Path) -> None:
     site = make_site(tmp_path / "site")
     path = cloud_file(tmp_path, broker, site)

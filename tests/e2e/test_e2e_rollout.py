@@ -15,7 +15,7 @@ from outrider_edge.config import load_edge_config
 from outrider_wire.fitness import Requires
 from outrider_wire.rollout import Group
 
-pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(300)]
 
 EDGE = """\
 device = "{name}"

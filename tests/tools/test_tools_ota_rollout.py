@@ -75,6 +75,20 @@ async def lab(
 
 
 @pytest.mark.broker
+async def test_a_dry_run_says_what_each_stage_can_detect_and_begins_nothing(
+    own_broker: AnyBroker, tmp_path: Path, outrider: Run
+) -> None:
+    async with AsyncExitStack() as stack:
+        made, _, (_, newer) = await lab(stack, own_broker.url, tmp_path, outrider, 3)
+        table = await made.ota("rollout", newer[:12], "--groups", "100%", "--min", "20", "--dry-run")
+        assert table.code == 0, table.err
+        assert "3 devices: only failure rates above 63%" in table.out
+        assert "3 devices, and 20 must finish before the next" in table.err
+        assert (await get(made.service, "/v1/rollouts"))[1] == {"rollouts": []}
+
+
+@pytest.mark.broker
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_from_a_dry_run_to_a_rollback(own_broker: AnyBroker, tmp_path: Path, outrider: Run) -> None:
     async with AsyncExitStack() as stack:
@@ -124,6 +138,7 @@ async def test_from_a_dry_run_to_a_rollback(own_broker: AnyBroker, tmp_path: Pat
 
 
 @pytest.mark.broker
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_a_pipeline_is_told_of_a_halt_and_of_time_that_ran_out(
     own_broker: AnyBroker, tmp_path: Path, outrider: Run

@@ -12,6 +12,9 @@ from outrider_wire.rollout import DeviceOrder, RolloutPlan, stage_of
 ORDER_LIFE_MS = 7 * 86_400_000
 """How long an order is good for; it is made anew when half of that is over and the device has not begun."""
 
+ORDERS_AT_ONCE = 500
+"""Devices that are ordered in one step; the others in the next. Each order is signed, and a fleet need not fetch all at once."""
+
 
 class Ordering(Struct, kw_only=True, frozen=True):
     """Who is ordered, and who is not."""
@@ -38,7 +41,7 @@ def ordering(look: Look) -> Ordering:
             blocked.append(found)
         elif runs_it(plan, seen):
             new[name] = Member(device=name, stage=stage, state="present", ordered_ms=world.now_ms)
-        else:
+        elif len(orders) < ORDERS_AT_ONCE:
             order = _order(plan, name, stage, world)
             orders.append(order)
             new[name] = _member(plan, seen, order, members.get(name))

@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 log.addFilter(Seldom())
 
 EVERY_S = 1.0
+RESTS = 4.0
+"""It rests so many times as long as a turn took: a look at 10 000 devices takes most of a second."""
 SELDOM = 15
 """Turns between two looks at a rollout of which nothing is expected soon."""
 SENT_AT_ONCE = 256
@@ -73,12 +75,14 @@ class Rollouts:
 
     async def run(self, every_s: float = EVERY_S) -> None:
         """Turn by turn, until it is cancelled."""
+        loop = asyncio.get_running_loop()
         while True:
+            began = loop.time()
             try:
                 await self.turn()
             except Exception:  # supervised: what fails now is looked at again in the next turn
                 log.exception("rollouts.failed")
-            await asyncio.sleep(every_s)
+            await asyncio.sleep(max(every_s, RESTS * (loop.time() - began)))
 
     async def turn(self) -> None:
         """Looks at every rollout once, and says what is unsaid."""
