@@ -54,7 +54,7 @@ def name_of(site: Site, role: str) -> str:
 @given(
     st.data(), st.sampled_from(("root", *ROLES)), st.binary(max_size=300) | JSON.map(lambda v: json.dumps(v).encode())
 )
-@settings(max_examples=800, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_bytes_in_the_place_of_a_file(
     served: tuple[Site, Remembered, str], folders: Any, data: st.DataObject, role: str, said: bytes
 ) -> None:
@@ -65,7 +65,7 @@ def test_any_bytes_in_the_place_of_a_file(
 
 
 @given(st.sampled_from(ROLES), st.data())
-@settings(max_examples=1200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 def test_a_file_that_is_signed_by_the_right_key_and_says_nonsense(
     served: tuple[Site, Remembered, str], folders: Any, role: str, data: st.DataObject
 ) -> None:

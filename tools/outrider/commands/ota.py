@@ -56,10 +56,10 @@ def publish(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Upload a bundle and sign it as a release; without --key, offer it unsigned.
+    """Upload a bundle, and sign it as a release.
 
-    A signed release reaches devices by a plan: outrider ota rollout. Unsigned ones are taken only by devices without a root of
-    trust, and not at all by a cloud that keeps signed metadata.
+    A signed release reaches devices by a plan: outrider ota rollout. Without --key the bundle is offered unsigned, at once, which
+    only devices without a root of trust take, and no cloud that keeps signed metadata does.
     """
     screen = Screen(json=json, quiet=quiet)
     if not key:

@@ -136,7 +136,7 @@ def add(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Propose a further key for a role; a new task gets its first one so."""
+    """Propose a further key for a role, or a new task's first."""
     place = workplace(folder, passphrase_file)
     keys = [place.public(each) for each in key or []]
     _propose(
@@ -223,7 +223,10 @@ def sign(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Sign what is proposed; what then has all its signatures is published. A FILE is only signed: carry it back."""
+    """Sign what is proposed, and publish what is complete.
+
+    A FILE is only signed in its place: carry it on, or back. With --dry-run it says what is in it.
+    """
     from outrider.ota.carried import sign_file
 
     screen = Screen(json=json, quiet=quiet)
@@ -244,6 +247,31 @@ def sign(
     lacking = place.sign(what, key or [])
     came = finish(place, screen, cloud_of(cloud, token_file, ca_file))
     screen.result({"dry_run": False, "role": what, "lacking": lacking, **came}, f"✓ signed {what}; it lacks {lacking}")
+
+
+@app.command("publish")
+def publish(
+    *,
+    folder: Folder = DEFAULT_REPOSITORY,
+    cloud: CloudOf = "",
+    token_file: TokenFile = None,
+    ca_file: CaFile = None,
+    passphrase_file: PassphraseFile = None,
+    dry_run: DryRun = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Publish what was signed elsewhere and carried back."""
+    screen = Screen(json=json, quiet=quiet)
+    place = workplace(folder, passphrase_file)
+    if dry_run:
+        waiting = place.waiting()
+        screen.result(
+            {"dry_run": True, "waiting": waiting}, "\n".join(f"{role} lacks {n}" for role, n in waiting.items())
+        )
+        return
+    came = finish(place, screen, cloud_of(cloud, token_file, ca_file))
+    screen.result({"dry_run": False, **came}, f"✓ published {came['published'] or 'nothing'}")
 
 
 @app.command("checklist")

@@ -45,7 +45,10 @@ def verify(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Judge what is signed as a fresh device would; exit code 3 when it refuses any of it."""
+    """Judge what is signed as a fresh device would.
+
+    Exit code 3 when a device refuses any of it.
+    """
     from outrider.ota import looking
     from outrider_link.settings import read_text
     from outrider_trust.sources import DirectorySource
@@ -112,7 +115,7 @@ def diff(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show what differs between two releases, or between a release and a bundle."""
+    """Show what differs between two releases."""
     from outrider.ota import looking
 
     screen = Screen(json=json, quiet=quiet)
@@ -169,7 +172,10 @@ def gc(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Remove releases that no plan and no device needs, and expired plans. Without --yes it only says which."""
+    """Remove releases that no plan and no device needs.
+
+    Plans that have expired go too. Without --yes it only says which.
+    """
     from outrider.ota import cloudlink, collecting
     from outrider_wire.errors import OperatorConfigError
 

@@ -23,8 +23,8 @@ Two of the three, on their own machines
 [ ] outrider ota keys sign root.json --key file:root-NAME.pem                Carry the stick on.
 
 The release engineer again
-[ ] Copy root.json back into proposed/. outrider ota keys sign targets --key file:keys/targets.pem
-[ ] outrider ota keys sign TASK --key file:keys/TASK.pem (for each task). outrider ota keys ls: nothing waits any more.
+[ ] Copy root.json back into proposed/, then: outrider ota keys publish
+[ ] outrider ota keys ls: nothing waits any more, and the root's key ids are the three that were read aloud.
 [ ] outrider ota verify: what is there is what a device would believe.
 [ ] Bring metadata/, targets/, keys/snapshot.pem, keys/timestamp.pem and keys/control.pem to the cloud ([trust] repository),
     or key services' URIs in their place; remove the three online keys here.

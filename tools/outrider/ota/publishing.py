@@ -54,17 +54,14 @@ def releases(place: Workplace, task: str) -> list[Known]:
 
 
 def find(place: Workplace, begin: str, task: str = "") -> Known:
-    """The one release whose digest, or whose version, is or begins so.
+    """The one release of that version, or whose digest begins so.
 
     Raises:
         CallerUnknownError: ``unknown_release``: there is none, or more than one.
     """
-    tasks = [task] if task else tasks_of(place)
-    fitting = [
-        each
-        for name in tasks
-        for each in releases(place, name)
-        if each.digest.startswith(begin) or each.facts.version == begin
+    known = [each for name in ([task] if task else tasks_of(place)) for each in releases(place, name)]
+    fitting = [each for each in known if each.facts.version == begin] or [
+        each for each in known if each.digest.startswith(begin)
     ]
     if len({each.digest for each in fitting}) != 1:
         raise CallerUnknownError(
