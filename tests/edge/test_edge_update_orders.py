@@ -276,10 +276,10 @@ async def test_a_refused_release_stays_refused_whatever_order_brings_it(world: W
     release = world.release(1)
     await world.order(world.site.planned(release, rollout="r1"), number=1)
     await world.to_state("refused", COLOURS)
+    await world.until(lambda: world.ledger.now.ends)
     world.bad.clear()
-    (world.slots(COLOURS).folder / "state.json").unlink()  # even when its record is lost
     await world.updater.stop()
-    (world.slots(COLOURS).folder / "state.json").unlink(missing_ok=True)
+    (world.slots(COLOURS).folder / "state.json").unlink()  # even when its record is lost
     await world.boot()
     await world.order(world.site.planned(release, rollout="r2"), number=2)
     await world.until(lambda: world.slot().code == "refused_before")

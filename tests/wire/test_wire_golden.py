@@ -17,6 +17,7 @@ from outrider_wire.messages import (
     BlobGone,
     BlobWant,
     Desired,
+    Ended,
     Escalation,
     Fact,
     FullForm,
@@ -138,6 +139,43 @@ MESSAGES: dict[str, Message] = {
                 refused=[OTHER],
             )
         ]
+    ),
+    "reported-by-order": Reported(
+        slots=[
+            SlotReport(
+                task="easy-vqa",
+                running=DIGEST,
+                version="2026.1",
+                slot="b",
+                state="probation",
+                code="too_early",
+                order=4,
+                rollout="spring",
+                release_counter=7,
+                outcome="committed",
+                left_s=60.5,
+            )
+        ],
+        device="cam-1",
+        sequence=12,
+        clock_ms=1_800_000_000_000,
+        order=4,
+        stop=2,
+        metadata={"root": 1, "timestamp": 9},
+        attack="metadata_rolled_back",
+        held="pinned to what runs",
+        ends=[
+            Ended(
+                sequence=3,
+                task="easy-vqa",
+                order=4,
+                rollout="spring",
+                release=DIGEST,
+                outcome="committed",
+                clock_ms=1_800_000_000_000,
+            )
+        ],
+        signed=b"{}",
     ),
     "presence": Presence(
         device="cam-7",

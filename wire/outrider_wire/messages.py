@@ -258,17 +258,17 @@ class SlotReport(Struct, kw_only=True, frozen=True):
     """The release this state is about, when it is not the running one."""
     counter: Count = 0
     refused: Annotated[list[Digest], Meta(max_length=64)] = []
-    code: Annotated[str, Meta(max_length=64)] = ""
-    """The reason, for programs."""
-    order: Count = 0
-    """Number of the newest signed order that this task heeds; 0: none."""
-    rollout: Annotated[str, Meta(max_length=64)] = ""
-    release_counter: Count = 0
-    """The running release's own, given by its signer; 0: it has none."""
-    outcome: Outcome = ""
-    """Of that order; '' while it is under way."""
+    code: Annotated[str, Meta(max_length=64)] | UnsetType = UNSET
+    """The reason, for programs. Left out, like what follows, where there is nothing to say."""
+    order: Count | UnsetType = UNSET
+    """Number of the newest signed order that this task heeds."""
+    rollout: Annotated[str, Meta(max_length=64)] | UnsetType = UNSET
+    release_counter: Count | UnsetType = UNSET
+    """The running release's own, given by its signer."""
+    outcome: Outcome | UnsetType = UNSET
+    """Of that order; left out while it is under way."""
     left_s: Annotated[float, Meta(ge=0, le=1e15)] | UnsetType = UNSET
-    """Run time until this state's deadline. Left out where nothing is under way."""
+    """Run time until this state's deadline."""
 
 
 class Ended(Struct, kw_only=True, frozen=True):
@@ -292,25 +292,26 @@ class Reported(Struct, kw_only=True, frozen=True, tag="reported"):
     """Device → cloud, retained: what really runs, and why."""
 
     slots: Annotated[list[SlotReport], Meta(max_length=64)]
-    device: Annotated[str, Meta(max_length=64)] = ""
-    sequence: Count = 0
+    device: Annotated[str, Meta(max_length=64)] | UnsetType = UNSET
+    """Left out, like what follows, where there is nothing to say."""
+    sequence: Count | UnsetType = UNSET
     """Grows with every report of this device, over restarts too."""
-    clock_ms: Count = 0
+    clock_ms: Count | UnsetType = UNSET
     """UTC by the device's own clock, which may be wrong."""
-    order: Count = 0
+    order: Count | UnsetType = UNSET
     """The highest number of a signed order that was heeded."""
-    stop: Count = 0
+    stop: Count | UnsetType = UNSET
     """The highest number of a stop that was heeded."""
-    metadata: Annotated[dict[Annotated[str, Meta(max_length=64)], Count], Meta(max_length=ENTRIES)] = {}
+    metadata: Annotated[dict[Annotated[str, Meta(max_length=64)], Count], Meta(max_length=ENTRIES)] | UnsetType = UNSET
     """Version of each role's metadata that the device trusts."""
-    attack: Annotated[str, Meta(max_length=64)] = ""
+    attack: Annotated[str, Meta(max_length=64)] | UnsetType = UNSET
     """Reason code of the last metadata, order or stop that was refused as forged, replayed or damaged."""
-    held: Annotated[str, Meta(max_length=512)] = ""
+    held: Annotated[str, Meta(max_length=512)] | UnsetType = UNSET
     """Why nothing begins on this device now: a stop, a pin, a damaged record."""
-    ends: Annotated[list[Ended], Meta(max_length=32)] = []
+    ends: Annotated[list[Ended], Meta(max_length=32)] | UnsetType = UNSET
     """The newest ends, oldest first."""
-    signed: Annotated[bytes, Meta(max_length=512 * 1024)] = b""
-    """The same without this field, as an `outrider_trust.envelope.Envelope` signed with the device's key; empty: it has none."""
+    signed: Annotated[bytes, Meta(max_length=512 * 1024)] | UnsetType = UNSET
+    """The same without this field, as an `outrider_trust.envelope.Envelope` signed with the device's key."""
     v: Version = WIRE_VERSION
 
 

@@ -78,11 +78,10 @@ class LedgerFile:
     """The ledger on the disk, and in memory. Everything that changes it blocks.
 
     Args:
-        folder: its own; made when absent.
+        folder: its own; made when first something is kept.
     """
 
     def __init__(self, folder: Path) -> None:
-        make_folder(folder)
         self.folder = folder
         self._lock = threading.Lock()
         self.now = self._read()
@@ -98,6 +97,8 @@ class LedgerFile:
                 return self.now
             ledger = replace(changed, writes=self.now.writes + 1)
             data = _sealed(ledger)
+            if not self.folder.is_dir():
+                make_folder(self.folder)
             for name in _COPIES:
                 write_durably(self.folder / name, data)
             self.now = ledger

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from outrider_edge.updates.ledger import LedgerFile
@@ -18,7 +19,7 @@ from outrider_link.files import make_folder, write_durably
 from outrider_trust.envelope import ENVELOPE_BYTES, seal
 from outrider_trust.reports import REPORT_TYPE, key_id
 from outrider_wire.errors import OperatorSetupError
-from outrider_wire.messages import Reported, SlotReport
+from outrider_wire.messages import Ended, Reported, SlotReport
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -124,18 +125,18 @@ class Reporter:
         told = Reported(
             slots=list(slots),
             device=self._device,
-            sequence=sequence,
+            sequence=sequence or UNSET,
             clock_ms=max(0, self._now_ms()),
-            order=ledger.order,
-            stop=ledger.halt.number,
-            metadata=dict(metadata),
-            attack=ledger.attack,
-            held=held[:512],
-            ends=ledger.ends,
+            order=ledger.order or UNSET,
+            stop=ledger.halt.number or UNSET,
+            metadata=dict(metadata) or UNSET,
+            attack=ledger.attack or UNSET,
+            held=held[:512] or UNSET,
+            ends=ledger.ends or UNSET,
         )
-        return replace(told, signed=self._signed(told)) if sequence else told
+        return replace(told, signed=self._signed(told, ledger.ends) or UNSET) if sequence else told
 
-    def _signed(self, told: Reported) -> bytes:
+    def _signed(self, told: Reported, ends: list[Ended]) -> bytes:
         if self._make_key is None:
             return b""
         try:
@@ -143,7 +144,8 @@ class Reporter:
         except OperatorSetupError as error:
             log.error("report.not_signed", extra={"what": str(error)})
             return b""
-        for part in (told, replace(told, ends=told.ends[-4:]), replace(told, ends=[], slots=_brief(told.slots))):
+        brief = replace(told, ends=UNSET, slots=_brief(told.slots))
+        for part in (told, replace(told, ends=ends[-4:] or UNSET), brief):
             if len(sealed := seal(REPORT_TYPE, part, [self._key])) <= ENVELOPE_BYTES:
                 return sealed
         return b""

@@ -143,11 +143,11 @@ class TaskUpdater:
             offered=record.offered,
             counter=record.counter,
             refused=record.refused,
-            code=(record.code or code)[:64],
-            order=record.order,
-            rollout=record.rollout,
-            release_counter=record.release_counter,
-            outcome=record.outcome if record.ended == record.order else "",
+            code=(record.code or code)[:64] or UNSET,
+            order=record.order or UNSET,
+            rollout=record.rollout or UNSET,
+            release_counter=record.release_counter or UNSET,
+            outcome=record.outcome if record.outcome and record.ended == record.order else UNSET,
             left_s=UNSET if deadline_s is None else round(max(0.0, deadline_s - record.spent_s), 1),
         )
 

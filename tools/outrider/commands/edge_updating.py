@@ -138,8 +138,8 @@ def _show(screen: Any, found: dict[str, Any]) -> None:
                 slot["state"],
                 slot["offered"][:12] or "–",
                 f"{slot['left_s'] / 3600:.1f} h" if "left_s" in slot else "–",
-                slot["order"] or "–",
-                slot["outcome"] or "–",
+                slot.get("order", "–"),
+                slot.get("outcome", "–"),
                 slot["reason"],
             )
             for slot in found["slots"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -23,7 +24,7 @@ class SigningSite:
     """
 
     def __init__(self, folder: Path, tasks: Sequence[str]) -> None:
-        from securesystemslib.signer import CryptoSigner
+        from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
 
         from outrider_trust.repository import Repository, delegate
 
@@ -70,7 +71,7 @@ class SigningSite:
         metadata.signed.targets[path] = target
         self._publish(task, metadata)
 
-    def _publish(self, role: str, metadata: object) -> None:
+    def _publish(self, role: str, metadata: Any) -> None:
         self._repository.sign(role, metadata, [self._keys[role]])
         self._repository.publish(role, metadata)
 
