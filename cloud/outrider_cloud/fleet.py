@@ -66,7 +66,8 @@ class Fleet:
         if said.device:
             _check_speaker(device, said.device)
         slots = {slot.task: msgspec.to_builtins(slot) for slot in said.slots}
-        report = {name: msgspec.to_builtins(getattr(said, name)) for name in _REPORTED}
+        told = msgspec.to_builtins(said)  # what it has nothing to say of is left out
+        report = {name: told[name] for name in _REPORTED if name in told}
         await self._note(device, {"slots": slots, "report": report})
 
     async def on_telemetry(self, device: str, said: Telemetry) -> None:
