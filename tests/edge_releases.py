@@ -2,12 +2,18 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from factory import make_bundle, make_task
 from outrider_edge.journey.pipeline import TaskRuntime
-from outrider_edge.updates.rules import Assigned, Record, Slot
+from outrider_edge.updates.device import DeviceTerms, Held, Updater
+from outrider_edge.updates.events import Assigned
+from outrider_edge.updates.judging import LocalFacts
+from outrider_edge.updates.ledger import LedgerFile
+from outrider_edge.updates.record import Record, Slot
+from outrider_edge.updates.reporting import Reporter, report_key
 from outrider_edge.updates.slots import SlotFolder
 from outrider_edge.updates.starting import SlotStart, start_slots
 from outrider_edge.updates.updater import TaskUpdater, UpdateTerms
@@ -20,7 +26,8 @@ from outrider_wire.manifest import MANIFEST_FILE, manifest_digest
 from outrider_wire.messages import SlotReport
 
 TASK = make_task()
-PATIENT = UpdateTerms(probation_answers=3, probation_s=60.0, retry_s=0.01)
+DEVICE = "cam-1"
+PATIENT = UpdateTerms(probation_answers=3, probation_s=60.0, retry_s=0.01, ask_s=0.01)
 
 
 def load(bundle: Bundle) -> Model:
@@ -147,3 +154,20 @@ class Device:
         """Without a child, where the child is not what is tested."""
         self.tests += 1
         return self.test_report or SelfTestReport(ok=True)
+
+
+def whole_updater(
+    folder: Path, tasks: Sequence[TaskUpdater], *, changed: Callable[[], None] = lambda: None, **more: Any
+) -> Updater:
+    """The updater of a device whose tasks these are; nothing is signed unless ``judge`` says so."""
+    ledger = more.pop("ledger", None) or LedgerFile(folder / "updates")
+    terms = more.pop("terms", None) or DeviceTerms(unsigned=True, local=LocalFacts(device=DEVICE))
+    return Updater(
+        tasks=tasks,
+        ledger=ledger,
+        held=more.pop("held", None) or Held(ledger=ledger, terms=terms),
+        terms=terms,
+        reporter=Reporter(device=DEVICE, ledger=ledger, key=lambda: report_key(folder / "updates", None)),
+        changed=changed,
+        **more,
+    )

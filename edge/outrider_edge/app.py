@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +24,7 @@ from outrider_edge.engine_desk import EngineDesk, EngineTerms
 from outrider_edge.exposition import AgentCollector, page
 from outrider_edge.ground import audit_key, bound_sockets, hold_folder
 from outrider_edge.journey.agent import NO_TASK, Agent
-from outrider_edge.journey.pipeline import TaskRuntime
-from outrider_edge.journey.subtasks import SubtaskModels, load_subtasks
-from outrider_edge.journey.way_out import check_way_out
+from outrider_edge.loading import load_tasks
 from outrider_edge.local_api.api import Api
 from outrider_edge.local_api.docs_route import DocsRoute
 from outrider_edge.local_api.ended_route import EndedRoute
@@ -34,21 +32,22 @@ from outrider_edge.local_api.events_route import EventsRoute
 from outrider_edge.local_api.kserve.routes import KserveRoutes
 from outrider_edge.local_api.openapi import agent_version
 from outrider_edge.local_api.outbox_routes import OutboxRoutes
+from outrider_edge.local_api.updates_routes import UpdatesRoutes
 from outrider_edge.local_api.views import StatusView, task_view
-from outrider_edge.memory.memory import TaskMemory, check_embedding
+from outrider_edge.memory.memory import TaskMemory
 from outrider_edge.metrics import Metrics
 from outrider_edge.outbox.clock import run_clock
 from outrider_edge.outbox.outbox import Outbox
 from outrider_edge.replays import ItemShelf, ReplayBook, Replays
-from outrider_edge.running import bytes_of, load_terms, loader, self_test
+from outrider_edge.running import bytes_of
 from outrider_edge.sources import figures as source_figures
 from outrider_edge.sources.starting import Sources
 from outrider_edge.thermal.keeper import ThermalKeeper, families
 from outrider_edge.thermal.pacer import Pacer
-from outrider_edge.updates.jobs import SelfTest
-from outrider_edge.updates.slots import SlotFolder
-from outrider_edge.updates.starting import Load, SlotStart, start_slots
-from outrider_edge.updates.updater import TaskUpdater, Updater, UpdateTerms
+from outrider_edge.updates.device import Updater
+from outrider_edge.updates.hands import Hands
+from outrider_edge.updates.ledger import LedgerFile
+from outrider_edge.updating import LEDGER_FOLDER, hear, updater_of
 from outrider_edge.uplink.uplink import AloneUplink, BrokerAccess, Uplink
 from outrider_edge.webhooks.starting import Sinks
 from outrider_engine.cache_folder import CacheFolder
@@ -56,7 +55,6 @@ from outrider_engine.decoder import PictureDecoder, decoder_of
 from outrider_engine.providers import wish
 from outrider_link.http import CloudHttp
 from outrider_link.service_notice import ServiceNotice
-from outrider_wire.errors import OperatorConfigError
 from outrider_wire.images import Decode, decode_picture
 from outrider_wire.report import Account
 
@@ -75,17 +73,6 @@ class Serving:
     agent: Agent
     addresses: list[str]
     """``http://HOST:PORT``, and ``unix:PATH`` when there is one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Loaded:
-    """One task, ready to answer."""
-
-    runtime: TaskRuntime
-    subtasks: SubtaskModels
-    start: SlotStart
-    load: Load
-    selftest: SelfTest
 
 
 async def serve(config: EdgeConfig) -> None:
@@ -128,7 +115,8 @@ async def serving(config: EdgeConfig) -> AsyncIterator[Serving]:
         cache = CacheFolder(config.cache_folder, max_bytes=bytes_of(config.runtime.cache_mb))
         decoder = _decoder(config, stack)
         pacer, heat = Pacer(), None
-        loaded = await asyncio.to_thread(_load_tasks, config, decoder or decode_picture, cache)
+        ledger = await asyncio.to_thread(LedgerFile, config.folder / LEDGER_FOLDER)
+        loaded = await asyncio.to_thread(load_tasks, config, decoder or decode_picture, cache, ledger)
         for ready in loaded.values():
             stack.callback(ready.runtime.close)
             stack.callback(ready.subtasks.close)
@@ -164,7 +152,15 @@ async def serving(config: EdgeConfig) -> AsyncIterator[Serving]:
         uplink.listen_pulled(agent.on_pulled)
         for runtime in agent.runtimes.values():
             agent.promise(runtime)  # an alarm that still stands is said at once
-        updater = _updater(config, loaded, uplink)
+        updater = updater_of(
+            config,
+            list(loaded.values()),
+            uplink=uplink,
+            ledger=ledger,
+            alarm=lambda task: (found := metrics.monitors().get(task)) is not None and found.alarm,
+            headroom_c=lambda: heat.view().headroom_c if heat is not None else None,
+        )
+        hear(updater, uplink)
         await _start(uplink, updater, stack)
         if config.cloud.renew:
             _renew(config, stack)
@@ -178,6 +174,7 @@ async def serving(config: EdgeConfig) -> AsyncIterator[Serving]:
             metrics=_metrics_page(agent, metrics, uplink, decoder, outbox, heat=heat, sinks=sinks, sources=sources),
             groups=[
                 OutboxRoutes(outbox=outbox, uplink=uplink),
+                UpdatesRoutes(Hands(updater)),
                 EndedRoute(feed=outbox.feed, stopping=lambda: agent.stopping),
                 EventsRoute(events=sources.events, stopping=lambda: agent.stopping),
                 DocsRoute(),
@@ -203,33 +200,6 @@ def _decoder(config: EdgeConfig, stack: AsyncExitStack) -> PictureDecoder | None
         stack.callback(decoder.close)
         decoder.start()
     return decoder
-
-
-def _load_tasks(config: EdgeConfig, decode: Decode, cache: CacheFolder) -> dict[str, _Loaded]:
-    """Every task with its model, loaded and timed. Blocks."""
-    loaded: dict[str, _Loaded] = {}
-    terms = load_terms(config.runtime, cache, decode)
-    for settings in config.tasks:
-        task = read_task(settings)
-        if task.name in loaded:
-            raise OperatorConfigError(
-                f"task {task.name!r} is configured twice", reason="duplicate_task", fix="name each task file once"
-            )
-        load = loader(task, terms)
-        folder = SlotFolder(folder=config.folder / "slots" / task.name, task=task)
-        start = start_slots(folder=folder, factory=Path(settings.bundle), load=load)
-        check_embedding(task, start.model.manifest)
-        check_way_out(task, start.model.manifest)
-        runtime = TaskRuntime(task=task, model=start.model, max_batch=config.runtime.max_batch)
-        model_ms = runtime.warm()
-        log.info(
-            "task.ready", extra={"task": task.name, "model": start.model.manifest.version, "ms": round(model_ms, 3)}
-        )
-        subtasks = load_subtasks(settings.subtasks, task, load)
-        loaded[task.name] = _Loaded(
-            runtime=runtime, subtasks=subtasks, start=start, load=load, selftest=self_test(terms)
-        )
-    return loaded
 
 
 async def _outbox(config: EdgeConfig, stack: AsyncExitStack) -> Outbox:
@@ -272,24 +242,6 @@ def _cloud_http(config: EdgeConfig) -> CloudHttp | None:
     if tls is not None:
         tls.context()  # what is wrong with its files is said now
     return CloudHttp(url=cloud.url, device=config.device, tls=tls, bytes_per_s=broker.blob_cap)
-
-
-def _updater(config: EdgeConfig, loaded: Mapping[str, _Loaded], uplink: Uplink | AloneUplink) -> Updater:
-    terms = UpdateTerms(probation_answers=config.updates.probation_answers, probation_s=config.updates.probation_s)
-    return Updater(
-        tasks=[
-            TaskUpdater(
-                start=ready.start,
-                runtime=ready.runtime,
-                source=uplink,
-                load=ready.load,
-                selftest=ready.selftest,
-                changed=uplink.report,
-                terms=terms,
-            )
-            for ready in loaded.values()
-        ]
-    )
 
 
 async def _start(uplink: Uplink | AloneUplink, updater: Updater, stack: AsyncExitStack) -> None:

@@ -19,11 +19,13 @@ from outrider_edge.sources.settings import LocalBrokerSettings, SourceSettings, 
 from outrider_edge.webhooks.settings import SinkSettings, check_sinks
 from outrider_link.envelope import Tls
 from outrider_link.settings import BrokerSettings, is_loopback, read_text
-from outrider_wire.errors import OperatorConfigError
+from outrider_wire.errors import CallerInputError, OperatorConfigError
 from outrider_wire.joining import is_https
 from outrider_wire.manifest import Precision
 from outrider_wire.names import NAME_PATTERN, Name
 from outrider_wire.profile import OnnxProviders, Providers, ThermalTerms
+from outrider_wire.rollout import Facts, WeeklyWindow
+from outrider_wire.rollout_text import parse_freeze
 from outrider_wire.settings import parse_toml
 from outrider_wire.task import Task, parse_task
 
@@ -171,11 +173,30 @@ class OutboxSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
 
 
 class UpdateSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """How long a new model is watched before the old one is let go."""
+    """Which new models may come, when, and how long one is watched before the old one is let go."""
 
     probation_answers: Annotated[int, Meta(ge=1)] = 20
     probation_s: Annotated[float, Meta(gt=0)] = 60.0
     """Whichever comes first ends the probation."""
+    probation_least_s: Annotated[float, Meta(ge=0)] = 0.0
+    """No probation is shorter."""
+    agreement: Annotated[float, Meta(ge=0, lt=1)] = 0.5
+    """A new model that surely says what the one before says on fewer inputs than this share is rolled back; 0: not asked."""
+    slower: Annotated[float, Meta(ge=0)] = 4.0
+    """So is one whose p95 is so many times that of the one before; 0: not asked."""
+    memory_mb: Annotated[float, Meta(ge=0)] = 512.0
+    """So is one with which the agent has that much more resident; 0: not asked. The self-test may have as much."""
+    selftest_ms: Annotated[float, Meta(ge=0)] = 0.0
+    """A release of which one inference takes longer in the self-test is refused; 0: any."""
+    windows: str = ""
+    """When updates may begin, in UTC: ``Sat 02:00-Sat 05:00, Sun 02:00-Sun 05:00``; empty: at any time."""
+    metered_file: str = ""
+    """A file that is there, and holds anything but ``0``, while the link costs money: then nothing of a release is fetched."""
+    unsigned: bool = False
+    """Whether releases are taken that nobody signed. Without it they are only where the broker is on this machine, or there is
+    none, and no root is set."""
+    root: str = ""
+    """File with the root metadata of The Update Framework: with it, releases are believed by signed metadata alone."""
 
 
 class TelemetrySettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -199,6 +220,8 @@ class EdgeConfig(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     runtime: RuntimeSettings = RuntimeSettings()
     outbox: OutboxSettings = OutboxSettings()
     updates: UpdateSettings = UpdateSettings()
+    labels: Facts = {}
+    """What this device says of itself, and a rollout's groups may ask for: ``site = "berlin"``."""
     telemetry: TelemetrySettings = TelemetrySettings()
     thermal: ThermalTerms = ThermalTerms()
     """When the rate is lowered so that the chip need not throttle; off without a profile."""
@@ -262,6 +285,37 @@ def check(config: EdgeConfig, source: str = "edge.toml") -> None:
     config.cloud.check(source, config.broker)
     check_sinks(config.sinks, source)
     check_sources(config.sources, config.local_broker, source)
+    _check_updates(config, source)
+
+
+def update_windows(settings: UpdateSettings) -> tuple[WeeklyWindow, ...]:
+    """When updates may begin; none: at any time.
+
+    Raises:
+        CallerInputError: a window is none.
+    """
+    return tuple(parse_freeze(settings.windows))
+
+
+def takes_unsigned(config: EdgeConfig) -> bool:
+    """Whether releases that nobody signed are taken: never beside a root of trust."""
+    here = not config.broker.url or is_loopback(urlsplit(config.broker.url).hostname)
+    return not config.updates.root and (config.updates.unsigned or here)
+
+
+def _check_updates(config: EdgeConfig, source: str) -> None:
+    if config.updates.root and config.updates.unsigned:
+        raise OperatorConfigError(
+            f"{source}: updates.root and updates.unsigned contradict each other",
+            reason="invalid_value",
+            fix="leave updates.unsigned out: with a root, nothing unsigned is taken",
+        )
+    try:
+        update_windows(config.updates)
+    except CallerInputError as error:
+        raise OperatorConfigError(
+            f"{source}: updates.windows: {error.what}", reason="invalid_value", fix=error.fix
+        ) from error
 
 
 def read_task(settings: TaskSettings) -> Task:
@@ -306,6 +360,9 @@ def _anchored(config: EdgeConfig, folder: Path) -> EdgeConfig:
             cache_dir=anchor(config.runtime.cache_dir),
         ),
         broker=config.broker.anchored(anchor),
+        updates=replace(
+            config.updates, root=anchor(config.updates.root), metered_file=anchor(config.updates.metered_file)
+        ),
         sinks=[sink.anchored(anchor) for sink in config.sinks],
         sources=[each.anchored(anchor) for each in config.sources],
         local_broker=config.local_broker.anchored(anchor),

@@ -50,7 +50,8 @@ async def test_an_update_is_fetched_tested_swapped_watched_and_committed(device:
     await until(lambda: on_probation(updater))
     assert await ask(device, PATIENT.probation_answers) == {"2"}
     await until(lambda: updater.report().state == "committed")
-    assert states(device) == ["fetching", "testing", "armed", "probation", "committed"]
+    await until(lambda: states(device)[-1] == "committed")
+    assert states(device) == ["offered", "fetching", "staged", "testing", "armed", "probation", "committed"]
     report = updater.report()
     assert (report.version, report.slot, report.counter, report.running) == ("2", "b", 1, device.wish(second).release)
     await updater.stop()

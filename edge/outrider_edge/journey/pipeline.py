@@ -32,6 +32,8 @@ LOOP_BYTES = 256 * 1024
 _STEP = 1.1
 """How far the running median of the cost moves at each input: one slow input changes nothing, thirty do."""
 _WARM_RUNS = 3
+_RECENT = 256
+"""Answers that the p95 of the model in use is over."""
 
 Parts = Mapping[str, bytes | str]
 
@@ -61,6 +63,9 @@ class _Waiting(NamedTuple):
     deadline: float
     """On `time.perf_counter`, in seconds."""
     answer: "asyncio.Future[LocalAnswer]"
+
+
+Watcher = Callable[[Parts, LocalAnswer], None]
 
 
 class TaskRuntime:
@@ -96,6 +101,8 @@ class TaskRuntime:
         self._batch_s: dict[int, float] = {}
         """Rows at once → seconds, as measured."""
         self._waiting: deque[_Waiting] = deque()
+        self._watcher: Watcher | None = None
+        self._recent: deque[float] = deque(maxlen=_RECENT)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"model-{task.name}")
 
     def warm(self) -> float:
@@ -117,6 +124,7 @@ class TaskRuntime:
         self.served = self.failed = 0
         self.swaps += 1
         self._forget_cost()
+        self._recent.clear()
         self.on_swap()
 
     def renew(self, model: Model, claiming: Model) -> bool:
@@ -142,6 +150,16 @@ class TaskRuntime:
         self.model = engine
         self._forget_cost()
         return True
+
+    def listen(self, watcher: "Watcher | None") -> None:
+        """Names who is shown every input and its answer, on whichever thread it was given. It must return at once, and not raise."""
+        self._watcher = watcher
+
+    @property
+    def p95_ms(self) -> float:
+        """Of the model in use, over its recent answers; 0: it has given none."""
+        ordered = sorted(self._recent)
+        return ordered[int(0.95 * (len(ordered) - 1))] if ordered else 0.0
 
     def heard(self, large: str, strategy: str) -> str:
         """Notes who answers in the cloud. Why the system's claim falls with that, if it does so just now; else ''."""
@@ -244,9 +262,14 @@ class TaskRuntime:
         verdict = model.judge(inference, parts)
         done = time.perf_counter()
         self._note(1e3 * (done - started))
-        self.served += model is self.model
         prepare_ms, model_ms = 1e3 * (prepared - started), 1e3 * (done - prepared)
-        return _local(model, inference, verdict, prepare_ms=prepare_ms, model_ms=model_ms)
+        if model is self.model:
+            self.served += 1
+            self._recent.append(prepare_ms + model_ms)
+        answer = _local(model, inference, verdict, prepare_ms=prepare_ms, model_ms=model_ms)
+        if (watcher := self._watcher) is not None:
+            watcher(parts, answer)
+        return answer
 
     def _step_back(self, engine: Model, error: OutriderError) -> bool:
         """ONNX Runtime answers again: an engine that fails is no fault of the release. False: another model is in use by now."""

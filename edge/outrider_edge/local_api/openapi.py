@@ -11,9 +11,11 @@ from outrider_edge.local_api.kserve.openapi import kserve_operations
 from outrider_edge.local_api.openapi_forms import FAILURES, REF, Json, json_of, listed, operation, parameter, ref, reply
 from outrider_edge.local_api.outbox_routes import Dropped, PageView, Retried
 from outrider_edge.local_api.submission import Submission
+from outrider_edge.local_api.updates_routes import InstallWish, Kept, PinWish, Returned, RollbackWish
 from outrider_edge.local_api.views import ErrorReply, LiveView, ReadyView, StatusView, TaskView
 from outrider_edge.outbox.looking import MOST, EntryDetail
 from outrider_edge.sources.events import SourceEvent
+from outrider_edge.updates.hands import Planned, UpdatesView
 from outrider_wire.report import Account, AnswerReport
 
 _STRUCTS = (
@@ -30,6 +32,13 @@ _STRUCTS = (
     Retried,
     Dropped,
     SourceEvent,
+    UpdatesView,
+    Planned,
+    Kept,
+    Returned,
+    InstallWish,
+    PinWish,
+    RollbackWish,
     *KSERVE_STRUCTS,
 )
 
@@ -61,7 +70,7 @@ def agent_version() -> str:
 
 def _paths() -> Json:
     paths: Json = {}
-    for path, method, described in [*_operations(), *_outbox_operations(), *kserve_operations()]:
+    for path, method, described in [*_operations(), *_outbox_operations(), *_update_operations(), *kserve_operations()]:
         paths.setdefault(path, {})[method] = described
     return paths
 
@@ -113,6 +122,37 @@ def _outbox_operations() -> list[tuple[str, str, Json]]:
         ("/v1/outbox/{id}/retry", "post", operation("Offer one now", due, [one], fails=(404, *shut))),
         ("/v1/outbox/retry", "post", operation("Offer all now", due, fails=shut)),
     ]
+
+
+def _update_operations() -> list[tuple[str, str, Json]]:
+    """Of `outrider_edge.local_api.updates_routes`."""
+    task = [parameter("task", "path", {"type": "string"}, "name of the task")]
+    view, planned = {"200": reply("they stand so", json_of(UpdatesView))}, {"200": reply("it is", json_of(Planned))}
+    kept, back = {"200": reply("they are kept", json_of(Kept))}, {"200": reply("it returns", json_of(Returned))}
+    return [
+        ("/v1/updates", "get", operation("How updates stand", view)),
+        ("/v1/updates/check", "post", operation("Ask for newer metadata now", view, fails=(409, 503))),
+        (
+            "/v1/updates/install",
+            "post",
+            _with_body(operation("Begin what a folder brings", planned, fails=(400, 404, 409, 500, 503)), InstallWish),
+        ),
+        (
+            "/v1/updates/pin",
+            "post",
+            _with_body(operation("Stay on what runs, or no longer", view, fails=(400, 503)), PinWish),
+        ),
+        ("/v1/updates/{task}/commit", "post", operation("End a probation well", kept, task, fails=(404, 409))),
+        (
+            "/v1/updates/{task}/rollback",
+            "post",
+            _with_body(operation("Return to the release before", back, task, fails=(400, 404, 409)), RollbackWish),
+        ),
+    ]
+
+
+def _with_body(described: Json, wish: type[msgspec.Struct]) -> Json:
+    return {**described, "requestBody": {"required": True, "content": json_of(wish)}}
 
 
 def _operations() -> list[tuple[str, str, Json]]:

@@ -18,6 +18,7 @@ from outrider_wire.errors import (
     OutriderError,
     PeerError,
     RuleRefusalError,
+    TrustError,
     UndecidedError,
     UnreachableError,
 )
@@ -30,6 +31,7 @@ STATUS: tuple[tuple[type[OutriderError], int], ...] = (
     (CallerInputError, 400),
     (CallerUnknownError, 404),
     (RuleRefusalError, 409),
+    (TrustError, 409),
     (BundleError, 500),
     (PeerError, 502),
     (OperatorError, 503),

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from outrider.commands import edge_installing, inferring, joining, outbox
+from outrider.commands import edge_installing, edge_updating, inferring, joining, outbox
 from outrider.commands.agent_options import Config, Demo, TaskBundle, TaskFile, configuration
 from outrider.commands.options import AgentAddress, Json, LogForm, LogFrom, Quiet, group
 from outrider.logs import LogFormat, LogLevel
@@ -16,6 +16,7 @@ app.command(name="infer")(inferring.infer)
 app.command(name="join")(joining.join)
 app.command(name="install")(edge_installing.install)
 app.add_typer(outbox.app, name="outbox")
+app.add_typer(edge_updating.app, name="update")
 
 
 @app.command()
