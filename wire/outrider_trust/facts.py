@@ -14,6 +14,8 @@ from outrider_wire.rollout import Group, RolloutPlan
 CONTROL = "control"
 """The delegated role whose keys sign orders and stops; it has no targets."""
 CONTROL_PATH = "control/*"
+FILE = "file"
+"""Scheme of the URI of a key in a file."""
 SIGNED_FIELD = "x-outrider-signed-s"
 """In every file of ours: when it was signed, UTC in seconds; a device's clock cannot rightly be before it."""
 CANARY_FIELD = "x-outrider-canary"

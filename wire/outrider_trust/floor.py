@@ -124,6 +124,6 @@ def damaged(path: Path, what: str) -> TrustDamagedError:
     return TrustDamagedError(
         f"{path} is not what this device wrote: {what}",
         reason="metadata_damaged",
-        fix="nothing new is accepted until it is mended: `outrider edge update mend` puts damaged files aside and keeps the versions "
-        "that were seen, or says why it cannot",
+        fix="nothing new is accepted until it is mended: `outrider ota mend` on the device puts damaged files aside and keeps the "
+        "versions that were seen, or says why it cannot",
     )

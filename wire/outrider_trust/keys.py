@@ -33,11 +33,11 @@ from securesystemslib.signer import (  # type: ignore[attr-defined]
 )
 
 from outrider_link.files import write_durably
+from outrider_trust.facts import FILE
 from outrider_wire.errors import OperatorConfigError, OperatorSetupError, UnreachableError
 
 URI_FIELD = "x-outrider-key-uri"
 """In a public key in signed metadata: where its private one is, without any secret."""
-FILE = "file"
 
 Passphrase = Callable[[str], bytes]
 """Of the key file of that name; asked for when the file is encrypted."""

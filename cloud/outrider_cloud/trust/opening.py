@@ -14,8 +14,8 @@ from outrider_cloud.trust.plans import SignedPlans
 from outrider_cloud.trust.service import Trust
 from outrider_cloud.trust.settings import TrustSettings
 from outrider_link.settings import read_secret
-from outrider_trust.facts import CONTROL
-from outrider_trust.keys import FILE, URI_FIELD, open_signer
+from outrider_trust.facts import CONTROL, FILE
+from outrider_trust.keys import URI_FIELD, open_signer
 from outrider_trust.repository import ONLINE, Repository
 from outrider_wire.errors import OperatorConfigError
 from outrider_wire.topics import Topics

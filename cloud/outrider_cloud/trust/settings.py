@@ -6,7 +6,7 @@ from typing import Annotated, Self
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from outrider_trust.keys import FILE
+from outrider_trust.facts import FILE
 
 Days = Annotated[float, Meta(gt=0, le=365)]
 

@@ -20,7 +20,7 @@ from outrider.commands.ota_options import (
 )
 from outrider.output import Screen
 
-app = group("Say who may sign releases: list, add, rotate and revoke keys, and sign what is proposed.")
+app = group("Say who may sign: add, rotate, revoke keys; sign what is proposed.")
 
 Role = Annotated[str, typer.Argument(metavar="ROLE", help="root, targets, snapshot, timestamp, control, or a task.")]
 Threshold = Annotated[int | None, typer.Option(min=1, help="How many of the role's keys must sign; default: as now.")]

@@ -211,7 +211,23 @@ def gc(
         screen.note("nothing was removed; with --yes --key URI it is")
 
 
-COMMANDS = (verify, show, diff, history, gc)
+def mend(
+    kept: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where this device keeps metadata.")],
+    *,
+    root: Annotated[Path, typer.Option(metavar="FILE", help="The root that the device was shipped with.")],
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """On a device: put damaged metadata aside, and forget nothing."""
+    from outrider_link.settings import read_text
+    from outrider_trust.client import TrustedMetadata
+
+    screen = Screen(json=json, quiet=quiet)
+    done = TrustedMetadata(kept, shipped_root=read_text(root).encode()).mend()
+    screen.result({"done": done}, "\n".join(done) or "nothing is damaged")
+
+
+COMMANDS = (verify, show, diff, history, gc, mend)
 
 
 def _signing(place: "Workplace", role: str, keys: list[str]) -> list[str]:

@@ -8,8 +8,8 @@ from tuf.api.metadata import Metadata
 
 from outrider.ota.workplace import Workplace
 from outrider_link.files import write_durably
-from outrider_trust.facts import CONTROL
-from outrider_trust.keys import FILE, open_file, open_signer
+from outrider_trust.facts import CONTROL, FILE
+from outrider_trust.keys import open_file, open_signer
 from outrider_wire.errors import OperatorConfigError, TrustRefusedError
 
 

@@ -11,8 +11,8 @@ from outrider.ota import ceremony
 from outrider.ota.passphrases import passphrases
 from outrider.ota.workplace import PUBLIC, Workplace, write_public
 from outrider_link.files import make_folder
-from outrider_trust.facts import CONTROL, Canary, auto_role
-from outrider_trust.keys import FILE, new_key
+from outrider_trust.facts import CONTROL, FILE, Canary, auto_role
+from outrider_trust.keys import new_key
 from outrider_trust.repository import KINDS, ONLINE
 from outrider_wire.errors import OperatorConfigError
 from outrider_wire.names import NAME_PATTERN

@@ -14,7 +14,8 @@ from typing import Any
 from securesystemslib.signer import Key, Signer  # type: ignore[attr-defined]
 
 from outrider_link.files import make_folder, write_durably
-from outrider_trust.keys import FILE, URI_FIELD, Passphrase, open_file, open_signer, public_key
+from outrider_trust.facts import FILE
+from outrider_trust.keys import URI_FIELD, Passphrase, open_file, open_signer, public_key
 from outrider_trust.repository import KINDS, ONLINE, Repository
 from outrider_wire.errors import OperatorConfigError, TrustRefusedError
 

@@ -9,8 +9,7 @@ from outrider.ota import ceremony, founding, publishing
 from outrider.ota.workplace import Workplace
 from outrider.sim.power.promises import Broken, Say, told
 from outrider_trust.client import TrustedMetadata
-from outrider_trust.facts import ReleaseFacts
-from outrider_trust.keys import FILE
+from outrider_trust.facts import FILE, ReleaseFacts
 from outrider_trust.sources import DirectorySource
 from outrider_wire.errors import OutriderError, TrustRefusedError
 
