@@ -3,7 +3,7 @@
 ::
 
     git clone https://github.com/theupdateframework/tuf-conformance && cd tuf-conformance
-    pip install pytest faketime-or-the-package-of-your-distribution
+    pip install pytest            # and the command faketime, of your distribution
     pytest tuf_conformance --entrypoint "python …/outrider/tools/tuf_conformance.py"
 
 Its interface is CLIENT-CLI.md there. Only HTTP and the target folder are this file's; all that is believed goes through the client.

@@ -140,7 +140,7 @@ class CloudService:
         store = await self._open_store(folder)
         blobs = BlobStore(root=_made(folder / "blobs"))
         served = {name: task for name, (_, task) in tasks.items()}
-        trust = await asyncio.to_thread(
+        self.trust = trust = await asyncio.to_thread(
             open_trust,
             config.trust,
             folder=folder,
@@ -177,7 +177,7 @@ class CloudService:
         await self._serve_api(
             [
                 *watching.routes(),
-                *Releasing(blobs=blobs, releases=releases).routes(),
+                *Releasing(blobs=blobs, releases=releases, signed_only=trust.on).routes(),
                 *DeviceBlobs(releases=releases, uploads=uploads).routes(),
                 *escalating.routes(),
                 *Parked(store=store, requeue=lambda: self._requeue, forgetting=lambda: self._forgetting).routes(),

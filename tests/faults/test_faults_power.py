@@ -39,6 +39,9 @@ MATTERS = [
     ("obey", "fsync", r"/slots/easy-vqa/incoming/.*/model\.int8\.onnx"),
     ("obey", "fsyncdir", r"/slots"),
     pytest.param(*("recoil", "fsync", r"/slots/easy-vqa-night/incoming/.*/golden\.msgpack"), marks=pytest.mark.slow),
+    ("believe", "fsync", r"/trust/\.timestamp\.json\..*"),
+    ("believe", "fsync", r"/trust/\.highest\..*"),
+    ("believe", "fsyncdir", r"/trust"),
 ]
 """(life, kind of sync, path): wherever one of these is left out, something that was promised is lost."""
 

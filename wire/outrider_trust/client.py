@@ -6,7 +6,7 @@ python-tuf is imported when metadata is first looked at, so that an agent starts
 import contextlib
 import fcntl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,7 +28,7 @@ from outrider_trust.facts import (
 )
 from outrider_trust.floor import FLOOR_FILE, Floor
 from outrider_trust.sources import MetadataSource, NotHereError
-from outrider_wire.errors import OperatorSetupError, TrustRefusedError
+from outrider_wire.errors import OperatorSetupError, TrustDamagedError, TrustRefusedError
 from outrider_wire.limits import MANIFEST_BYTES
 from outrider_wire.rollout import DeviceOrder, PlannedRelease, RolloutPlan, Stop
 
@@ -141,6 +141,12 @@ class TrustedMetadata:
         with self._locked(), _translated():
             return updater.get_targetinfo(path)
 
+    def targets_of(self, role: str, source: MetadataSource) -> "Mapping[str, TargetFile]":
+        """All that a delegated role lists, by path; nothing where nobody delegates to it. Call `refresh` first. Errors as `target`."""
+        updater = self._refreshed(source)
+        with self._locked(), _translated():
+            return updater.delegated_targets(role)
+
     def target_bytes(self, target: "TargetFile", source: MetadataSource) -> bytes:
         """The bytes of a small target, of that length and digest.
 
@@ -182,6 +188,22 @@ class TrustedMetadata:
             TrustRefusedError: ``envelope_invalid``, ``envelope_unsigned``.
         """
         return self._opened(data, STOP_TYPE, Stop)
+
+    def mend(self) -> list[str]:
+        """The way out of `TrustDamagedError`: puts damaged files aside and keeps the versions that were seen; what it did.
+
+        Raises:
+            TrustDamagedError: ``metadata_lost``: those versions are lost as well; a person must remove the folder.
+        """
+        from outrider_trust.mending import mend_files, mend_floor  # noqa: PLC0415 - see the module
+
+        self._updater = None
+        with self._locked(), _translated():
+            done = mend_floor(self._folder, self._shipped_root)
+            updater = self._fresh(_Nowhere())
+            with contextlib.suppress(TrustDamagedError):
+                updater.load_kept_root()
+            return done + mend_files(updater, self._folder)
 
     def counter(self, task: str) -> int:
         """The highest release counter of a task that was committed here; 0: none was."""

@@ -19,7 +19,15 @@ from tuf.api.exceptions import (
     RepositoryError,
     UnsignedMetadataError,
 )
-from tuf.api.metadata import Metadata, Role, Root, Snapshot, Targets, Timestamp  # type: ignore[attr-defined]
+from tuf.api.metadata import (  # type: ignore[attr-defined]
+    Metadata,
+    Role,
+    Root,
+    Snapshot,
+    TargetFile,
+    Targets,
+    Timestamp,
+)
 from tuf.ngclient.config import UpdaterConfig
 from tuf.ngclient.fetcher import FetcherInterface
 from tuf.ngclient.updater import Updater
@@ -28,7 +36,7 @@ from outrider_link.files import make_folder, write_durably
 from outrider_trust.facts import SIGNED_FIELD
 from outrider_trust.floor import FLOOR_FILE, Floor, Mark, check_version, damaged
 from outrider_trust.sources import MetadataSource, NotHereError
-from outrider_wire.errors import TrustClockError, TrustRefusedError, UnreachableError
+from outrider_wire.errors import TrustClockError, TrustDamagedError, TrustRefusedError, UnreachableError
 
 CLOCK_SLACK_S = 3600.0
 """By so much this device's clock may be behind the signer's: what has expired is judged by the later of the two."""
@@ -117,6 +125,23 @@ class DurableUpdater(Updater):
         """The top-level targets that are believed, after a refresh."""
         return self._trusted_set.targets
 
+    def delegated_targets(self, role: str) -> dict[str, TargetFile]:
+        """What a role that the top-level targets delegate to lists; nothing where they do not. After a refresh."""
+        delegations = self.targets.delegations
+        if delegations is None or role not in (delegations.roles or {}):
+            return {}
+        return self._load_targets(role, Targets.type).targets
+
+    def damage(self, role: Kept) -> bool:
+        """Whether what is kept of a role is not what was written; call `load_kept_root` before."""
+        try:
+            self._load_local_metadata(role)
+        except TrustDamagedError:
+            return True
+        except FileNotFoundError:
+            return False
+        return False
+
     def use(self, source: MetadataSource) -> None:
         """Whatever is still lacking comes from there."""
         self._fetcher = SourceFetcher(source)
@@ -128,7 +153,7 @@ class DurableUpdater(Updater):
             TrustRefusedError: ``metadata_missing``: there never were any.
             TrustDamagedError: they are not what was written.
         """
-        self._load_kept_root()
+        self.load_kept_root()
         path = self._folder / "targets.json"
         try:
             metadata: Metadata[Targets] = Metadata.from_bytes(path.read_bytes())
@@ -146,7 +171,8 @@ class DurableUpdater(Updater):
             raise damaged(path, f"it has version {metadata.signed.version}, and a newer one was seen")
         return metadata.signed
 
-    def _load_kept_root(self) -> None:
+    def load_kept_root(self) -> None:
+        """The newest root of those that are kept: no source is asked."""
         for version in range(self.root.version + 1, self.floor.highest.root + 1):
             try:
                 self._trusted_set.update_root((self._folder / "root_history" / f"{version}.root.json").read_bytes())
@@ -187,12 +213,12 @@ class DurableUpdater(Updater):
         try:
             data = super()._load_local_metadata(rolename)
         except OSError as error:
-            if mark is None and isinstance(error, FileNotFoundError):
-                raise  # there never was one that the present keys vouch for
+            if isinstance(error, FileNotFoundError) and (mark is None or mark.aside):
+                raise  # there never was one that the present keys vouch for, or it was put aside
             raise damaged(path, str(error)) from error
         if mark and hashlib.sha256(data).hexdigest() == mark.sha256:
             return data
-        found = self._read_mark(role, data, path)
+        found = read_mark(self.root, role, data, path)
         if found is None and mark is None:
             return data  # of keys that the root no longer has: python-tuf sets it aside
         if found is None or (mark and found.version <= mark.version):
@@ -200,31 +226,13 @@ class DurableUpdater(Updater):
         self.floor.mark(role, found)  # the power was cut between the file and the floor
         return data
 
-    def _read_mark(self, role: Kept, data: bytes, path: Path) -> Mark | None:
-        """The mark of a file; None: it is not signed with the root's present keys."""
-        try:
-            metadata: Metadata[Any] = Metadata.from_bytes(data)
-            result = self.root.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
-        except (RepositoryError, ValueError) as error:
-            raise damaged(path, str(error)) from error
-        if not result.verified or metadata.signed.type != role:
-            return None
-        listed = {name: file.version for name, file in metadata.signed.meta.items()} if role == "snapshot" else {}
-        return Mark(
-            version=metadata.signed.version,
-            sha256=hashlib.sha256(data).hexdigest(),
-            signers=sorted(result.signed),
-            signed_s=min(_signed_s(metadata.signed), metadata.signed.expires.timestamp()),
-            listed=listed,
-        )
-
     def _persist_metadata(self, rolename: str, data: bytes) -> None:
         path = self._folder / f"{quote(rolename, '')}.json"
         if rolename not in (Timestamp.type, Snapshot.type):
             write_durably(path, data)
             return
         role = cast(Kept, rolename)
-        found, mark = self._read_mark(role, data, path), self._standing(role)
+        found, mark = read_mark(self.root, role, data, path), self._standing(role)
         if found is None:
             raise UnsignedMetadataError(f"{rolename} is not signed with the root's keys")
         if mark:
@@ -246,6 +254,29 @@ class DurableUpdater(Updater):
         path = self._folder / "root.json"
         if path.is_symlink() or not _holds(path, data):
             write_durably(path, data)
+
+
+def read_mark(root: Root, role: Kept, data: bytes, path: Path) -> Mark | None:
+    """The mark of a file; None: it is not signed with that root's keys.
+
+    Raises:
+        TrustDamagedError: ``metadata_damaged``: it does not parse.
+    """
+    try:
+        metadata: Metadata[Any] = Metadata.from_bytes(data)
+        result = root.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
+    except (RepositoryError, ValueError) as error:
+        raise damaged(path, str(error)) from error
+    if not result.verified or metadata.signed.type != role:
+        return None
+    listed = {name: file.version for name, file in metadata.signed.meta.items()} if role == "snapshot" else {}
+    return Mark(
+        version=metadata.signed.version,
+        sha256=hashlib.sha256(data).hexdigest(),
+        signers=sorted(result.signed),
+        signed_s=min(_signed_s(metadata.signed), metadata.signed.expires.timestamp()),
+        listed=listed,
+    )
 
 
 def _opened(folder: Path, shipped_root: bytes) -> Floor:

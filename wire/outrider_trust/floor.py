@@ -31,6 +31,8 @@ class Mark(Struct, kw_only=True, frozen=True):
     signed_s: float = 0
     listed: dict[str, Version] = {}
     """Of the snapshot: the version of every file that it lists."""
+    aside: bool = False
+    """Its file was damaged and has been put aside: the versions hold all the same."""
 
     def stands(self, keyids: Collection[str], threshold: int) -> bool:
         """Whether it would still be believed under these keys."""
@@ -85,6 +87,11 @@ class Floor:
         setattr(self.highest, role, mark)
         self.save()
 
+    def set_aside(self, role: Literal["timestamp", "snapshot"]) -> None:
+        """Keeps a role's versions, and expects no file."""
+        if (mark := getattr(self.highest, role)) is not None:
+            self.mark(role, msgspec.structs.replace(mark, aside=True))
+
     def raise_root(self, version: int) -> None:
         """Keeps the root's version, which never falls."""
         if version > self.highest.root:
@@ -117,6 +124,6 @@ def damaged(path: Path, what: str) -> TrustDamagedError:
     return TrustDamagedError(
         f"{path} is not what this device wrote: {what}",
         reason="metadata_damaged",
-        fix="nothing new is accepted until it is mended: `outrider edge update mend` puts damaged files aside and keeps the versions "
-        "that were seen, or says why it cannot",
+        fix="nothing new is accepted until it is mended: `outrider ota mend` on the device puts damaged files aside and keeps the "
+        "versions that were seen, or says why it cannot",
     )

@@ -181,6 +181,10 @@ class Repository:
         (self.proposed / f"{role}.json").unlink(missing_ok=True)
         return path
 
+    def has_target(self, target: TargetFile) -> bool:
+        """Whether its bytes are here."""
+        return all((self.folder / "targets" / name).is_file() for name in target.get_prefixed_paths())
+
     def put_target(self, path: str, data: bytes, custom: Mapping[str, Any] | None = None) -> TargetFile:
         """Writes a target's bytes, and makes its entry, which a role must then sign."""
         target = TargetFile.from_data(path, data, ["sha256"])

@@ -7,7 +7,7 @@ from tuf.api import exceptions as tuf
 
 from outrider_wire.errors import OutriderError, TrustRefusedError, UnreachableError
 
-TABLE: tuple[tuple[type[Exception], str, str], ...] = (
+_TUF_REASONS = (
     (tuf.ExpiredMetadataError, "metadata_expired", "have it signed again; what runs goes on running"),
     (tuf.UnsignedMetadataError, "metadata_unsigned", "have enough of the role's keys sign it"),
     (tuf.BadVersionNumberError, "metadata_rolled_back", "fetch from a source that has the newest metadata"),
@@ -28,7 +28,7 @@ def translated() -> Iterator[None]:
     except OutriderError:
         raise
     except Exception as error:
-        for kind, reason, fix in TABLE:
+        for kind, reason, fix in _TUF_REASONS:
             if isinstance(error, kind):
                 raise TrustRefusedError(f"the metadata is refused: {error}", reason=reason, fix=fix) from error
         if isinstance(error, tuf.DownloadError):

@@ -152,7 +152,7 @@ class OnlineRoles:
     def _check_target(self, target: Any) -> None:
         checked_path(target.path)
         digest = target.hashes.get("sha256", "")
-        if any((self._repository.folder / "targets" / name).is_file() for name in target.get_prefixed_paths()):
+        if self._repository.has_target(target):
             return
         if self._find_blob(digest) is None:
             raise TrustRefusedError(

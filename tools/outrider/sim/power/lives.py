@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from outrider.sim.power import cloud_lives, edge_lives, update_lives
+from outrider.sim.power import cloud_lives, edge_lives, trust_lives, update_lives
 from outrider.sim.power.promises import Broken, Say, sayer
 
 
@@ -50,6 +50,12 @@ LIVES: dict[str, Life] = {
         live=update_lives.recoil,
         check=update_lives.check_together,
         prepare=update_lives.prepare_site,
+    ),
+    "believe": Life(
+        what="a device believes signed metadata, then newer metadata",
+        live=trust_lives.believe,
+        check=trust_lives.check_belief,
+        prepare=trust_lives.prepare_repository,
     ),
 }
 

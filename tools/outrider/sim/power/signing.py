@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -30,7 +30,7 @@ class SigningSite:
         self._repository = Repository(folder)
         self._repository.make()
         names = ("root", "targets", "snapshot", "timestamp", CONTROL, *tasks)
-        self._keys: dict[str, CryptoSigner] = {name: CryptoSigner.generate_ed25519() for name in names}
+        self._keys: dict[str, Signer] = {name: CryptoSigner.generate_ed25519() for name in names}
         root = self._repository.fresh("root")
         for role in ("root", "targets", "snapshot", "timestamp"):
             root.signed.add_key(self._keys[role].public_key, role)
@@ -70,7 +70,7 @@ class SigningSite:
         metadata.signed.targets[path] = target
         self._publish(task, metadata)
 
-    def _publish(self, role: str, metadata: object) -> None:
+    def _publish(self, role: str, metadata: "Metadata[Any]") -> None:
         self._repository.sign(role, metadata, [self._keys[role]])
         self._repository.publish(role, metadata)
 
