@@ -12,7 +12,8 @@ from outrider_wire.manifest import MANIFEST_FILE, decode_manifest, manifest_dige
 from outrider_wire.rollout import DeviceOrder, PlannedRelease, RolloutPlan
 
 if TYPE_CHECKING:
-    pass
+    from securesystemslib.signer import Signer
+    from tuf.api.metadata import Metadata
 
 
 class SigningSite:
@@ -23,7 +24,7 @@ class SigningSite:
     """
 
     def __init__(self, folder: Path, tasks: Sequence[str]) -> None:
-        from securesystemslib.signer import CryptoSigner
+        from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
 
         from outrider_trust.repository import Repository, delegate
 
