@@ -12,7 +12,7 @@ from outrider_wire.manifest import MANIFEST_FILE, decode_manifest, manifest_dige
 from outrider_wire.rollout import DeviceOrder, PlannedRelease, RolloutPlan
 
 if TYPE_CHECKING:
-    from securesystemslib.signer import Signer
+    from securesystemslib.signer import Signer  # type: ignore[attr-defined]
     from tuf.api.metadata import Metadata
 
 
