@@ -1,5 +1,6 @@
 """Releases without a network, one device's slots over a real model, and a disk whose power goes out."""
 
+import errno
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -171,3 +172,33 @@ def whole_updater(
         changed=changed,
         **more,
     )
+
+
+class FullFolder(SlotFolder):
+    """Slots on a disk that is full for the ``full``-th change and the two after it."""
+
+    def __init__(self, *, folder: Path, full: int) -> None:
+        super().__init__(folder=folder, task=TASK)
+        self.changes = 0
+        self._full = full
+
+    def _change(self) -> None:
+        self.changes += 1
+        if self._full <= self.changes < self._full + 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def point(self, slot: Slot) -> None:
+        self._change()
+        super().point(slot)
+
+    def save(self, record: Record) -> None:
+        self._change()
+        super().save(record)
+
+    def staging(self, digest: str) -> Path:
+        self._change()
+        return super().staging(digest)
+
+    def rename(self, source: Path, target: Path) -> None:
+        self._change()
+        super().rename(source, target)

@@ -185,7 +185,7 @@ class UpdateSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
     slower: Annotated[float, Meta(ge=0)] = 4.0
     """So is one whose p95 is so many times that of the one before; 0: not asked."""
     memory_mb: Annotated[float, Meta(ge=0)] = 512.0
-    """So is one with which the agent has that much more resident; 0: not asked. The self-test may have as much."""
+    """So is one with which the agent has that much more resident; 0: not asked."""
     selftest_ms: Annotated[float, Meta(ge=0)] = 0.0
     """A release of which one inference takes longer in the self-test is refused; 0: any."""
     windows: str = ""

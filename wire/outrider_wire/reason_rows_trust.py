@@ -125,6 +125,14 @@ TRUST_ROWS: tuple[Reason, ...] = (
     Reason(
         "order_expired", "trust", _DEVICE, _NOBODY, "an order came after its time", "nothing: the cloud gives another"
     ),
+    Reason(
+        "report_other_device",
+        "trust",
+        ("cloud",),
+        _SIGNER,
+        "a device has told, under its signature, in another device's name",
+        "look what that device is",
+    ),
     Reason("order_other_device", "trust", _DEVICE, _SIGNER, "an order to another device", "look who sends it"),
     Reason(
         "plan_beyond_canary",

@@ -39,12 +39,6 @@ LIVES: dict[str, Life] = {
         check=edge_lives.check_slots,
         prepare=edge_lives.prepare_releases,
     ),
-    "believe": Life(
-        what="a device believes signed metadata, then newer metadata",
-        live=trust_lives.believe,
-        check=trust_lives.check_belief,
-        prepare=trust_lives.prepare_repository,
-    ),
     "obey": Life(
         what="a device carries out a signed order for two tasks",
         live=update_lives.obey,
@@ -56,6 +50,12 @@ LIVES: dict[str, Life] = {
         live=update_lives.recoil,
         check=update_lives.check_together,
         prepare=update_lives.prepare_site,
+    ),
+    "believe": Life(
+        what="a device believes signed metadata, then newer metadata",
+        live=trust_lives.believe,
+        check=trust_lives.check_belief,
+        prepare=trust_lives.prepare_repository,
     ),
 }
 

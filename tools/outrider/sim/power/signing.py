@@ -12,7 +12,8 @@ from outrider_wire.manifest import MANIFEST_FILE, decode_manifest, manifest_dige
 from outrider_wire.rollout import DeviceOrder, PlannedRelease, RolloutPlan
 
 if TYPE_CHECKING:
-    pass
+    from securesystemslib.signer import Signer  # type: ignore[attr-defined]
+    from tuf.api.metadata import Metadata
 
 
 class SigningSite:
@@ -30,7 +31,7 @@ class SigningSite:
         self._repository = Repository(folder)
         self._repository.make()
         names = ("root", "targets", "snapshot", "timestamp", CONTROL, *tasks)
-        self._keys: dict[str, CryptoSigner] = {name: CryptoSigner.generate_ed25519() for name in names}
+        self._keys: dict[str, Signer] = {name: CryptoSigner.generate_ed25519() for name in names}
         root = self._repository.fresh("root")
         for role in ("root", "targets", "snapshot", "timestamp"):
             root.signed.add_key(self._keys[role].public_key, role)
@@ -70,7 +71,7 @@ class SigningSite:
         metadata.signed.targets[path] = target
         self._publish(task, metadata)
 
-    def _publish(self, role: str, metadata: Any) -> None:
+    def _publish(self, role: str, metadata: "Metadata[Any]") -> None:
         self._repository.sign(role, metadata, [self._keys[role]])
         self._repository.publish(role, metadata)
 
