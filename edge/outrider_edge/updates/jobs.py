@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, assert_never
@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from outrider_edge.memory.memory import lacks_embedding
 from outrider_edge.ports import RuntimePort
+from outrider_edge.updates.deltas import DeltaSource
 from outrider_edge.updates.events import (
     Event,
     FellBack,
@@ -38,6 +39,7 @@ from outrider_wire.errors import BundleError, OutriderError
 log = logging.getLogger(__name__)
 
 SelfTest = Callable[[Path], SelfTestReport]
+MayGoOn = Callable[[], Coroutine[Any, Any, None]]
 Job = Literal["ask", "fetch", "test", "load", "watch", "restore"]
 RETRY_MAX_S = 300.0
 POLL_S = 0.05
@@ -171,7 +173,7 @@ class UpdateJobs:
                     size=record.size,
                     slot=OTHER[record.slot],
                     folder=self._folder,
-                    source=_Polite(self._source(), self._may_go_on),
+                    source=polite(self._source(), self._may_go_on),
                 )
                 problem = lacks_embedding(self._folder.task, bundle.manifest)
                 return Unfit(problem, "wrong_task") if problem else Fetched(bundle.manifest.version)
@@ -264,10 +266,15 @@ class UpdateJobs:
         return model, check_golden(model)
 
 
-class _Polite:
-    """`outrider_edge.updates.fetching.ReleaseSource` that asks before every file."""
+def polite(source: ReleaseSource, may_go_on: MayGoOn) -> ReleaseSource:
+    """The same source, with its deltas if it has them, that asks before every file."""
+    if isinstance(source, DeltaSource):
+        return _PoliteWithDeltas(source, source, may_go_on)
+    return _Polite(source, may_go_on)
 
-    def __init__(self, source: ReleaseSource, may_go_on: Callable[[], Coroutine[Any, Any, None]]) -> None:
+
+class _Polite:
+    def __init__(self, source: ReleaseSource, may_go_on: MayGoOn) -> None:
         self._source = source
         self._may_go_on = may_go_on
 
@@ -278,3 +285,13 @@ class _Polite:
     async def pull_file(self, *, sha256: str, size: int, to: Path) -> Path:
         await self._may_go_on()
         return await self._source.pull_file(sha256=sha256, size=size, to=to)
+
+
+class _PoliteWithDeltas(_Polite):
+    def __init__(self, source: ReleaseSource, deltas: DeltaSource, may_go_on: MayGoOn) -> None:
+        super().__init__(source, may_go_on)
+        self._deltas = deltas
+
+    async def pull_delta(self, *, sha256: str, size: int, bases: Sequence[str], to: Path) -> str | None:
+        await self._may_go_on()
+        return await self._deltas.pull_delta(sha256=sha256, size=size, bases=bases, to=to)
