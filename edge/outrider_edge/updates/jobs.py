@@ -42,7 +42,6 @@ SelfTest = Callable[[Path], SelfTestReport]
 MayGoOn = Callable[[], Coroutine[Any, Any, None]]
 Job = Literal["ask", "fetch", "test", "load", "watch", "restore"]
 RETRY_MAX_S = 300.0
-POLL_S = 0.05
 DAMAGED_TRIES = 3
 """A release that arrives with another digest this often is damaged where it comes from."""
 _SPREAD = random.Random()  # noqa: S311 - spreads load, guards nothing
@@ -64,6 +63,8 @@ class UpdateTerms:
     """How often it is asked whether the next step may begin."""
     tick_s: float = 60.0
     """How often run time is counted."""
+    look_s: float = 0.05
+    """How often it is looked at how a model on probation fares."""
     selftest_ms: float = 0.0
     """The most milliseconds that one inference may take in the self-test; 0: any."""
     watch: ProbationTerms = field(default_factory=ProbationTerms)
@@ -229,7 +230,7 @@ class UpdateJobs:
             while True:
                 if (found := verdict(watching.seen(loop.time() - began), self._terms.probation)) is not None:
                     return found
-                await asyncio.sleep(POLL_S)
+                await asyncio.sleep(self._terms.look_s)
         finally:
             watching.close()
 

@@ -46,6 +46,7 @@ TERMS = UpdateTerms(
     retry_s=0.5,
     ask_s=0.5,
     tick_s=5.0,
+    look_s=0.5,
     watch=ProbationTerms(agreement=0.7, slower=0.0, memory_mb=0.0),
 )
 """Latency and memory are those of a process with the whole fleet in it, and are not compared."""
@@ -143,7 +144,11 @@ class SimDevice:
 
     async def _live(self) -> None:
         loop, gone = asyncio.get_running_loop(), asyncio.Event()
-        self._power = power = self._new_power(lambda: loop.call_soon_threadsafe(gone.set))
+
+        def went() -> None:
+            loop.call_soon_threadsafe(gone.set)
+
+        self._power = power = self._new_power(went)
         power.owns()
         async with contextlib.AsyncExitStack() as stack:
             try:
@@ -212,7 +217,7 @@ class SimDevice:
             changed=lambda: self._changed(task, uplink),
             terms=TERMS,
             hold=held,
-            senses=Senses(contact=lambda: uplink.connected),
+            senses=Senses(contact=lambda: uplink.connected, rss_mb=lambda: 0.0),
         )
         return Updater(
             tasks=[task],
@@ -274,7 +279,11 @@ class SimDevice:
             self._power.cut_after(cut)
         if full is not None:
             loop, power = asyncio.get_running_loop(), self._power
-            power.fill_after(full, lambda: loop.call_soon_threadsafe(self._filled, power))
+
+            def filled() -> None:
+                loop.call_soon_threadsafe(self._filled, power)
+
+            power.fill_after(full, filled)
 
     def _filled(self, power: Power) -> None:
         self.books.fulls += 1

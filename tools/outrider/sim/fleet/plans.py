@@ -14,7 +14,7 @@ PROFILES: Mapping[str, float] = {"day": 0.6, "dusk": 0.25, "night": 0.15}
 CANARIES = 3
 """Devices of each profile that go first: as few as can halt a rollout (`Thresholds.devices`)."""
 SOAK_S = 300
-SILENCE_S = 5400
+SILENCE_S = 2700
 DAY_MS = 86_400_000
 
 
