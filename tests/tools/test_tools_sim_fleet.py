@@ -147,6 +147,17 @@ def test_what_was_not_kept_is_said() -> None:
 
 
 @pytest.mark.broker
+def test_three_devices_give_back_a_release_that_fails_in_the_dark() -> None:
+    story = simulate(FleetOrder(devices=3, profile="night", good=False), lambda _what, _share: None)
+    bad = story.releases["bad"].digest
+    assert story.ends["r-bad"].startswith("halted"), story.ends
+    assert [bad in each.books.ran for each in story.devices] == [True] * 3
+    assert [each.runs for each in story.devices] == [story.releases["first"].digest] * 3
+    assert story.figures.without_model == story.figures.requests_refused == 0
+    assert all(each.books.looks > 20 and each.books.asked > 40 for each in story.devices)
+
+
+@pytest.mark.broker
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_twelve_devices_take_the_good_release_and_give_the_bad_one_back() -> None:

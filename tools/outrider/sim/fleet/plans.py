@@ -34,7 +34,7 @@ def profiles_of(devices: Sequence[str]) -> dict[str, str]:
 def by_profile(
     rollout: str, release: PlannedRelease, fleet: Mapping[str, str], *, salt: str, now_ms: int
 ) -> RolloutPlan:
-    """`CANARIES` devices of each profile, profile by profile; then a tenth of all, then all.
+    """`CANARIES` devices of each profile that there is, profile by profile; then a tenth of the rest, then all.
 
     A stage is done when all but one of its canaries have finished: if two of three go back, nothing follows without a person.
 
@@ -48,7 +48,8 @@ def by_profile(
     plan = _plan(rollout, release, [Group(name="all")], salt=salt, now_ms=now_ms)
     groups = []
     for profile in PROFILES:
-        devices = [device for device, its in fleet.items() if its == profile]
+        if not (devices := [device for device, its in fleet.items() if its == profile]):
+            continue
         share = _share_of(plan, devices, CANARIES)
         minimum = max(1, min(CANARIES, len(devices)) - 1)
         groups.append(Group(name=f"canary-{profile}", share=share, facts={"profile": profile}, minimum=minimum))

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import shutil
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -37,6 +38,7 @@ LINES = {
     "cuts": Weather(delay_s=0.05, jitter_s=0.1, cut_after=60_000),
 }
 THREADS = 48
+SWITCH_S = 2e-4
 SEE_S = 0.5
 MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
 _ENDS = frozenset({"finished", "halted", "undecided", "rolled_back", "aborted", "expired"})
@@ -51,6 +53,10 @@ class FleetOrder:
     speed: float = 60.0
     """Seconds of the calendar in a second."""
     naive: bool = False
+    profile: str = ""
+    """Of every device; '': by the shares of `plans.PROFILES`."""
+    good: bool = True
+    """Whether the good release follows the bad one."""
     patience_s: float = 240.0
     """The longest that one rollout is waited for, in real seconds."""
 
@@ -81,7 +87,7 @@ def simulate(order: FleetOrder, tell: Tell) -> FleetStory:
         OperatorSetupError: the broker or the cloud cannot be started here.
         UndecidedError: the fleet does not come up.
     """
-    with _folder() as folder, _quiet():
+    with _folder() as folder, _quiet(), _lively():
         return asyncio.run(_Course(order, folder, tell).run())
 
 
@@ -97,7 +103,7 @@ class _Course:
         self._devices: list[SimDevice] = []
         self._ends: dict[str, str] = {}
         names = [f"cam-{place:03}" for place in range(order.devices)]
-        self._profiles = plans.profiles_of(names)
+        self._profiles = dict.fromkeys(names, order.profile) if order.profile else plans.profiles_of(names)
         self._fates = fates_of(names, seed=order.seed)
         self._shelf = Shelf()
 
@@ -126,7 +132,8 @@ class _Course:
                     device.lose()
             await self._roll(cloud, BAD)
             await self._take_back(cloud)
-            await self._roll(cloud, GOOD)
+            if self._order.good:
+                await self._roll(cloud, GOOD)
             await asyncio.sleep(2 * SEE_S)
             return self._told()
 
@@ -276,6 +283,17 @@ def _folder() -> Iterator[Path]:
     room = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 1 << 30
     with tempfile.TemporaryDirectory(prefix="outrider-fleet-", dir=MEMORY if room else None) as name:
         yield Path(name).resolve()
+
+
+@contextlib.contextmanager
+def _lively() -> Iterator[None]:
+    """Threads that verify signatures hold the interpreter for 5 ms at a time: the loop of two hundred links would wait for each."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_S)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 @contextlib.contextmanager
