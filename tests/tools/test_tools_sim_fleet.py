@@ -15,15 +15,17 @@ from outrider.sim.fleet.device import Books
 from outrider.sim.fleet.fates import LOST, fates_of
 from outrider.sim.fleet.fresh_start import trouble
 from outrider.sim.fleet.goods import TASK, Scene, make_releases
+from outrider.sim.fleet.picture import draw_rollouts
 from outrider.sim.fleet.power import Power, PowerCutError
 from outrider.sim.fleet.running import FleetOrder, simulate
 from outrider.sim.fleet.shelf import Shelf
-from outrider.sim.fleet.timeline import FleetFigures
+from outrider.sim.fleet.timeline import FleetFigures, Mark, Sample, Timeline
 from outrider_cloud.rollout import bounds
 from outrider_cloud.rollout.verdict import FIGURES
 from outrider_edge.updates.slots import SlotFolder
 from outrider_edge.updates.starting import start_slots
 from outrider_engine.selftest import run_selftest
+from outrider_wire.errors import OperatorSetupError
 from outrider_wire.rollout import PlannedRelease, stage_of
 
 FLEET = plans.profiles_of([f"cam-{place:03}" for place in range(200)])
@@ -144,6 +146,16 @@ def test_what_was_not_kept_is_said() -> None:
     )
     assert len(figures.broken()) == 4
     assert list(json.loads(msgspec.json.encode(figures))) == KEYS
+
+
+def test_the_rollouts_are_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    samples = [Sample(at_s=at, running={"first": 3 - at, "bad": at}, off=0, under_way=1) for at in range(3)]
+    timeline = Timeline(samples=samples, marks=[Mark(at_s=1.0, rollout="r-bad", what="halted")])
+    draw_rollouts(timeline, devices=3, speed=60.0, title="three devices", file=tmp_path / "fleet.png")
+    assert (tmp_path / "fleet.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(OperatorSetupError, match="cannot be written"):
+        draw_rollouts(timeline, devices=3, speed=60.0, title="", file=tmp_path / "nowhere" / "fleet.png")
 
 
 @pytest.mark.broker
