@@ -154,7 +154,7 @@ def status(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show what really runs on every device, and what should; or how a rollout stands."""
+    """Show what really runs on every device, or how a rollout stands."""
     from outrider import durations, releases, rollouts, rollouts_show
 
     screen = Screen(json=json, quiet=quiet)
