@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from outrider.processes import free_port
+from outrider_cloud.store.schema import METADATA
 from outrider_cloud.store.store import Store
 
 PASSWORD = "a password that is in no log"
@@ -98,11 +99,11 @@ class Postgres:
         """As ``store.url`` says it, without the password."""
         return f"postgresql://outrider@127.0.0.1:{self.port}/{database}"
 
-    def database(self, like: str = "template0") -> str:
-        """The URL of a new, empty database; or of a copy of another."""
+    def database(self) -> str:
+        """The URL of a new, empty database."""
         self._made += 1
         name = f"t{self._made}"
-        self.sql(f"CREATE DATABASE {name} TEMPLATE {like}")
+        self.sql(f"CREATE DATABASE {name} TEMPLATE template0")
         return self.url(name)
 
     def sql(self, statement: str, database: str = "postgres") -> None:
@@ -112,13 +113,18 @@ class Postgres:
         with engine.connect() as connection:
             connection.exec_driver_sql(statement)
 
-    def store_template(self) -> str:
-        """A database with the store's schema, to be copied."""
+    def store_database(self) -> str:
+        """The URL of a database that holds an empty store."""
         url = self.database()
         made = Store(url=url, password=PASSWORD)
         made.open()
         made.close()
-        return url.rpartition("/")[2]
+        return url
+
+    def emptied(self, url: str) -> None:
+        """Deletes every row of the store in that database."""
+        tables = ", ".join(table.name for table in METADATA.sorted_tables)
+        self.sql(f"TRUNCATE {tables} RESTART IDENTITY", url.rpartition("/")[2])
 
     def _sessions(self) -> list[int]:
         """Processes of the server that the signal to its group did not reach: each of them leads a session of its own."""
@@ -126,7 +132,7 @@ class Postgres:
         for folder in Path("/proc").iterdir():
             if folder.name.isdigit():
                 try:
-                    if str(self.folder / "data") == os.readlink(folder / "cwd"):
+                    if str(self.folder / "data") == str((folder / "cwd").readlink()):
                         found.append(int(folder.name))
                 except OSError:
                     continue

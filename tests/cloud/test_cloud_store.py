@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,30 +10,15 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from msgspec.structs import replace
+from store_rows import ANSWER, CLAIM, do, life
 
 from outrider_cloud.lease_clock import Lease
 from outrider_cloud.store import dead_letters, examples, inputs
 from outrider_cloud.store.dead_letters import DeadLetter
-from outrider_cloud.store.examples import NewExample
-from outrider_cloud.store.inputs import Claim, Life, Settlement
+from outrider_cloud.store.inputs import Life
 from outrider_cloud.store.retention import Retention, delete_older
 from outrider_cloud.store.schema import METADATA, counts, payloads
 from outrider_cloud.store.store import Store
-
-CLAIM = Claim(
-    device="cam",
-    id="1",
-    task="t",
-    worker="one",
-    lease=Lease("boot", 1000, 2000),
-    received_ms=1000,
-    answer_by_ms=1500,
-    keep_until_ms=9000,
-    content_type="application/msgpack",
-    correlation=b"c",
-    request=b"request",
-)
-ANSWER = Settlement(device="cam", id="1", task="t", state="answered", reply=b"first", settled_ms=1200)
 
 
 @pytest.fixture
@@ -47,10 +31,6 @@ def store(opens: dict[str, Any]) -> Iterator[Store]:
 
 of_one_machine = pytest.mark.parametrize("opens", ["file"], indirect=True)
 """Leases by a machine's run time; those by a server's clock are in test_cloud_store_server.py."""
-
-
-def do(store: Store, change: Any, **arguments: Any) -> Any:
-    return store.submit(partial(change, **arguments)).result(10)
 
 
 def test_the_migrations_make_exactly_the_tables_that_the_code_knows(store: Store) -> None:
@@ -294,22 +274,6 @@ def test_what_is_unsent_is_read_page_by_page(store: Store) -> None:
         after = (rows[-1]["device"], rows[-1]["id"])
         seen += [row["id"] for row in rows]
     assert sorted(seen) == [str(k) for k in range(7)]
-
-
-def life(id_: str, reply: bytes = b"reply", *, device: str = "cam") -> Life:
-    example = NewExample(
-        task="t",
-        group=id_,
-        role="train",
-        source="escalation",
-        device=device,
-        input=id_,
-        parts={"image": f"digest of {id_}"},
-        payloads={f"digest of {id_}": b"pixels"},
-        created_ms=1000,
-    )
-    end = replace(ANSWER, id=id_, device=device, reply=reply, example=example)
-    return replace(CLAIM, id=id_, device=device), end
 
 
 def write(store: Store, lives: Sequence[Life]) -> list[bytes]:
