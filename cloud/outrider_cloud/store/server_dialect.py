@@ -139,7 +139,7 @@ class ServerDialect:
         """VACUUM FULL of every table: their files are written anew and the old ones deleted; see `remains`."""
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             for table in METADATA.sorted_tables:
-                connection.execute(sa.DDL(f"VACUUM (FULL) {table.name}"))
+                connection.exec_driver_sql(f"VACUUM (FULL) {table.name}")
         return True
 
 
