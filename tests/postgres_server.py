@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 from typing import Self
 
-import pytest
 import sqlalchemy as sa
+from absent import skip_without
 
 from outrider.processes import free_port
 from outrider_cloud.store.schema import METADATA
@@ -33,7 +33,7 @@ def require() -> Path:
     """The same; skips the test where there is none."""
     folder = binaries()
     if folder is None:
-        pytest.skip("no PostgreSQL server is installed")
+        skip_without("a PostgreSQL server", "apt-get install postgresql")
     return folder
 
 

@@ -1,5 +1,6 @@
 """The store on a PostgreSQL server: two workers at once, leases by the server's clock, and whatever devices write into texts."""
 
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -214,3 +215,10 @@ def test_a_server_that_cannot_be_used_is_said_without_its_password(url: str, how
         Store(**({"url": url, "password": PASSWORD} | how)).open()
     assert caught.value.reason == "store_unusable"
     assert PASSWORD not in str(caught.value) and "s3cret" not in str(caught.value)
+
+
+def test_without_the_driver_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(OperatorSetupError, match="outrider\\[postgres\\]") as caught:
+        Store(url="postgresql://outrider@127.0.0.1:9/x").open()
+    assert caught.value.reason == "missing_extra"

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import ssl
 import time
 import urllib.request
@@ -18,6 +19,7 @@ from outrider.client import Client
 from outrider.processes import free_port
 from outrider_wire.task import Policy
 
+DOCUMENT = Path(__file__).parents[2] / "docs/containers.md"
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
@@ -47,8 +49,9 @@ def test_the_loop_is_up_answers_from_the_cloud_is_measured_and_puts_a_device_out
     for name in ("broker", "cloud"):
         process = loop.start(name)
         until(lambda name=name: loop.is_healthy(name), lambda process=process: process.poll() is None, loop, name)
-    line = loop.play("cloud", "cloud", "invite", "--quiet").stdout.strip()
-    loop.play("agent", "edge", "join", line, "--device", "agent-1")
+    invite, join, listing, revoke = documented()
+    line = loop.play(*invite).stdout.strip()
+    loop.play(*(word.replace("$LINE", line) for word in join))
     agent = loop.start("agent")
     until(lambda: loop.is_healthy("agent"), lambda: agent.poll() is None, loop, "agent")
     api = loop.here("http://127.0.0.1:8713")
@@ -59,9 +62,17 @@ def test_the_loop_is_up_answers_from_the_cloud_is_measured_and_puts_a_device_out
     pages = [read(f"{api}/metrics"), read(loop.here("https://localhost:8780/metrics"), loop.folder / "scrape")]
     assert 'outrider_inputs_settled_total{state="answered",task="colours"} 1.0' in pages[1]
     assert unlabelled(pages) == []
-    loop.play("cloud", "cloud", "devices", "revoke", "agent-1", "--yes")
+    assert "agent-1" in loop.play(*listing).stdout
+    loop.play(*revoke)
     with Client(api) as client:
         until(lambda: client.status()["broker"] == "unreachable", lambda: agent.poll() is None, loop, "agent")
+
+
+def documented() -> list[list[str]]:
+    """The commands of docs/containers.md that run in a service, each behind its name: the service, then what `outrider` is told."""
+    text = DOCUMENT.read_text()
+    found = re.findall(r"(?m)docker compose (?:exec|run --rm) (\w+) ([^#\n]*?)\)?(?: *#.*)?$", text)
+    return [[service, *shlex.split(rest.removeprefix("outrider "))] for service, rest in found]
 
 
 def unlabelled(pages: list[str]) -> list[str]:

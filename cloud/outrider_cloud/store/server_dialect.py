@@ -80,7 +80,7 @@ class ServerDialect:
         except ModuleNotFoundError as error:
             raise OperatorSetupError(
                 "a store on PostgreSQL needs psycopg, and it is not installed",
-                reason="extra_missing",
+                reason="missing_extra",
                 fix="pip install 'outrider[postgres]'",
             ) from error
         except sa.exc.SQLAlchemyError as error:
