@@ -16,6 +16,7 @@ from store_rows import life
 
 from outrider_cloud.store import inputs
 from outrider_cloud.store.schema import METADATA
+from outrider_cloud.store.server_dialect import ServerDialect
 from outrider_cloud.store.store import Store
 from outrider_wire.errors import OperatorSetupError
 from outrider_wire.messages import Answer, Escalation, Refusal
@@ -150,6 +151,27 @@ async def test_two_workers_outlive_their_server_and_answer_every_input_once(
         assert workers == {"one", "two"}
         for service in (one, two):
             await account(service)
+
+
+def test_a_worker_that_stands_still_in_a_commit_makes_the_others_busy_and_not_hang(mortal: Postgres) -> None:
+    """What waits together for its turn gives up together, not each in its own time."""
+    url = mortal.store_database()
+    store = Store(url=url, password=PASSWORD)
+    store.open()
+    still = sa.create_engine(sa.make_url(url).set(drivername="postgresql+psycopg", password=PASSWORD))
+    with still.connect() as connection:
+        ServerDialect().enter(connection)
+        started = time.monotonic()
+        futures = [store.submit(partial(inputs.count, task="t", name="received")) for _ in range(30)]
+        for future in futures:
+            with pytest.raises(sa.exc.OperationalError, match="lock timeout"):
+                future.result(60)
+        assert 5 < time.monotonic() - started < 50, "one wait for the first, and one for those that came meanwhile"
+        assert "lock timeout" in store.trouble
+    store.submit(partial(inputs.count, task="t", name="received")).result(30)
+    assert store.trouble == "" and store.run(inputs.accounts)["t"].received == 1
+    store.close()
+    still.dispose()
 
 
 def test_a_server_that_does_not_write_to_the_disk_is_refused(mortal: Postgres) -> None:

@@ -52,8 +52,9 @@ _DURABLE = """SELECT set_config('synchronous_commit', 'on', false)
 _FACTS = """SELECT current_setting('server_version_num')::int, current_setting('server_encoding'), current_setting('fsync')"""
 _NO_BOOT = "server"
 """Leases are of the server's clock, which all workers share, and of no machine's boot."""
-_LOST = ("08", "57P", "53300")
-"""SQLSTATE of: no connection, the server is going down or coming up, too many connections (manual, appendix A)."""
+_LOST = ("08", "57P", "53300", "55P03")
+"""SQLSTATE of: no connection, the server is going down or coming up, too many connections, a lock that others hold (manual,
+appendix A)."""
 _OWN = ("21", "22", "23", "40", "42")
 """SQLSTATE of what a statement itself did wrong, and of a transaction that may simply be made again."""
 _NOT_ALLOWED = "42501"
