@@ -40,6 +40,8 @@ class Forgotten(Struct, kw_only=True, frozen=True):
     """Retained topics that the broker did not let us clear, and why."""
     compacted: bool = False
     """Whether the store's files were written anew, so that no byte of it is left in them."""
+    remains: str = ""
+    """Where bytes of it are left until others let go of them; '': nowhere."""
 
 
 class Forgetting:
@@ -85,7 +87,10 @@ class Forgetting:
         not_cleared = await self._clear(seen.found.retained)
         await self._tell(erased)
         log.info("forgotten", extra={"rows": seen.found.inputs + seen.found.examples})  # and not of whom
-        return msgspec.structs.replace(seen, dry_run=False, not_cleared=not_cleared, compacted=await self._compact())
+        compacted, remains = await self._compact(), self._store.remains
+        return msgspec.structs.replace(
+            seen, dry_run=False, not_cleared=not_cleared, compacted=compacted, remains=remains
+        )
 
     async def _let_go(self, whom: Whom) -> set[str]:
         """Out of memory first, so that nothing writes it down again; SHA-256 of the parts of what was there."""

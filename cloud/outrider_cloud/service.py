@@ -47,6 +47,7 @@ from outrider_cloud.store import inputs
 from outrider_cloud.store.blobstore import BlobStore
 from outrider_cloud.store.retention import Keeper
 from outrider_cloud.store.store import Store
+from outrider_cloud.store_opening import store_of
 from outrider_cloud.trust.opening import open_trust
 from outrider_cloud.trust.service import TEND_EVERY_S, Trust
 from outrider_cloud.web.api import Api
@@ -140,7 +141,7 @@ class CloudService:
         tasks = read_tasks(config)
         folder = _made(config.folder)
         self._stack.enter_context(held(self.name, folder))
-        store = await self._open_store(folder)
+        store = await self._open_store()
         blobs = BlobStore(root=_made(folder / "blobs"))
         served = {name: task for name, (_, task) in tasks.items()}
         self.trust = trust = await asyncio.to_thread(
@@ -315,8 +316,8 @@ class CloudService:
         for worker in intake.workers:
             self._background.spawn(worker.run(), "worker")
 
-    async def _open_store(self, folder: Path) -> Store:
-        store = Store(url=self._config.store.url or f"sqlite:///{folder / 'cloud.db'}")
+    async def _open_store(self) -> Store:
+        store = store_of(self._config)
         self._stack.callback(store.close)
         await asyncio.to_thread(store.open)
         self._store = store

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 EXTRAS: dict[str, tuple[str, ...]] = {
     "cpu": ("onnxruntime",),
     "cloud": ("onnxruntime", "sqlalchemy", "alembic"),
+    "postgres": ("psycopg",),
     "export": ("torch", "onnx", "onnxscript", "onnxruntime", "safetensors"),
     "transformers": ("torch", "transformers", "accelerate", "gguf", "safetensors"),
     "text": ("tokenizers",),

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from outrider_cloud.store import identities, references
 from outrider_cloud.store import inputs as account
+from outrider_cloud.store.portable import random_name
 from outrider_cloud.store.schema import (
     assignments,
     certifications,
@@ -170,7 +171,7 @@ def _groups(whom: Whom) -> sa.Select[tuple[str]]:
 
 def _anonymise(connection: sa.Connection, whom: Whom) -> None:
     """The ledger goes on knowing how many groups a certificate used, and no longer which these were."""
-    unnamed = sa.literal("forgotten-").concat(sa.func.lower(sa.func.hex(sa.func.randomblob(12))))
+    unnamed = sa.literal("forgotten-").concat(random_name())
     wanted = certified_groups.c.group.in_(_groups(whom))
     connection.execute(sa.update(certified_groups).where(wanted).values(group=unnamed))
 

@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 from msgspec import Struct
-from sqlalchemy.dialects.sqlite import insert
 
 from outrider_cloud.rollout.records import Member, Progress
 from outrider_cloud.rollout.states import STATES
+from outrider_cloud.store.portable import insert
 from outrider_cloud.store.schema import assignments, orders, releases, rollout_members, rollouts, stops
 from outrider_wire.errors import CallerUnknownError, RuleRefusalError
 from outrider_wire.fitness import Requires
