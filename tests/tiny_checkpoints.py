@@ -6,14 +6,21 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
+    ASTConfig,
+    ASTFeatureExtractor,
+    ASTForAudioClassification,
     BertConfig,
     BertForSequenceClassification,
+    BertModel,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessor,
+    Wav2Vec2Config,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2ForSequenceClassification,
 )
 
 _SENTENCES = (
@@ -98,4 +105,62 @@ def causal_model(folder: Path, *, seed: int = 0, longest: int = 128) -> Path:
         eos_token_id=3,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def text_encoder(folder: Path) -> Path:
+    """The BERT of `text_classifier` without a head."""
+    size = _tokenizer(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=size,
+        hidden_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=64,
+        initializer_range=0.5,
+    )
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    return folder
+
+
+def audio_classifier(folder: Path, labels: Sequence[str], *, frames: int = 48, mels: int = 32) -> Path:
+    """An Audio Spectrogram Transformer of one layer on half a second."""
+    torch.manual_seed(0)
+    config = ASTConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_length=frames,
+        num_mel_bins=mels,
+        initializer_range=0.3,
+        **_names(labels),
+    )
+    ASTForAudioClassification(config).save_pretrained(folder)
+    ASTFeatureExtractor(num_mel_bins=mels, max_length=frames).save_pretrained(folder)
+    return folder
+
+
+def wave_classifier(folder: Path, labels: Sequence[str], *, masked: bool = False) -> Path:
+    """A wav2vec 2.0 of one layer on raw samples; ``masked``: one that is told where the sound ends."""
+    torch.manual_seed(0)
+    config = Wav2Vec2Config(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        conv_dim=(16, 16),
+        conv_kernel=(10, 3),
+        conv_stride=(5, 2),
+        num_feat_extract_layers=2,
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=2,
+        classifier_proj_size=8,
+        feat_extract_norm="layer" if masked else "group",
+        **_names(labels),
+    )
+    Wav2Vec2ForSequenceClassification(config).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(return_attention_mask=masked).save_pretrained(folder)
     return folder

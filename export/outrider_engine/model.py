@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from outrider_engine.bundle import Bundle, open_bundle
 from outrider_engine.session import OrtSession, Session
+from outrider_engine.tokenizing import encoders_of
 from outrider_engine.walk import walk
 from outrider_wire.acceptance import Verdict, judge
 from outrider_wire.calibration import calibrated
@@ -67,7 +68,9 @@ class Model:
         self.certificate_id = certificate.id if certificate is not None and not self.certified else ""
         """The certificate that may be claimed; '' without one."""
         self._session = session
-        self._preparer = Preparer(self.manifest.inputs, bounds=bounds, decode=decode)
+        self.encoders = encoders_of(self.manifest.inputs, bundle.read)
+        """What each tokenizer file of the bundle does to a text."""
+        self._preparer = Preparer(self.manifest.inputs, bounds=bounds, decode=decode, encoders=self.encoders)
         self._tensors = [entry.tensor for entry in self.manifest.inputs]
         self._one_by_one = any(fact.shape and fact.shape[0] == 1 for fact in session.inputs)
 

@@ -83,7 +83,7 @@ def ask(model: Model, tensors: Tensors, strata: Sequence[str] = ()) -> Said:
 def ask_rows(model: Model, table: Table, bounds: Sequence[InputPart] = ()) -> Said:
     """`ask` about the rows of a table, prepared for the model, each with the stratum that the model's rule puts it in."""
     strata = table.strata(model.manifest.acceptance.strata)
-    return ask(model, table.tensors(model.manifest.inputs, bounds), strata)
+    return ask(model, table.tensors(model.manifest.inputs, bounds, encoders=model.encoders), strata)
 
 
 def examples(tensors: Tensors, most: int | None = None) -> list[dict[str, NDArray[Any]]]:

@@ -19,13 +19,14 @@ from torch import nn
 
 from outrider_engine.golden import Golden, check_golden, encode_golden
 from outrider_engine.model import Model, load_model
+from outrider_engine.tokenizing import encoders_from
 from outrider_export.certify import Behind, Certified, calibrate_and_certify, check_disjoint
 from outrider_export.checkpoint import checkpoint_path, save_checkpoint
 from outrider_export.copies import check_copies
 from outrider_export.data import Progress, Table
 from outrider_export.deferral import Learned, Pairs, learn
 from outrider_export.promises import Promise
-from outrider_export.students import Architecture
+from outrider_export.students import TOKENIZER_FILE, Architecture
 from outrider_export.task_text import task_to_toml
 from outrider_export.variants import Variants, make_variants
 from outrider_wire.errors import BundleMismatchError, OperatorSetupError
@@ -49,10 +50,11 @@ TASK_FILE = "task.toml"
 LICENCE_FILE = "license.txt"
 _GOLDEN_ROWS = 4
 _CALIBRATION_ROWS = 512
-_ROLES: dict[str, Literal["golden", "task", "licence"]] = {
+_ROLES: dict[str, Literal["golden", "task", "licence", "tokenizer"]] = {
     GOLDEN_FILE: "golden",
     TASK_FILE: "task",
     LICENCE_FILE: "licence",
+    TOKENIZER_FILE: "tokenizer",
 }
 
 
@@ -131,18 +133,21 @@ def build_bundle(
     key = f"build-{seed}"
     inputs = architecture.inputs(task)
     bounds = bounds_of(task, inputs)
+    encoders = encoders_from(inputs, architecture.files)
     own_support = tuning.one_per_group(key)
     tell("exporting", 0.0)
     learned = Learned(None, "")
     if deferral is not None and isinstance(model, nn.Module):
-        drawn = tuning.some_per_group(key, GROUP_ROWS).tensors(inputs, bounds)
+        drawn = tuning.some_per_group(key, GROUP_ROWS).tensors(inputs, bounds, encoders=encoders)
         learned = learn(deferral, model, drawn, seed=seed)
     variants = make_variants(
         model,
         inputs,
-        tuning=tuning.tensors(inputs, bounds),
-        calibration=own_support.take(np.arange(min(len(own_support), _CALIBRATION_ROWS))).tensors(inputs, bounds),
-        support=(support.one_per_group(key) if support else own_support).tensors(inputs, bounds),
+        tuning=tuning.tensors(inputs, bounds, encoders=encoders),
+        calibration=own_support.take(np.arange(min(len(own_support), _CALIBRATION_ROWS))).tensors(
+            inputs, bounds, encoders=encoders
+        ),
+        support=(support.one_per_group(key) if support else own_support).tensors(inputs, bounds, encoders=encoders),
         precisions=precisions,
         embedding=embedding,
         head=learned.head,
@@ -200,7 +205,7 @@ def _draft(
     notes: Mapping[str, str],
 ) -> Manifest:
     """A bundle that runs and promises nothing: what calibration is measured on."""
-    files = {**variants.files, TASK_FILE: task_to_toml(task).encode()}
+    files = {**variants.files, **architecture.files, TASK_FILE: task_to_toml(task).encode()}
     if licence:
         files[LICENCE_FILE] = licence.encode()
     versions = {name: metadata.version(name) for name in ("torch", "onnx", "onnxruntime")}
@@ -218,7 +223,7 @@ def _draft(
         parent=parent,
         architecture=architecture.name,
         embedding_parts=[architecture.inputs(task)[0].part] if variants.outputs.embedding else [],
-        provenance={**versions, **variants.notes, **notes},
+        provenance={**versions, **variants.notes, **architecture.notes, **notes},
     )
     (folder / MANIFEST_FILE).write_bytes(encode_manifest(manifest))
     return manifest

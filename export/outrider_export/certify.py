@@ -44,7 +44,9 @@ def behind_model(model: Model, bounds: Sequence[InputPart] = ()) -> Behind:
     """A bundle as the large model of a plain shunt."""
     return Behind(
         name=f"{model.manifest.version}@{model.digest[:12]}",
-        ask=lambda table: ask(model, table.tensors(model.manifest.inputs, bounds)).probabilities,
+        ask=lambda table: (
+            ask(model, table.tensors(model.manifest.inputs, bounds, encoders=model.encoders)).probabilities
+        ),
     )
 
 
@@ -207,7 +209,7 @@ def _groups_of(table: Table, strata: Sequence[Stratum]) -> dict[str, list[str]]:
 
 
 def _said(model: Model, table: Table, bounds: Sequence[InputPart], strata: Sequence[Stratum]) -> Said:
-    return ask(model, table.tensors(model.manifest.inputs, bounds), table.strata(strata))
+    return ask(model, table.tensors(model.manifest.inputs, bounds, encoders=model.encoders), table.strata(strata))
 
 
 def _rule(choices: Choices, outcomes: Mapping[str, Outcome], strata: Sequence[Stratum]) -> Acceptance:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from outrider_wire.errors import CallerInputError, OperatorConfigError
 from outrider_wire.groups import one_per_group, some_per_group
 from outrider_wire.manifest import ModelInput
+from outrider_wire.step import Encode
 from outrider_wire.steps import Preparer
 from outrider_wire.strata import Stratum, stratum_of
 from outrider_wire.task import FACTS_PART, InputPart
@@ -161,15 +162,22 @@ class Table:
         return self.take(one_per_group(self.groups, key))
 
     def tensors(
-        self, inputs: Sequence[ModelInput], bounds: Sequence[InputPart] = (), progress: Progress | None = None
+        self,
+        inputs: Sequence[ModelInput],
+        bounds: Sequence[InputPart] = (),
+        progress: Progress | None = None,
+        *,
+        encoders: Mapping[str, Encode] | None = None,
     ) -> Tensors:
         """What the declared steps make of the rows; each distinct value that a row uses is prepared once.
+
+        ``encoders``: what each tokenizer file that the steps name does to a text.
 
         Raises:
             CallerInputError: a value that a device would refuse; the sentence names the group of a row that has it.
         """
         if FACTS_PART not in self.values and any(entry.part == FACTS_PART for entry in inputs):
-            return self._untold().tensors(inputs, bounds, progress)
+            return self._untold().tensors(inputs, bounds, progress, encoders=encoders)
         values: dict[str, NDArray[np.generic]] = {}
         index: dict[str, NDArray[np.int64]] = {}
         needed = list(dict.fromkeys(entry.part for entry in inputs))
@@ -179,7 +187,7 @@ class Table:
                     f"the rows have no part {part!r}, which the model reads", reason="missing_part", part=part
                 )
             own = [entry for entry in inputs if entry.part == part]
-            prepared, places = self._prepare(part, own, [bound for bound in bounds if bound.name == part])
+            prepared, places = self._prepare(part, own, [bound for bound in bounds if bound.name == part], encoders)
             values |= prepared
             index |= {entry.tensor: places for entry in own}
             if progress is not None:
@@ -202,10 +210,14 @@ class Table:
         )
 
     def _prepare(
-        self, part: str, inputs: Sequence[ModelInput], bounds: Sequence[InputPart]
+        self,
+        part: str,
+        inputs: Sequence[ModelInput],
+        bounds: Sequence[InputPart],
+        encoders: Mapping[str, Encode] | None,
     ) -> tuple[dict[str, NDArray[np.generic]], NDArray[np.int64]]:
         used, places = np.unique(self.index[part], return_inverse=True)
-        preparer = Preparer(inputs, bounds=bounds)
+        preparer = Preparer(inputs, bounds=bounds, encoders=encoders)
         arrays: dict[str, list[NDArray[np.generic]]] = {entry.tensor: [] for entry in inputs}
         for position in used:
             try:

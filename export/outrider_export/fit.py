@@ -15,12 +15,14 @@ from torch import nn
 
 from outrider_engine.bundle import open_bundle
 from outrider_engine.model import Model, load_model
+from outrider_engine.tokenizing import encoders_from
 from outrider_export.asking import Said, ask_rows
 from outrider_export.build import build_bundle
 from outrider_export.certify import behind_model
 from outrider_export.data import Progress, Table, Tensors
 from outrider_export.distil import FEWEST_ROWS, DistilPlan, Taught, distil
 from outrider_export.named import Named, find_named, is_bundle
+from outrider_export.side_by_side import Side, side
 from outrider_export.split import Tables
 from outrider_export.students import new_module
 from outrider_export.training import TrainingPlan, predict, train
@@ -63,6 +65,8 @@ class FitReport(Struct, kw_only=True, frozen=True):
     small: str
     """Digest of the small bundle."""
     large: str
+    sides: list[Side]
+    """Every variant of the large model and of the small one, on the same rows."""
 
     def table(self) -> list[tuple[str, str]]:
         """(figure, value) for a person."""
@@ -143,7 +147,7 @@ class Fit:
             named = find_named(teacher, self.task)
             build_bundle(
                 task=self.task,
-                model=named.model or self._trained(named, self._tensors(named, "train"), "teacher"),
+                model=self._ready(named, "teacher"),
                 architecture=named.architecture,
                 tuning=self.tables["tuning"],
                 certification=None,
@@ -151,7 +155,7 @@ class Fit:
                 out=self.large,
                 version="large-1",
                 seed=self.seed,
-                precisions=("fp32",),
+                precisions=("fp32", "int8"),
                 progress=self._named("teacher"),
             )
         return load_model(self.large, bounds=self.task.inputs)
@@ -170,6 +174,16 @@ class Fit:
             shutil.rmtree(self.large, ignore_errors=True)
             shutil.copytree(bundle, self.large)
 
+    def _ready(self, named: Named, who: str) -> nn.Module | bytes:
+        """The model as it came, with the head that it lacked, or trained from the beginning."""
+        if named.model is not None:
+            return named.model
+        rows = self._tensors(named, "train")
+        if named.finish is not None:
+            self.progress(f"{who}: training a head", 0.0)
+            return named.finish(rows)
+        return self._trained(named, rows, who)
+
     def _trained(self, named: Named, rows: Tensors, who: str) -> nn.Module:
         module = new_module(named.architecture, self.task, seed=self.seed)
         train(module, rows, _long_enough(named.architecture.plan, rows), seed=self.seed, progress=self._named(who))
@@ -177,10 +191,10 @@ class Fit:
 
     def _student(self, named: Named, large: Model) -> tuple[nn.Module | bytes, bool]:
         """The student after labels and after the teacher, whichever is better on tuning rows."""
-        if isinstance(named.model, bytes):
-            return named.model, False
+        module = self._ready(named, "student")
+        if isinstance(module, bytes):
+            return module, False
         rows = self._tensors(named, "train")
-        module = named.model or self._trained(named, rows, "student")
         if len(rows) < FEWEST_ROWS:
             return module, False
         taught = Taught(tensors=rows, probabilities=self._said(large, "train").probabilities)
@@ -214,7 +228,26 @@ class Fit:
             sentences=[*sentences, *self._compared(small, large)],
             small=small.digest,
             large=large.digest,
+            sides=self._sides(small, large),
         )
+
+    def _sides(self, small: Model, large: Model) -> list[Side]:
+        """Every variant of both bundles, each asked the same rows on one thread."""
+        found = []
+        for who, bundle in (("large", large.bundle), ("small", small.bundle)):
+            for variant in bundle.manifest.variants:
+                self.progress(f"measuring {who} {variant.name}", 0.9)
+                model = load_model(bundle, variant=variant.name, bounds=self.task.inputs)
+                found.append(
+                    side(
+                        f"{who} {variant.name}",
+                        model,
+                        tuning=self.tables["tuning"],
+                        test=self.tables["test"],
+                        task=self.task,
+                    )
+                )
+        return found
 
     def _compared(self, small: Model, large: Model) -> list[str]:
         labels = self.tables["tuning"].labels
@@ -230,7 +263,9 @@ class Fit:
         return ask_rows(model, self.tables[role], self.task.inputs)
 
     def _tensors(self, named: Named, role: Role) -> Tensors:
-        return self.tables[role].tensors(named.architecture.inputs(self.task), self.task.inputs)
+        inputs = named.architecture.inputs(self.task)
+        encoders = encoders_from(inputs, named.architecture.files)
+        return self.tables[role].tensors(inputs, self.task.inputs, encoders=encoders)
 
     def _named(self, who: str) -> Progress:
         return lambda what, share: self.progress(f"{who}: {what}", share)

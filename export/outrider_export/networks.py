@@ -68,7 +68,7 @@ class ImageEncoder(nn.Module):
         super().__init__()
         sizes = (3, *shape.channels)
         self.convolutions = nn.Sequential(
-            *(_convolution(a, b, stride) for a, b, stride in zip(sizes, shape.channels, shape.strides, strict=False))
+            *(convolution(a, b, stride) for a, b, stride in zip(sizes, shape.channels, shape.strides, strict=False))
         )
         side = shape.image
         for stride in shape.strides:
@@ -86,8 +86,8 @@ class ImageEncoder(nn.Module):
         """The picture itself, (n, 9), and the maps of the first and the last convolution, (n, 2 × (first + last))."""
         first = self.convolutions[0](image)
         last = self.convolutions[1:](first)
-        own = torch.cat([*_moments(image, floor=1e-5), _sharpness(image)], 1)
-        return own, torch.cat([*_moments(first, floor=1e-3), *_moments(last, floor=1e-3)], 1)
+        own = torch.cat([*channel_moments(image, floor=1e-5), _sharpness(image)], 1)
+        return own, torch.cat([*channel_moments(first, floor=1e-3), *channel_moments(last, floor=1e-3)], 1)
 
 
 class ImageNet(nn.Module):
@@ -96,7 +96,7 @@ class ImageNet(nn.Module):
     def __init__(self, shape: Shape, labels: int) -> None:
         super().__init__()
         self.encoder = ImageEncoder(shape)
-        self.head = _dense(shape.width, shape.head, labels)
+        self.head = dense(shape.width, shape.head, labels)
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits."""
@@ -128,8 +128,8 @@ class ImageTextNet(nn.Module):
     def __init__(self, shape: Shape, labels: int) -> None:
         super().__init__()
         self.encoder = ImageEncoder(shape)
-        self.question = _dense(shape.words, *[shape.width] * shape.word_layers)
-        self.head = _dense(2 * shape.width, shape.head, labels)
+        self.question = dense(shape.words, *[shape.width] * shape.word_layers)
+        self.head = dense(2 * shape.width, shape.head, labels)
 
     def forward(self, image: Tensor, text: Tensor) -> Tensor:
         """Logits."""
@@ -160,7 +160,7 @@ class ImageTextNet(nn.Module):
         return self.encoder.pooled(image)
 
 
-def _moments(maps: Tensor, *, floor: float) -> tuple[Tensor, Tensor]:
+def channel_moments(maps: Tensor, *, floor: float) -> tuple[Tensor, Tensor]:
     """Mean and log-variance of each map, (n, channels) each. The floor bounds the logarithm of a flat map, and INT8's noise in it."""
     mean = maps.mean((2, 3), keepdim=True)
     away = maps - mean
@@ -173,13 +173,15 @@ def _sharpness(image: Tensor) -> Tensor:
     return torch.log((down * down).mean((2, 3)) + (right * right).mean((2, 3)) + 1e-5)
 
 
-def _convolution(channels_in: int, channels_out: int, stride: int) -> nn.Module:
+def convolution(channels_in: int, channels_out: int, stride: int) -> nn.Module:
+    """3 × 3, batch normalisation, ReLU."""
     return nn.Sequential(
         nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False), nn.BatchNorm2d(channels_out), nn.ReLU()
     )
 
 
-def _dense(*sizes: int) -> nn.Sequential:
+def dense(*sizes: int) -> nn.Sequential:
+    """Linear layers of these sizes with ReLU between them, none behind the last."""
     layers: list[nn.Module] = []
     for a, b in itertools.pairwise(sizes):
         layers += [nn.Linear(a, b), nn.ReLU()]

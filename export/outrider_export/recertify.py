@@ -64,7 +64,9 @@ def recertify(
     for table in (tuning, certification):
         check_counted_once(table)
     rows = certifying_rows(certification, key, task.strata, tuning=tuning)
-    said = ask(model, rows.tensors(model.manifest.inputs, task.inputs), rows.strata(task.strata))
+    said = ask(
+        model, rows.tensors(model.manifest.inputs, task.inputs, encoders=model.encoders), rows.strata(task.strata)
+    )
     right = said.answers == rows.labels
     _check_answers(said.probabilities, right)
     certified = calibrate_and_certify(

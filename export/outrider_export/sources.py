@@ -1,44 +1,65 @@
-"""Data sets as people keep them: a folder with one sub-folder a class, or a JSON-lines file. Knows no model."""
+"""Data sets as people keep them: a folder of files with one sub-folder a class, or a JSON-lines file. Knows no model."""
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from outrider_export.data import UNLABELLED, Example, Table
 from outrider_wire.errors import OperatorConfigError
+from outrider_wire.messages import Modality
 from outrider_wire.task import AnswerSpace, InputPart, Task
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
+FILES: Mapping[Modality, frozenset[str]] = {
+    "image": frozenset({".png", ".jpg", ".jpeg"}),
+    "audio": frozenset({".wav"}),
+    "text": frozenset({".txt"}),
+    "series": frozenset({".f32"}),
+}
+"""Modality → how its files end: pictures, sounds, one UTF-8 text a file, float32 numbers row after row."""
 
 
 def task_from_folder(folder: Path, name: str) -> Task:
-    """The task that a folder of labelled images states: one image part, one label a sub-folder, default policy.
+    """The task that a folder of labelled files states: one part of their modality, one label a sub-folder, default policy.
 
     Raises:
-        OperatorConfigError: not a folder, or fewer than two sub-folders with images.
+        OperatorConfigError: not a folder, fewer than two sub-folders with files of one modality, or files of several.
     """
-    labels = [each.name for each in _classes(folder) if any(_images(each))]
-    if len(labels) < 2:
+    classes = _classes(folder)
+    found = {modality: [each.name for each in classes if any(_files(each, modality))] for modality in FILES}
+    # A note beside pictures is no example; texts count where there is nothing else.
+    several = [modality for modality, labels in found.items() if labels and modality != "text"]
+    if len(several) > 1:
         raise OperatorConfigError(
-            f"{folder} has {len(labels)} sub-folder(s) with PNG or JPEG images, and a task needs at least 2 answers",
-            reason="too_few_labels",
-            fix="make one sub-folder a class, named after its label, and put that class's images there",
+            f"{folder} holds files of {' and '.join(several)}",
+            reason="mixed_files",
+            fix="keep one kind in it, or describe the rows in a JSON-lines file",
         )
-    return Task(name=name, inputs=[InputPart(name="image", modality="image")], answer=AnswerSpace(labels=labels))
+    modality: Modality = several[0] if several else "text"
+    labels = found[modality]
+    if len(labels) < 2:
+        kinds = ", ".join(suffix for suffixes in FILES.values() for suffix in sorted(suffixes))
+        raise OperatorConfigError(
+            f"{folder} has {len(labels)} sub-folder(s) with files of one kind ({kinds}), and a task needs at least 2 answers",
+            reason="too_few_labels",
+            fix="make one sub-folder a class, named after its label, and put that class's files there",
+        )
+    return Task(name=name, inputs=[InputPart(name=modality, modality=modality)], answer=AnswerSpace(labels=labels))
 
 
 def from_folder(folder: Path, task: Task) -> Table:
-    """Every image of a folder with one sub-folder a class. Files with the same bytes share a group, named after the first.
+    """Every file of a folder with one sub-folder a class. Files with the same bytes share a group, named after the first.
 
     Raises:
-        OperatorConfigError: a sub-folder that is no label of the task, or a task that is not one image.
+        OperatorConfigError: a sub-folder that is no label of the task, or a task of several parts.
     """
-    if [part.modality for part in task.inputs] != ["image"]:
+    if len(task.inputs) != 1:
         raise OperatorConfigError(
-            f"a folder of images holds one image an example, and task {task.name} has other parts",
+            f"a folder holds one file an example, and task {task.name} has {len(task.inputs)} parts",
             reason="wrong_parts",
             fix="describe the rows in a JSON-lines file",
         )
@@ -47,6 +68,7 @@ def from_folder(folder: Path, task: Task) -> Table:
 
 def _folder_rows(folder: Path, task: Task) -> Iterator[Example]:
     number = {label: place for place, label in enumerate(task.labels)}
+    part = task.inputs[0]
     groups: dict[bytes, str] = {}
     for each in _classes(folder):
         if each.name not in number:
@@ -55,10 +77,20 @@ def _folder_rows(folder: Path, task: Task) -> Iterator[Example]:
                 reason="unknown_label",
                 fix=f"rename the sub-folder to one of {', '.join(task.labels[:8])}, or move it elsewhere",
             )
-        for file in _images(each):
+        for file in _files(each, part.modality):
             data = file.read_bytes()
             group = groups.setdefault(data, file.relative_to(folder).as_posix())
-            yield Example({task.inputs[0].name: data}, number[each.name], group)
+            value = _text(file, data) if part.modality == "text" else data
+            yield Example({part.name: value}, number[each.name], group)
+
+
+def _text(file: Path, data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise OperatorConfigError(
+            f"{file} is not UTF-8 text", reason="unreadable_file", fix="save it as UTF-8"
+        ) from error
 
 
 def _classes(folder: Path) -> list[Path]:
@@ -67,15 +99,15 @@ def _classes(folder: Path) -> list[Path]:
     return sorted(each for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
 
 
-def _images(folder: Path) -> Iterator[Path]:
-    return (file for file in sorted(folder.iterdir()) if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+def _files(folder: Path, modality: Modality) -> Iterator[Path]:
+    return (file for file in sorted(folder.iterdir()) if file.suffix.lower() in FILES[modality] and file.is_file())
 
 
 def from_jsonl(file: Path, task: Task) -> Table:
     """One row a line: ``{"parts": {"image": "a.png", "question": "what is it?"}, "label": "cat", "group": "trip-7"}``.
 
-    A text part is the text itself; any other part is a path relative to the file. ``label`` may be absent (unlabelled);
-    ``group`` defaults to the row's first path, else to its line number.
+    A text part is the text itself, a series its numbers (a list, or a list of rows); any other part, and a series too, may be a
+    path relative to the file. ``label`` may be absent (unlabelled); ``group`` defaults to the row's first path, else to its line number.
 
     Raises:
         OperatorConfigError: with the file, the line and what is wrong there.
@@ -152,7 +184,8 @@ class _RowReader:
         label = row.get("label")
         if label is not None and label not in self._number:
             raise self._wrong(line, f"{label!r} is no label of task {self._task.name}", "correct the label")
-        paths = [parts[part.name] for part in self._task.inputs if part.modality != "text"]
+        named = [parts[part.name] for part in self._task.inputs if part.modality != "text"]
+        paths = [path for path in named if isinstance(path, str)]
         return Example(
             {part.name: self._value(parts[part.name], part, line) for part in self._task.inputs},
             UNLABELLED if label is None else self._number[label],
@@ -160,6 +193,8 @@ class _RowReader:
         )
 
     def _value(self, value: Any, part: InputPart, line: int) -> bytes | str:
+        if part.modality == "series" and isinstance(value, list):
+            return self._numbers(value, part, line)
         if not isinstance(value, str):
             raise self._wrong(line, f"part {part.name!r} is not a string", "give the text, or the path of a file")
         if part.modality == "text":
@@ -170,6 +205,15 @@ class _RowReader:
             except OSError as error:
                 raise self._wrong(line, f"{value} cannot be read: {error}", "paths are relative to the file") from error
         return self._loaded[value]
+
+    def _numbers(self, value: list[Any], part: InputPart, line: int) -> bytes:
+        try:
+            numbers = np.asarray(value, "<f4")
+        except (TypeError, ValueError, OverflowError) as error:
+            raise self._wrong(line, f"part {part.name!r} is no list of numbers", "give every row as many") from error
+        if numbers.ndim not in (1, 2) or not numbers.size:
+            raise self._wrong(line, f"part {part.name!r} is no list of numbers", "give a list, or a list of rows")
+        return numbers.tobytes()
 
     def _wrong(self, line: int, what: str, fix: str) -> OperatorConfigError:
         return OperatorConfigError(f"{self._file}:{line}: {what}", reason="invalid_row", fix=fix)

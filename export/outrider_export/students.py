@@ -1,18 +1,26 @@
 """The table of students that ship by name, and the way to one's own. Knows what each reads; trains nothing."""
 
 import importlib
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
 
 from outrider_export.augment import Capture, Jitter
 from outrider_export.networks import ImageNet, ImageTextNet, Shape
+from outrider_export.sound_network import SoundNet, SoundShape
+from outrider_export.text_network import TextNet
 from outrider_export.training import TrainingPlan
 from outrider_wire.errors import OperatorConfigError
 from outrider_wire.manifest import ModelInput, Step
+from outrider_wire.messages import Modality
 from outrider_wire.task import InputPart, Task
+
+TOKENIZER_FILE = "tokenizer.json"
+_SILENCE = 1e-6
+"""Energy of a mel band below which nothing is told apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +31,10 @@ class Architecture:
     build: Callable[[Task], nn.Module]
     plan: TrainingPlan
     name: str = ""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """What its steps need beside the weights, by name: a `TOKENIZER_FILE`. Part of every bundle."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """Where it comes from, for the bundle's provenance."""
 
 
 def image_input(part: InputPart, height: int, width: int, *, tensor: str = "") -> ModelInput:
@@ -36,10 +48,50 @@ def image_input(part: InputPart, height: int, width: int, *, tensor: str = "") -
     return ModelInput(part=part.name, tensor=tensor or part.name, steps=steps, shape=[3, height, width])
 
 
-def text_input(part: InputPart, buckets: int, *, bigrams: bool, tensor: str = "") -> ModelInput:
-    """A text as counts of hashed words (buckets,)."""
-    steps = [Step(op="hashed_words", args={"buckets": buckets, "bigrams": bigrams})]
+def text_input(part: InputPart, buckets: int, *, bigrams: bool, letters: int = 0, tensor: str = "") -> ModelInput:
+    """A text as counts of hashed words (buckets,), and of runs of ``letters``."""
+    runs = {"letters": letters} if letters else {}
+    steps = [Step(op="hashed_words", args={"buckets": buckets, "bigrams": bigrams, **runs})]
     return ModelInput(part=part.name, tensor=tensor or part.name, steps=steps, shape=[buckets])
+
+
+def sound_input(part: InputPart, shape: SoundShape, *, tensor: str = "") -> ModelInput:
+    """A sound as one plane of log-mel frames (1, frames, mels), near 0 ± 1; what is longer is cut, silence fills up what is shorter."""
+    log_mel = {
+        "mels": shape.mels,
+        "window": 400,
+        "hop": shape.hop,
+        "transform": 512,
+        "low_hz": 20.0,
+        "high_hz": 8000.0,
+        "floor": _SILENCE,
+        "centred": True,
+    }
+    steps = [
+        Step(op="decode_audio"),
+        Step(op="resample", args={"rate": 16_000}),
+        Step(op="log_mel", args=log_mel),
+        Step(op="fit", args={"length": shape.frames, "value": math.log(_SILENCE)}),
+        Step(op="normalize", args={"mean": [-10.0], "std": [4.0]}),
+        Step(op="one_plane"),
+    ]
+    return ModelInput(part=part.name, tensor=tensor or part.name, steps=steps, shape=[1, shape.frames, shape.mels])
+
+
+def only_part(task: Task, modality: Modality) -> InputPart:
+    """The one part of a task of one part of that modality.
+
+    Raises:
+        OperatorConfigError: the task has other parts.
+    """
+    if [part.modality for part in task.inputs] != [modality]:
+        raise OperatorConfigError(
+            f"this student reads one part of {modality}, and task {task.name} has "
+            f"{', '.join(part.modality for part in task.inputs)}",
+            reason="wrong_parts",
+            fix=f"choose another of {', '.join(ARCHITECTURES)}, or name your own as module:attribute",
+        )
+    return task.inputs[0]
 
 
 def inputs_for(task: Task, shape: Shape) -> list[ModelInput]:
@@ -74,6 +126,26 @@ def student(name: str, shape: Shape, plan: TrainingPlan) -> Architecture:
     )
 
 
+def sound_student(name: str, shape: SoundShape, plan: TrainingPlan) -> Architecture:
+    """The shipped network of sounds at these sizes."""
+    return Architecture(
+        name=name,
+        inputs=lambda task: [sound_input(only_part(task, "audio"), shape)],
+        build=lambda task: SoundNet(shape, len(task.labels)),
+        plan=plan,
+    )
+
+
+def text_student(name: str, buckets: int, width: int, plan: TrainingPlan, *, bigrams: bool) -> Architecture:
+    """The shipped network of texts at these sizes."""
+    return Architecture(
+        name=name,
+        inputs=lambda task: [text_input(only_part(task, "text"), buckets, bigrams=bigrams, letters=4)],
+        build=lambda task: TextNet(buckets, width, len(task.labels)),
+        plan=plan,
+    )
+
+
 SMALL = Shape(image=32, channels=(16, 24, 32), strides=(2, 2, 2), width=48)
 LARGE = Shape(image=64, channels=(24, 32, 48, 64), strides=(2, 2, 2, 1), width=192, head=192)
 SMALL_PLAN = TrainingPlan(
@@ -88,6 +160,10 @@ LARGE_PLAN = TrainingPlan(
     capture=Capture(),
     jitter=Jitter(translate=6),
 )
+SMALL_SOUND = SoundShape(frames=96, hop=320, mels=40, channels=(16, 24, 32), width=48, head=32)
+LARGE_SOUND = SoundShape(frames=96, hop=320, mels=64, channels=(24, 32, 48, 64), width=128, head=96)
+SOUND_PLAN = TrainingPlan(epochs=60, subjects=32, learning_rate=4e-3, weight_decay=1e-2, jitter=Jitter(translate=3))
+TEXT_PLAN = TrainingPlan(epochs=40, subjects=32, learning_rate=5e-3, weight_decay=1e-2)
 ARCHITECTURES = {
     each.name: each
     for each in (
@@ -95,6 +171,10 @@ ARCHITECTURES = {
         student("image-large", LARGE, LARGE_PLAN),
         student("image-text-small", replace(SMALL, words=96), SMALL_PLAN),
         student("image-text-large", replace(LARGE, words=512, bigrams=True, word_layers=2), LARGE_PLAN),
+        sound_student("audio-small", SMALL_SOUND, SOUND_PLAN),
+        sound_student("audio-large", LARGE_SOUND, SOUND_PLAN),
+        text_student("text-small", 4096, 12, TEXT_PLAN, bigrams=False),
+        text_student("text-large", 16_384, 64, TEXT_PLAN, bigrams=True),
     )
 }
 """Name → architecture."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from outrider_wire.errors import BundleMismatchError
 from outrider_wire.manifest import ModelInput
+from outrider_wire.steps import is_whole
 
 OPSET = 20
 IR_VERSION = 10
@@ -37,7 +38,9 @@ def export_onnx(module: nn.Module, inputs: Sequence[ModelInput], outputs: Sequen
     """
     batch = torch.export.Dim("batch")
     # Two rows: one would be taken for a constant.
-    examples = tuple(torch.zeros(2, *entry.shape) for entry in inputs)
+    examples = tuple(
+        torch.zeros(2, *entry.shape, dtype=torch.int64 if is_whole(entry) else torch.float32) for entry in inputs
+    )
     with _quiet():
         program = torch.onnx.export(
             _Positional(module).eval(),

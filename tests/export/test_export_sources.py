@@ -95,3 +95,56 @@ def test_a_wrong_line_is_named_with_its_number(tmp_path: Path, row: object, said
 
     with pytest.raises(OperatorConfigError, match=rf"rows\.jsonl:3: .*{said}"):
         from_jsonl(jsonl(tmp_path, good, row), VQA)
+
+
+@pytest.mark.parametrize(
+    ("modality", "suffix", "values"),
+    [
+        ("audio", ".wav", [b"RIFFa", b"RIFFb"]),
+        ("text", ".txt", ["a goal", "żółw"]),
+        ("series", ".f32", [b"1234", b"5678"]),
+    ],
+)
+def test_a_folder_of_sounds_texts_or_numbers_states_its_task(
+    modality: str, suffix: str, values: list[bytes | str], tmp_path: Path
+) -> None:
+    for label, value in zip("ab", values, strict=True):
+        (tmp_path / label).mkdir()
+        (tmp_path / label / f"1{suffix}").write_bytes(value.encode() if isinstance(value, str) else value)
+    task = task_from_folder(tmp_path, "t")
+    table = from_folder(tmp_path, task)
+
+    assert [part.modality for part in task.inputs] == [modality]
+    assert [table.parts(row)[modality] for row in range(2)] == values
+
+
+def test_a_folder_of_pictures_and_sounds_is_refused(tmp_path: Path) -> None:
+    for label, name in (("a", "1.png"), ("b", "1.wav"), ("c", "2.wav"), ("d", "2.png")):
+        (tmp_path / label).mkdir()
+        (tmp_path / label / name).write_bytes(b"x")
+    with pytest.raises(OperatorConfigError, match="files of image and audio"):
+        task_from_folder(tmp_path, "t")
+
+
+def test_a_text_file_that_is_no_utf8_is_named(tmp_path: Path) -> None:
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        (tmp_path / label / "1.txt").write_bytes(b"\xff" + label.encode())
+    with pytest.raises(OperatorConfigError, match=r"1\.txt is not UTF-8"):
+        from_folder(tmp_path, task_from_folder(tmp_path, "t"))
+
+
+SENSORS = Task(name="pump", inputs=[InputPart(name="s", modality="series")], answer=AnswerSpace(labels=["ok", "bad"]))
+
+
+def test_json_lines_hold_numbers(tmp_path: Path) -> None:
+    file = jsonl(tmp_path, {"parts": {"s": [[1, 2], [3, 4]]}, "label": "ok"}, {"parts": {"s": [1.5]}, "label": "bad"})
+    table = from_jsonl(file, SENSORS)
+    assert table.parts(0)["s"] == np.asarray([1, 2, 3, 4], "<f4").tobytes()
+    assert table.parts(1)["s"] == np.asarray([1.5], "<f4").tobytes()
+
+
+@pytest.mark.parametrize("numbers", [[], [[1], [2, 3]], ["a"], [[[1]]], [None, {}]])
+def test_numbers_that_are_none_are_named_with_their_line(numbers: object, tmp_path: Path) -> None:
+    with pytest.raises(OperatorConfigError, match=r"rows\.jsonl:1: .*no list of numbers"):
+        from_jsonl(jsonl(tmp_path, {"parts": {"s": numbers}, "label": "ok"}), SENSORS)

@@ -16,6 +16,9 @@ IMAGE, TEXT = InputPart(name="photo", modality="image"), InputPart(name="ask", m
 VQA = Task(name="vqa", inputs=[TEXT, IMAGE], answer=AnswerSpace(labels=[str(n) for n in range(13)]))
 PHOTOS = Task(name="photos", inputs=[IMAGE], answer=AnswerSpace(labels=["a", "b"]))
 
+CALLS = Task(name="calls", inputs=[InputPart(name="call", modality="audio")], answer=AnswerSpace(labels=["a", "b"]))
+NEWS = Task(name="news", inputs=[InputPart(name="story", modality="text")], answer=AnswerSpace(labels=["a", "b"]))
+
 OWN = """
 import torch
 from outrider_export.students import ARCHITECTURES, Architecture
@@ -49,6 +52,10 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         ("image-text-large", VQA, 1048.0),
         ("image-small", PHOTOS, 38.8),
         ("image-large", PHOTOS, 873.4),
+        ("audio-small", CALLS, 27.7),
+        ("audio-large", CALLS, 127.2),
+        ("text-small", NEWS, 49.2),
+        ("text-large", NEWS, 1048.8),
     ],
 )
 def test_a_student_reads_its_task_and_has_its_size(name: str, task: Task, thousands: float) -> None:
@@ -72,6 +79,11 @@ def test_the_same_seed_gives_the_same_new_module() -> None:
 def test_a_student_of_images_refuses_a_task_with_text() -> None:
     with pytest.raises(OperatorConfigError, match="image, and task vqa has text, image"):
         ARCHITECTURES["image-small"].inputs(VQA)
+
+
+def test_a_student_of_sounds_refuses_a_task_of_pictures() -> None:
+    with pytest.raises(OperatorConfigError, match="one part of audio, and task photos has image"):
+        ARCHITECTURES["audio-small"].inputs(PHOTOS)
 
 
 def test_an_own_architecture_is_found_by_module_and_attribute(own: str) -> None:

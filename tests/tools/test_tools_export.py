@@ -74,3 +74,37 @@ def test_an_unknown_precision_is_refused_before_anything_is_loaded(outrider):
     ran = outrider("export", "run", "--from", "x:y", *FLAGS, "--variant", "int4")
     assert ran.code == 2
     assert "int8,fp32" in ran.err
+
+
+def test_an_encoder_becomes_a_bundle_with_a_head_of_its_own(outrider, tmp_path):
+    import tiny_checkpoints
+    from checkpoint_world import topics
+
+    topics(tmp_path / "texts", 600)
+    tiny_checkpoints.text_encoder(tmp_path / "encoder")
+    task = task_text(name="topics", labels=["politics", "space", "sport"], kind="text")
+    (tmp_path / "task.toml").write_text(task.replace("target_risk = 0.05", "target_risk = 0.45"))
+    ran = outrider(
+        "export",
+        "run",
+        "--from",
+        "encoder#tokens=12",
+        "--task",
+        "task.toml",
+        "--data",
+        "texts",
+        "-o",
+        "out",
+        "--variant",
+        "fp32",
+        "--json",
+    )
+    assert ran.code == 0, ran.err
+    assert outrider("bundle", "verify", "out", "--run", "--json").code == 0
+
+
+def test_a_pickle_is_refused_with_the_way_out(outrider, site):
+    (site / "model.pkl").write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")
+    ran = outrider("export", "run", "--from", "model.pkl", *FLAGS)
+    assert (ran.code, (site / "ran").exists()) == (2, False)
+    assert "mine:model" in ran.err

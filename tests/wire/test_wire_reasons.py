@@ -26,6 +26,8 @@ WALKED = (
     "wire/outrider_wire/leaving.py",
     "wire/outrider_wire/metadata.py",
     "wire/outrider_wire/pictures.py",
+    "wire/outrider_wire/*_steps.py",
+    "wire/outrider_wire/sounds.py",
     "wire/outrider_wire/step_table.py",
     "wire/outrider_wire/steps.py",
     "wire/outrider_wire/topics.py",

@@ -253,6 +253,22 @@ def test_the_table_of_steps_is_the_published_one() -> None:
         "hashed_words",
         "one_hot_facts",
         "embedding",
+        "resize_shortest",
+        "center_crop",
+        "flip_channels",
+        "decode_audio",
+        "resample",
+        "trim",
+        "fit",
+        "standardize",
+        "log_mel",
+        "clamp_below_peak",
+        "transpose",
+        "one_plane",
+        "sample_mask",
+        "decode_series",
+        "flatten",
+        "tokenize",
     }
 
 

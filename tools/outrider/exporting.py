@@ -10,26 +10,33 @@ import numpy as np
 from torch import nn
 
 from outrider.progress import Tell
+from outrider_engine.tokenizing import encoders_from
 from outrider_export.build import BuildReport, build_bundle
 from outrider_export.checkpoint import checkpoint_path, load_checkpoint
 from outrider_export.data import Table
+from outrider_export.huggingface.folder import is_checkpoint
+from outrider_export.named import Named, find_named
+from outrider_export.pipelines import refuse_pickle
 from outrider_export.promises import forecast
 from outrider_export.rows import HELD_OUT
 from outrider_export.sources import from_folder, from_jsonl
-from outrider_export.students import ARCHITECTURES, Architecture, find_architecture, new_module
+from outrider_export.students import ARCHITECTURES, find_architecture, new_module
 from outrider_wire.errors import CallerUnknownError, OperatorConfigError, RuleRefusalError
 from outrider_wire.groups import usable_rows
 from outrider_wire.manifest import MANIFEST_FILE, Precision
-from outrider_wire.roles import Role, role_of
+from outrider_wire.roles import Role, Shares, role_of
 from outrider_wire.task import Task
+
+WITH_A_HEAD = Shares(train=0.4, tuning=0.2, gate=0.0, certification=0.4, test=0.0)
+"""How rows are split where the model is an encoder, whose head some of them train."""
 
 
 class Export:
     """One export, step by step: `forecast` tells what the rows can certify before `build` looks at them.
 
     Args:
-        source: a ``.safetensors`` checkpoint, a bundle's directory (its checkpoint lies beside it), an ``.onnx`` file, or
-            ``module:attribute``.
+        source: a ``.safetensors`` checkpoint, a bundle's directory (its checkpoint lies beside it), an ``.onnx`` file, a Hugging
+            Face checkpoint's directory, or ``module:attribute`` (a torch module, or a fitted scikit-learn pipeline).
         task: what the model answers.
         data: labelled rows that the model was not trained on: a folder with one sub-folder a class, or a JSON-lines file.
         reads: name of the architecture whose inputs an ``.onnx`` file reads.
@@ -39,9 +46,12 @@ class Export:
     def __init__(self, *, source: str, task: Task, data: Path, reads: str = "", seed: int = 0) -> None:
         self._task = task
         self._seed = seed
-        self._model, self._architecture = find_model(source, task, reads)
+        named = find_model(source, task, reads)
+        self._architecture = named.architecture
+        self._shares = WITH_A_HEAD if named.finish is not None else HELD_OUT
         rows = read_rows(data, task)
         self.tuning, self.certification = self._of(rows, "tuning"), self._of(rows, "certification")
+        self._model = self._finished(named, rows)
 
     def forecast(self) -> str:
         """What the certification rows can certify at best, in a sentence."""
@@ -74,12 +84,20 @@ class Export:
             progress=tell,
         )
 
+    def _finished(self, named: Named, rows: Table) -> nn.Module | bytes:
+        """The model; an encoder gets its head from rows that neither choose nor certify."""
+        if named.finish is not None:
+            inputs = named.architecture.inputs(self._task)
+            encoders = encoders_from(inputs, named.architecture.files)
+            return named.finish(self._of(rows, "train").tensors(inputs, self._task.inputs, encoders=encoders))
+        return named.model or new_module(named.architecture, self._task, seed=0).eval()
+
     def _of(self, rows: Table, role: Role) -> Table:
         key = f"export-{self._seed}"
         mine = [
             row
             for row, (group, label) in enumerate(zip(rows.groups, rows.labels, strict=True))
-            if label >= 0 and role_of(group, key=key, shares=HELD_OUT) == role
+            if label >= 0 and role_of(group, key=key, shares=self._shares) == role
         ]
         if not mine:
             raise RuleRefusalError(
@@ -88,7 +106,7 @@ class Export:
         return rows.take(np.asarray(mine, np.int64))
 
 
-def find_model(source: str, task: Task, reads: str) -> tuple[nn.Module | bytes, Architecture]:
+def find_model(source: str, task: Task, reads: str) -> Named:
     """The model that a person named, with what it reads.
 
     Raises:
@@ -103,18 +121,20 @@ def find_model(source: str, task: Task, reads: str) -> tuple[nn.Module | bytes, 
                 reason="unknown_inputs",
                 fix=f"add --reads with {', '.join(ARCHITECTURES)}, or your own Architecture as module:attribute",
             )
-        return _read(path), find_architecture(reads)
+        return Named(architecture=find_architecture(reads), model=_read(path))
     if path.suffix == ".safetensors" or (path / MANIFEST_FILE).is_file():
         checkpoint = path if path.suffix == ".safetensors" else checkpoint_path(path.resolve())
-        return load_checkpoint(checkpoint, task)
-    if ":" not in source:
+        module, architecture = load_checkpoint(checkpoint, task)
+        return Named(architecture=architecture, model=module)
+    refuse_pickle(source)
+    if ":" not in source and not is_checkpoint(source.partition("#")[0]):
         raise OperatorConfigError(
             f"{source!r} is no model",
             reason="unknown_model",
-            fix="name a .safetensors checkpoint, a bundle's directory, an .onnx file, or module:attribute",
+            fix="name a .safetensors checkpoint, a bundle's directory, a Hugging Face checkpoint's directory, "
+            "an .onnx file, or module:attribute",
         )
-    architecture = find_architecture(source)
-    return new_module(architecture, task, seed=0).eval(), architecture
+    return find_named(source, task)
 
 
 def read_rows(data: Path, task: Task) -> Table:

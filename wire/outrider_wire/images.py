@@ -133,9 +133,15 @@ def area(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image.resize(size, Image.Resampling.BOX)
 
 
-def bilinear(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Pillow's antialiased bilinear. ``size`` is (width, height)."""
-    return image.resize(size, Image.Resampling.BILINEAR)
+def resampled(image: Image.Image, size: tuple[int, int], method: str) -> Image.Image:
+    """Pillow's resampling by one of its filters, with antialiasing. ``size`` is (width, height)."""
+    return image if image.size == size else image.resize(size, Image.Resampling[method.upper()])
+
+
+def centred(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The middle of an image, black where there is none. ``size`` is (width, height)."""
+    left, top = (image.width - size[0]) // 2, (image.height - size[1]) // 2
+    return image.crop((left, top, left + size[0], top + size[1]))
 
 
 def pixels_of(value: Image.Image | NDArray[np.float32]) -> NDArray[np.uint8] | NDArray[np.float32]:

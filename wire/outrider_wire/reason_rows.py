@@ -60,6 +60,7 @@ ROWS: tuple[Reason, ...] = (
         "see the log: memory, processes or open files are short",
     ),
     Reason("damaged_image", "part", _BOTH, _APP, "a picture does not decode", "send the file again"),
+    Reason("damaged_sound", "part", _BOTH, _APP, "a WAV file has no whole header", "send the file again"),
     Reason("decoder_crashed", "part", _BOTH, _APP, "the decoder's process died of a picture", "drop that picture"),
     Reason("decoder_timeout", "part", _BOTH, _APP, "a picture took too long to decode", "send a smaller picture"),
     Reason(
@@ -67,6 +68,7 @@ ROWS: tuple[Reason, ...] = (
     ),
     Reason("missing_part", "part", _BOTH, _APP, "a part of the task is missing", "send all of them"),
     Reason("not_an_image", "part", _BOTH, _APP, "neither JPEG nor PNG", "send a plain JPEG or PNG"),
+    Reason("not_a_sound", "part", _BOTH, _APP, "not a WAV file", "send RIFF WAVE, PCM of 16 bits"),
     Reason(
         "not_facts",
         "part",
@@ -77,6 +79,14 @@ ROWS: tuple[Reason, ...] = (
     ),
     Reason("not_finite", "part", _BOTH, _APP, "a series holds NaN or infinity", "send finite numbers"),
     Reason("not_utf8", "part", _BOTH, _APP, "a text is not UTF-8", "send UTF-8"),
+    Reason(
+        "sound_length",
+        "part",
+        _BOTH,
+        _APP,
+        "a sound is shorter than one frame, or longer than any model hears",
+        "send one of usual length",
+    ),
     Reason("picture_memory", "part", _BOTH, _APP, "a picture needs more memory than one may", "send a smaller picture"),
     Reason(
         "too_large",
@@ -102,6 +112,22 @@ ROWS: tuple[Reason, ...] = (
         _CLOUD,
         "an embedding is not of the size that the large model reads",
         "serve the large model that was trained with the device's model",
+    ),
+    Reason(
+        "unsupported_sound",
+        "part",
+        _BOTH,
+        _APP,
+        "a WAV file is compressed, or of a rate or number of channels beyond bounds",
+        "send PCM of 16 bits",
+    ),
+    Reason(
+        "wrong_series",
+        "part",
+        _BOTH,
+        _APP,
+        "a series is no whole number of rows",
+        "send float32 numbers, row after row",
     ),
     Reason("wrong_shape", "part", _BOTH, _APP, "a part has another size than the model takes", "send that size"),
     Reason("wrong_type", "part", _BOTH, _APP, "text in place of bytes, or the reverse", "send what the task declares"),

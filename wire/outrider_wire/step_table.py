@@ -1,159 +1,56 @@
-"""The steps that turn a part into an array, one row each: what it takes, its parameters, what it gives. Knows no bundles.
+"""The table of steps that turn a part into an array: every step that a bundle may name. Knows no bundles.
 
 A step is a struct whose fields are its parameters, bounded like everything else that comes with a bundle, and which
 compiles once into a plain function. Kinds of value between two steps::
 
-    raw (bytes or text) ── decode_image ──> image ── resize ──> image ── scale, normalize ──> pixels ── channels_first ──> planes
-    raw (bytes or text) ── hashed_words ──> vector
+    raw (bytes or text) ── decode_image ──> image ── resize, crop ──> image ── scale, normalize ──> pixels ── channels_first ──> planes
+    raw (a sound) ── decode_audio ──> sound ── resample ──> wave ── trim, standardize, fit ──> wave ── log_mel ──> frames ──> planes
+    raw (numbers) ── decode_series ──> series ── fit, normalize, flatten ──> series
+    raw (a text) ── hashed_words ──> vector
+    raw (a text) ── tokenize ──> tokens
     raw (facts as JSON) ── one_hot_facts ──> vector
     raw (an embedding) ── embedding ──> vector
 """
 
-import itertools
-import re
-import zlib
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import replace
+from typing import Annotated
 
 import msgspec
 import numpy as np
-from msgspec import Meta, Struct
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from outrider_wire.errors import CallerInputError
-from outrider_wire.images import Decode, area, bilinear, decode_picture, pixels_of
-from outrider_wire.limits import IMAGE_PIXELS, PART_BYTES, PARTS
+from outrider_wire.image_steps import (
+    CenterCrop,
+    ChannelsFirst,
+    DecodeImage,
+    FlipChannels,
+    Normalize,
+    Resize,
+    ResizeShortest,
+    Scale,
+)
+from outrider_wire.limits import PARTS
 from outrider_wire.messages import Fact
+from outrider_wire.series_steps import DecodeSeries, Flatten
+from outrider_wire.sound_steps import (
+    ClampBelowPeak,
+    DecodeAudio,
+    Fit,
+    LogMel,
+    OnePlane,
+    Resample,
+    SampleMask,
+    Standardize,
+    Transpose,
+    Trim,
+)
+from outrider_wire.step import Flow, Function, StepOp
 from outrider_wire.task import Subtask
+from outrider_wire.text_steps import HashedWords, Tokenize
 
-Kind = Literal["raw", "image", "pixels", "planes", "vector"]
-Function = Callable[[Any], Any]
-Finite = Annotated[float, Meta(ge=-1e30, le=1e30)]
-Side = Annotated[int, Meta(ge=1, le=4096)]
-
-_WORDS = re.compile(r"[a-z]+")
 _FACTS = msgspec.json.Decoder(list[Fact])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Flow:
-    """What is known of a value between two steps, before there is one. A side that depends on the input is None."""
-
-    part: str
-    max_bytes: int = PART_BYTES
-    max_pixels: int = IMAGE_PIXELS
-    decode: Decode = decode_picture
-    kind: Kind = "raw"
-    shape: tuple[int | None, ...] = ()
-
-
-class StepOp(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """Base of the rows: the fields of a subclass are the step's parameters."""
-
-    takes: ClassVar[frozenset[Kind]]
-
-    def compile(self, flow: Flow) -> tuple[Function, Flow]:
-        """The function of this step after ``flow``, and what is known after it.
-
-        Raises:
-            ValueError: the parameters do not fit what comes before.
-        """
-        raise NotImplementedError  # each step has its own
-
-
-class DecodeImage(StepOp, kw_only=True, frozen=True):
-    """JPEG or PNG bytes → image, upright by its EXIF orientation; the first frame of an animation; alpha is dropped."""
-
-    takes = frozenset({"raw"})
-    mode: Literal["RGB", "L"] = "RGB"
-
-    def compile(self, flow: Flow) -> tuple[Function, Flow]:
-        """Height and width stay open until the bytes are there."""
-        part, max_pixels, mode, decode = flow.part, flow.max_pixels, self.mode, flow.decode
-        shape = (None, None, 3 if mode == "RGB" else 1)
-        return (
-            lambda data: decode(data, part=part, mode=mode, max_pixels=max_pixels),
-            replace(flow, kind="image", shape=shape),
-        )
-
-
-class Resize(StepOp, kw_only=True, frozen=True):
-    """Image → image of that size. ``area`` averages what falls into each pixel; ``bilinear`` is Pillow's, with antialiasing."""
-
-    takes = frozenset({"image"})
-    height: Side
-    width: Side
-    method: Literal["area", "bilinear"] = "area"
-
-    def compile(self, flow: Flow) -> tuple[Function, Flow]:
-        """Aspect is not kept: height and width are what the model sees."""
-        how, size = (area if self.method == "area" else bilinear), (self.width, self.height)
-        return lambda image: how(image, size), replace(flow, shape=(self.height, self.width, flow.shape[2]))
-
-
-class Scale(StepOp, kw_only=True, frozen=True):
-    """Image or pixels → float32 pixels (height, width, channel) × ``by``."""
-
-    takes = frozenset({"image", "pixels"})
-    by: Finite
-
-    def compile(self, flow: Flow) -> tuple[Function, Flow]:
-        """One multiplication."""
-        by = np.float32(self.by)
-        return (
-            lambda value: np.multiply(pixels_of(value), by, dtype=np.float32),
-            replace(flow, kind="pixels"),
-        )
-
-
-class Normalize(StepOp, kw_only=True, frozen=True):
-    """Image or pixels → (pixels − mean) / std, one number for all channels or one a channel."""
-
-    takes = frozenset({"image", "pixels"})
-    mean: Annotated[list[Finite], Meta(min_length=1, max_length=4)]
-    std: Annotated[list[Annotated[float, Meta(ge=1e-12, le=1e30)]], Meta(min_length=1, max_length=4)]
-
-    def compile(self, flow: Flow) -> tuple[Function, Flow]:
-        """The two lists are checked against the number of channels."""
-        channels = flow.shape[2]
-        if any(len(numbers) not in (1, channels) for numbers in (self.mean, self.std)):
-            raise ValueError(f"mean and std need 1 or {channels} numbers")
-        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
-        return lambda value: (pixels_of(value) - mean) / std, replace(flow, kind="pixels")
-
-
-class ChannelsFirst(StepOp, kw_only=True, frozen=True):
-    """Pixels (height, width, channel) → planes (channel, height, width), contiguous."""
-
-    takes = frozenset({"image", "pixels"})
-
-    def compile(self, flow: Flow) -> tuple[Function, Flow]:
-        """A copy, since the model wants contiguous memory."""
-        height, width, channels = flow.shape
-        return (
-            lambda value: np.ascontiguousarray(pixels_of(value).transpose(2, 0, 1)),
-            replace(flow, kind="planes", shape=(channels, height, width)),
-        )
-
-
-class HashedWords(StepOp, kw_only=True, frozen=True):
-    """Text → counts of its lower-case a–z words (and pairs of neighbours) by CRC-32 modulo ``buckets``.
-
-    A text without one such word (another script, digits, blanks) gives zeros: that is an input the model may get, and
-    `outrider_wire.steps.Preparer.unread` names it, so that the acceptance rule can refuse to answer it.
-    """
-
-    takes = frozenset({"raw"})
-    buckets: Annotated[int, Meta(ge=1, le=1 << 20)]
-    bigrams: bool = False
-
-    def compile(self, flow: Flow) -> tuple[Function, Flow]:
-        """A vector of ``buckets`` counts."""
-        part, buckets, bigrams = flow.part, self.buckets, self.bigrams
-        return lambda value: _hashed(_text(value, part), buckets, bigrams), replace(
-            flow, kind="vector", shape=(buckets,)
-        )
 
 
 class Embedding(StepOp, kw_only=True, frozen=True):
@@ -189,35 +86,30 @@ class OneHotFacts(StepOp, kw_only=True, frozen=True):
 STEPS: dict[str, type[StepOp]] = {
     "decode_image": DecodeImage,
     "resize": Resize,
+    "resize_shortest": ResizeShortest,
+    "center_crop": CenterCrop,
+    "flip_channels": FlipChannels,
     "scale": Scale,
     "normalize": Normalize,
     "channels_first": ChannelsFirst,
+    "decode_audio": DecodeAudio,
+    "resample": Resample,
+    "trim": Trim,
+    "fit": Fit,
+    "standardize": Standardize,
+    "log_mel": LogMel,
+    "clamp_below_peak": ClampBelowPeak,
+    "transpose": Transpose,
+    "one_plane": OnePlane,
+    "sample_mask": SampleMask,
+    "decode_series": DecodeSeries,
+    "flatten": Flatten,
     "hashed_words": HashedWords,
+    "tokenize": Tokenize,
     "one_hot_facts": OneHotFacts,
     "embedding": Embedding,
 }
 """Every step that a bundle may name."""
-
-
-def _text(value: bytes | str, part: str) -> str:
-    if isinstance(value, str):
-        return value
-    try:
-        return bytes(value).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise CallerInputError(
-            f"part {part!r} is not UTF-8 text", reason="not_utf8", fix="send text encoded as UTF-8", part=part
-        ) from error
-
-
-def _hashed(text: str, buckets: int, bigrams: bool) -> NDArray[np.float32]:
-    words = _WORDS.findall(text.lower())
-    if bigrams:
-        words += [f"{first}_{second}" for first, second in itertools.pairwise(words)]
-    counts = np.zeros(buckets, np.float32)
-    for word in words:
-        counts[zlib.crc32(word.encode("ascii")) % buckets] += 1.0
-    return counts
 
 
 def _numbers(value: bytes | str, part: str, size: int) -> NDArray[np.float32]:

@@ -4,7 +4,8 @@ Training, export and device share this module: what a model saw when it was cert
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -14,12 +15,14 @@ from outrider_wire.errors import BundleMismatchError, CallerInputError
 from outrider_wire.images import Decode, decode_picture, pixels_of
 from outrider_wire.limits import IMAGE_PIXELS, PART_BYTES
 from outrider_wire.manifest import ModelInput
-from outrider_wire.step_table import STEPS, Flow, Function
+from outrider_wire.step import Encode, Flow, Function
+from outrider_wire.step_table import STEPS
 from outrider_wire.task import FACTS_PART, InputPart, Task
 
-__all__ = ["STEPS", "Preparer", "bounds_of"]
+__all__ = ["STEPS", "Preparer", "bounds_of", "is_whole"]
 
 _FACTS_BYTES = 64 * 1024
+_WHOLE = frozenset({"tokenize", "sample_mask"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +33,8 @@ class _Chain:
     tensor: str
     functions: tuple[Function, ...]
     shape: tuple[int, ...]
+    silent: frozenset[int] = field(default=frozenset())
+    """A tensor of nothing but these is one that the part left no trace in; none: it cannot be told."""
 
 
 class Preparer:
@@ -40,6 +45,7 @@ class Preparer:
         bounds: the parts of the task. Then exactly these must come, and their own limits hold; a part that no tensor
             reads is only measured. Without them, the parts that ``inputs`` name must come, under the wire's limits.
         decode: what turns pictures into pixels.
+        encoders: what each tokenizer file that ``inputs`` name does to a text.
 
     Raises:
         BundleMismatchError: a step is unknown, its parameters are out of bounds, it does not fit the one before it or
@@ -47,10 +53,15 @@ class Preparer:
     """
 
     def __init__(
-        self, inputs: Sequence[ModelInput], *, bounds: Sequence[InputPart] = (), decode: Decode = decode_picture
+        self,
+        inputs: Sequence[ModelInput],
+        *,
+        bounds: Sequence[InputPart] = (),
+        decode: Decode = decode_picture,
+        encoders: Mapping[str, Encode] | None = None,
     ) -> None:
         by_name = {bound.name: bound for bound in bounds}
-        self._chains = tuple(_compiled(entry, by_name.get(entry.part), decode) for entry in inputs)
+        self._chains = tuple(_compiled(entry, by_name.get(entry.part), decode, encoders or {}) for entry in inputs)
         read = {chain.part for chain in self._chains}
         if by_name and (foreign := sorted(read - by_name.keys())):
             raise BundleMismatchError(
@@ -66,8 +77,8 @@ class Preparer:
         """The parts that every input must have."""
         return self._parts
 
-    def prepare(self, parts: Mapping[str, bytes | str]) -> dict[str, NDArray[np.float32]]:
-        """One float32 array a tensor, without a batch axis.
+    def prepare(self, parts: Mapping[str, bytes | str]) -> dict[str, NDArray[Any]]:
+        """One array a tensor, without a batch axis: float32, or int64 of tokens.
 
         Raises:
             CallerInputError: a part is missing, extra, too large, damaged or of the wrong type, or makes a tensor of
@@ -79,13 +90,14 @@ class Preparer:
             _check_size(name, parts[name], limit)
         return {chain.tensor: _run(chain, parts[chain.part]) for chain in self._chains}
 
-    def unread(self, tensors: Mapping[str, NDArray[np.float32]]) -> tuple[str, ...]:
-        """The parts of which nothing reached the model: a vector of zeros, as a question in another script gives.
+    def unread(self, tensors: Mapping[str, NDArray[Any]]) -> tuple[str, ...]:
+        """The parts of which nothing reached the model: a vector of zeros, as a question in another script gives, or tokens
+        of which none stands for a known word.
 
         Such an input is legal. The model answers it from its other parts alone, confidently and without knowing what
         was asked, so that whoever applies the acceptance rule must treat its support as infinite.
         """
-        return tuple(chain.part for chain in self._chains if len(chain.shape) == 1 and not tensors[chain.tensor].any())
+        return tuple(chain.part for chain in self._chains if _says_nothing(tensors[chain.tensor], chain.silent))
 
     def _wrong_parts(self, parts: Mapping[str, bytes | str]) -> CallerInputError:
         wanted = f"this task takes {', '.join(sorted(self._parts))}"
@@ -103,8 +115,21 @@ def bounds_of(task: Task, inputs: Sequence[ModelInput]) -> list[InputPart]:
     return [*task.inputs, InputPart(name=FACTS_PART, modality="text", max_bytes=_FACTS_BYTES)] if reads else task.inputs
 
 
-def _compiled(entry: ModelInput, bound: InputPart | None, decode: Decode) -> _Chain:
-    flow = Flow(part=entry.part, max_pixels=bound.max_pixels if bound else IMAGE_PIXELS, decode=decode)
+def is_whole(entry: ModelInput) -> bool:
+    """Whether a tensor holds whole numbers (int64) and not float32."""
+    return entry.steps[-1].op in _WHOLE
+
+
+def _says_nothing(tensor: NDArray[Any], silent: frozenset[int]) -> bool:
+    if silent == {0}:
+        return not tensor.any()
+    return bool(silent) and bool(np.isin(tensor, list(silent)).all())
+
+
+def _compiled(entry: ModelInput, bound: InputPart | None, decode: Decode, encoders: Mapping[str, Encode]) -> _Chain:
+    flow = Flow(
+        part=entry.part, max_pixels=bound.max_pixels if bound else IMAGE_PIXELS, decode=decode, encoders=encoders
+    )
     functions: list[Function] = []
     for number, step in enumerate(entry.steps, 1):
         try:
@@ -117,10 +142,19 @@ def _compiled(entry: ModelInput, bound: InputPart | None, decode: Decode) -> _Ch
         except ValueError as error:  # msgspec.ValidationError is one
             raise _unfit(entry, f"step {number} ({step.op!r}): {error}") from error
         functions.append(function)
+    if flow.kind in ("raw", "sound"):
+        raise _unfit(entry, f"the steps end in a {flow.kind}, which is no array")
     _check_shape(entry, flow)
     if flow.kind == "image":
         functions.append(lambda image: pixels_of(image).astype(np.float32))
-    return _Chain(part=entry.part, tensor=entry.tensor, functions=tuple(functions), shape=tuple(entry.shape))
+    judged = flow.kind in ("vector", "tokens")
+    return _Chain(
+        part=entry.part,
+        tensor=entry.tensor,
+        functions=tuple(functions),
+        shape=tuple(entry.shape),
+        silent=flow.silent if judged else frozenset(),
+    )
 
 
 def _check_shape(entry: ModelInput, flow: Flow) -> None:
@@ -164,11 +198,11 @@ def _check_size(name: str, value: bytes | str, limit: int) -> None:
         )
 
 
-def _run(chain: _Chain, value: bytes | str) -> NDArray[np.float32]:
-    made = value
+def _run(chain: _Chain, value: bytes | str) -> NDArray[Any]:
+    made: Any = value
     for function in chain.functions:
         made = function(made)
-    tensor: NDArray[np.float32] = made  # type: ignore[assignment]  # the compiled chain ends in an array by construction
+    tensor: NDArray[Any] = made
     if tensor.shape != chain.shape:
         raise CallerInputError(
             f"part {chain.part!r} makes shape {_shape(tensor.shape)}, and the model takes {_shape(chain.shape)}",

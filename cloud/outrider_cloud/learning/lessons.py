@@ -123,7 +123,7 @@ def make_lessons(
     shelf: Shelf, *, chosen: Chosen, confidence: Confidence, model: Model, bounds: Sequence[InputPart]
 ) -> Lessons:
     """All targets, from the train shelf and the deployed model."""
-    tensors = Rows(table=shelf.table, bounds=bounds).tensors(model.manifest.inputs)
+    tensors = Rows(table=shelf.table, bounds=bounds).tensors(model)
     stayed = np.flatnonzero(~shelf.escalated)
     rule = model.manifest.acceptance
     own = ask(model, tensors.take(stayed), shelf.table.take(stayed).strata(rule.strata))

@@ -65,14 +65,21 @@ def fit(
         str,
         typer.Option(
             metavar="MODEL",
-            help="The large model: a name (image-large), module:attr[#FILE.safetensors], FILE.onnx, or a bundle.",
+            help="The large model: a Hugging Face checkpoint's directory, a name (image-large), "
+            "module:attr[#FILE.safetensors], FILE.onnx, or a bundle.",
         ),
     ],
     student: Annotated[
-        str, typer.Option(metavar="MODEL", help="The small one: the same, image-small among the names.")
+        str,
+        typer.Option(
+            metavar="MODEL", help="The small one: the same; image-small, audio-small and text-small among the names."
+        ),
     ],
     data: Annotated[
-        Path, typer.Option(metavar="DIR|FILE", help="Labelled images, one sub-folder a class; or JSON lines.")
+        Path,
+        typer.Option(
+            metavar="DIR|FILE", help="Labelled pictures, sounds or texts, one sub-folder a class; or JSON lines."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where everything goes.")],
     task: Annotated[
@@ -99,6 +106,7 @@ def fit(
     import torch
 
     from outrider import fitting
+    from outrider_export.side_by_side import COLUMNS, cells
 
     torch.set_num_threads(threads)
     stated = fitting.task_for(data, task, risk=risk, delta=delta)
@@ -111,6 +119,7 @@ def fit(
             report = work.run(teacher=teacher, student=student, tell=tell)
     commands = fitting.next_commands(out)
     screen.table((f"on {report.test_rows} test rows", ""), report.table())
+    screen.table(COLUMNS, cells(report.sides))
     screen.result(
         {"task": stated.name, "out": str(out), "forecast": foreseen, **_fields(report), "next": commands},
         "\n".join([*report.sentences, "next, each in a terminal of its own:", *(f"  {each}" for each in commands)]),
