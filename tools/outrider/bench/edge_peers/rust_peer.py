@@ -14,7 +14,7 @@ class Classifier(mosec.Worker):
     """Made in the worker's process, from the environment."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call,unused-ignore]
         self._model = Onnx(os.environ[_FILE])
 
     def deserialize(self, data: bytes) -> bytes:
@@ -34,9 +34,9 @@ def main() -> None:
     """Serves ``/inference`` until SIGTERM."""
     file, port = arguments()
     sys.argv = ["mosec", "--address", "127.0.0.1", "--port", str(port), "--log-level", "error"]
-    server = mosec.Server()
+    server = mosec.Server()  # type: ignore[no-untyped-call,unused-ignore]
     server.append_worker(Classifier, num=1, env=[{_FILE: file}])
-    server.run()
+    server.run()  # type: ignore[no-untyped-call,unused-ignore]
 
 
 if __name__ == "__main__":
