@@ -1,13 +1,20 @@
 """Releases without a network, one device's slots over a real model, and a disk whose power goes out."""
 
+import errno
 import hashlib
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from factory import make_bundle, make_task
 from outrider_edge.journey.pipeline import TaskRuntime
-from outrider_edge.updates.rules import Assigned, Record, Slot
+from outrider_edge.updates.device import DeviceTerms, Held, Updater
+from outrider_edge.updates.events import Assigned
+from outrider_edge.updates.judging import LocalFacts
+from outrider_edge.updates.ledger import LedgerFile
+from outrider_edge.updates.record import Record, Slot
+from outrider_edge.updates.reporting import Reporter, report_key
 from outrider_edge.updates.slots import SlotFolder
 from outrider_edge.updates.starting import SlotStart, start_slots
 from outrider_edge.updates.updater import TaskUpdater, UpdateTerms
@@ -20,7 +27,8 @@ from outrider_wire.manifest import MANIFEST_FILE, manifest_digest
 from outrider_wire.messages import SlotReport
 
 TASK = make_task()
-PATIENT = UpdateTerms(probation_answers=3, probation_s=60.0, retry_s=0.01)
+DEVICE = "cam-1"
+PATIENT = UpdateTerms(probation_answers=3, probation_s=60.0, retry_s=0.01, ask_s=0.01)
 
 
 def load(bundle: Bundle) -> Model:
@@ -147,3 +155,50 @@ class Device:
         """Without a child, where the child is not what is tested."""
         self.tests += 1
         return self.test_report or SelfTestReport(ok=True)
+
+
+def whole_updater(
+    folder: Path, tasks: Sequence[TaskUpdater], *, changed: Callable[[], None] = lambda: None, **more: Any
+) -> Updater:
+    """The updater of a device whose tasks these are; nothing is signed unless ``judge`` says so."""
+    ledger = more.pop("ledger", None) or LedgerFile(folder / "updates")
+    terms = more.pop("terms", None) or DeviceTerms(unsigned=True, local=LocalFacts(device=DEVICE))
+    return Updater(
+        tasks=tasks,
+        ledger=ledger,
+        held=more.pop("held", None) or Held(ledger=ledger, terms=terms),
+        terms=terms,
+        reporter=Reporter(device=DEVICE, ledger=ledger, key=lambda: report_key(folder / "updates", None)),
+        changed=changed,
+        **more,
+    )
+
+
+class FullFolder(SlotFolder):
+    """Slots on a disk that is full for the ``full``-th change and the two after it."""
+
+    def __init__(self, *, folder: Path, full: int) -> None:
+        super().__init__(folder=folder, task=TASK)
+        self.changes = 0
+        self._full = full
+
+    def _change(self) -> None:
+        self.changes += 1
+        if self._full <= self.changes < self._full + 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def point(self, slot: Slot) -> None:
+        self._change()
+        super().point(slot)
+
+    def save(self, record: Record) -> None:
+        self._change()
+        super().save(record)
+
+    def staging(self, digest: str) -> Path:
+        self._change()
+        return super().staging(digest)
+
+    def rename(self, source: Path, target: Path) -> None:
+        self._change()
+        super().rename(source, target)

@@ -21,7 +21,8 @@ import numpy as np
 from PIL import Image
 
 from outrider_engine.golden import Golden, encode_golden
-from outrider_engine.session import CPU, OrtSession
+from outrider_engine.providers import CPU
+from outrider_engine.session import OrtSession
 from outrider_wire.manifest import (
     MANIFEST_FILE,
     Acceptance,

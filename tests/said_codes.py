@@ -23,7 +23,7 @@ _MADE_BY = {
     "outcome": 1,
 }
 """Functions that are given a code, and from which argument on."""
-_HELD_IN = frozenset({"reason", "failed", "code", "MEMORY", "_HTTP_REASON"})
+_HELD_IN = frozenset({"reason", "failed", "code", "MEMORY", "_HTTP_REASON", "_TUF_REASONS"})
 """Names and attributes that a code is assigned to."""
 _TOLD_BY = frozenset({"kept_back", "_reason_of", "_fate"})
 """Functions that return a code, or a pair that begins with one."""

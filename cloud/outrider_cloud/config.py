@@ -17,6 +17,7 @@ from outrider_cloud.answering.grades import Grade
 from outrider_cloud.answering.strategies import DEFAULT_LAMBDA, MAX_LAMBDA, Terms
 from outrider_cloud.intake.admission import Limits
 from outrider_cloud.store.retention import Retention
+from outrider_cloud.trust.settings import TrustSettings
 from outrider_link.settings import BrokerSettings, is_loopback, read_text
 from outrider_wire.errors import OperatorConfigError
 from outrider_wire.names import NAME_PATTERN, Name
@@ -156,6 +157,7 @@ class CloudConfig(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True)
     devices: DeviceSettings = DeviceSettings()
     store: StoreSettings = StoreSettings()
     roles: RoleSettings = RoleSettings()
+    trust: TrustSettings = TrustSettings()
 
     @property
     def folder(self) -> Path:
@@ -262,6 +264,29 @@ def read_task(file: str) -> Task:
     return parse_task(read_text(Path(file)), file)
 
 
+def read_tasks(config: CloudConfig) -> dict[str, tuple[TaskSettings, Task]]:
+    """The tasks of a configuration by name.
+
+    Raises:
+        OperatorConfigError: a task file is not one, or two are of the same name.
+    """
+    tasks: dict[str, tuple[TaskSettings, Task]] = {}
+    for settings in config.tasks:
+        task = read_task(settings.file)
+        if task.name in tasks:
+            raise OperatorConfigError(
+                f"two of the tasks are named {task.name!r}", reason="duplicate_task", fix="give each a name of its own"
+            )
+        if settings.strategy == "transfer" and not task.subtasks:
+            raise OperatorConfigError(
+                f"strategy transfer has nothing to transfer: task {task.name!r} names no sub-tasks",
+                reason="no_subtasks",
+                fix=f"add [[subtasks]] to {settings.file}, or choose another strategy",
+            )
+        tasks[task.name] = (settings, task)
+    return tasks
+
+
 def _anchored(config: CloudConfig, folder: Path) -> CloudConfig:
     """The same with every path absolute."""
 
@@ -287,5 +312,6 @@ def _anchored(config: CloudConfig, folder: Path) -> CloudConfig:
         store=replace(config.store, url=f"sqlite:///{anchor(store)}")
         if config.store.url.startswith("sqlite:///")
         else config.store,
+        trust=config.trust.anchored(anchor),
         roles=replace(config.roles, key_file=anchor(config.roles.key_file)),
     )

@@ -26,8 +26,12 @@ _NEW: dict[str, Any] = {
     "wire": [],
     "capabilities": {},
     "slots": {},
+    "report": {},
     "telemetry": {},
 }
+
+_REPORTED = ("sequence", "clock_ms", "order", "stop", "metadata", "attack", "held", "ends")
+"""What is kept of a report beside the slots."""
 
 
 class Fleet:
@@ -54,9 +58,17 @@ class Fleet:
         await self._note(device, values)
 
     async def on_reported(self, device: str, said: Reported) -> None:
-        """What the device's slots really hold."""
+        """What the device's slots really hold, and how its orders ended.
+
+        Raises:
+            PeerMessageError: it speaks for another device.
+        """
+        if said.device:
+            _check_speaker(device, said.device)
         slots = {slot.task: msgspec.to_builtins(slot) for slot in said.slots}
-        await self._note(device, {"slots": slots})
+        told = msgspec.to_builtins(said)  # what it has nothing to say of is left out
+        report = {name: told[name] for name in _REPORTED if name in told}
+        await self._note(device, {"slots": slots, "report": report})
 
     async def on_telemetry(self, device: str, said: Telemetry) -> None:
         """The last telemetry of each task.

@@ -5,7 +5,7 @@ A chore that fails is logged, counted, and made up for by its next turn; it keep
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import NamedTuple
 
@@ -49,6 +49,7 @@ class Housekeeping:
         lease_s: float,
         roster: Roster,
         metrics: Metrics,
+        more: Iterable[Chore] = (),
     ) -> None:
         self._store = store
         self._intake = intake
@@ -64,6 +65,7 @@ class Housekeeping:
             Chore("flush", _EVERY_S, deliveries.flush),
             Chore("probe", _EVERY_S, self._probe),
             Chore("keep", _KEEP_EVERY_S, keeper.keep),
+            *more,
         )
 
     async def run(self) -> None:

@@ -13,11 +13,22 @@ from outrider_cloud.intake.pulls import Pulls
 from outrider_cloud.metrics import Metrics
 from outrider_cloud.releases import Releases
 from outrider_cloud.seldom import Seldom
+from outrider_cloud.trust.service import Trust
 from outrider_link.envelope import Incoming
 from outrider_wire.access import shared_subscriptions
 from outrider_wire.codec import decode
 from outrider_wire.errors import PeerError, PeerMessageError
-from outrider_wire.messages import BlobBlock, BlobGone, BlobWant, DeltaWant, Message, Presence, Reported, Telemetry
+from outrider_wire.messages import (
+    BlobBlock,
+    BlobGone,
+    BlobWant,
+    DeltaWant,
+    Message,
+    MetadataWant,
+    Presence,
+    Reported,
+    Telemetry,
+)
 from outrider_wire.topics import RELEASES, Address, Topics, row
 
 log = logging.getLogger(__name__)
@@ -52,9 +63,11 @@ class Hub:
         releases: Releases,
         pulls: Pulls,
         roster: Roster,
+        trust: Trust,
         metrics: Metrics,
     ) -> None:
         self._name = name
+        self._trust = trust
         self._topics = topics
         self._intake = intake
         self._fleet = fleet
@@ -127,6 +140,8 @@ class Hub:
                 await self._releases.on_want(address.device, message)
             case DeltaWant() if address.worker == RELEASES:
                 await self._releases.on_delta_want(address.device, message)
+            case MetadataWant() if address.worker == RELEASES:
+                self._trust.on_want(address.device, message)
             case BlobBlock() | BlobGone() if address.worker == self._name:
                 self._pulls.on_message(address.device, message)
             case _:

@@ -5,17 +5,19 @@ The cloud says what a device should hold; the device verifies and decides. Nothi
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
+
 from outrider_cloud.background import Background
 from outrider_cloud.clock import now_ms
 from outrider_cloud.deltas import Deltas
 from outrider_cloud.intake.replies import Publish
-from outrider_cloud.store import release_rows
+from outrider_cloud.store import release_rows, rollouts
 from outrider_cloud.store.blobstore import BlobStore
 from outrider_cloud.store.store import Store
 from outrider_engine.walk import walk
@@ -33,7 +35,7 @@ from outrider_wire.errors import (
     UnreachableError,
 )
 from outrider_wire.manifest import Manifest, decode_manifest
-from outrider_wire.messages import BlobGone, BlobWant, DeltaWant, Desired
+from outrider_wire.messages import Assignment, BlobGone, BlobWant, DeltaWant, Desired
 from outrider_wire.task import Task
 from outrider_wire.topics import Topics
 
@@ -61,7 +63,9 @@ class Releases:
         background: Background,
         bytes_per_s: float | None = None,
         device_bytes_per_s: float = 8 * 1024 * 1024,
+        signed: Callable[[str], Path | None] = lambda _: None,
     ) -> None:
+        self._signed = signed
         self._store = store
         self._blobs = blobs
         self._deltas = Deltas(
@@ -72,7 +76,10 @@ class Releases:
         self._topics = topics
         self._background = background
         self._holder = BlobHolder(
-            publish=publish, open_blob=blobs.find, bytes_per_s=bytes_per_s, most_wants=FLEET_WANTS_AT_ONCE
+            publish=publish,
+            open_blob=lambda sha256: signed(sha256) or blobs.find(sha256),
+            bytes_per_s=bytes_per_s,
+            most_wants=FLEET_WANTS_AT_ONCE,
         )
         self._shares = Shares(bytes_per_s=device_bytes_per_s)
         self._serving: Counter[str] = Counter()
@@ -119,18 +126,25 @@ class Releases:
             await self.offer(device)
         return counters
 
-    async def offer(self, device: str) -> None:
-        """Publishes what a device should hold, retained. What the broker does not take is offered when it next connects."""
-        wished = await self._store.read(partial(release_rows.assigned_to, device=device))
-        if not wished:
-            return
-        outgoing = Outgoing(
-            topic=self._topics.of("desired", device), payload=encode(Desired(assignments=wished)), retain=True
-        )
+    async def offer(self, device: str) -> bool:
+        """Publishes what a device should hold, retained, with the order that stands; whether the broker took it.
+
+        What it does not take is offered when the device next connects."""
+
+        def standing(connection: sa.Connection) -> tuple[list[Assignment], bytes | None]:
+            assigned = release_rows.assigned_to(connection, device=device)
+            return assigned, rollouts.order_to(connection, device=device)
+
+        wished, order = await self._store.read(standing)
+        if not wished and order is None:
+            return True
+        payload = encode(Desired(assignments=wished, order=order or b""))
         try:
-            await self._publish(outgoing)
+            await self._publish(Outgoing(topic=self._topics.of("desired", device), payload=payload, retain=True))
         except (UnreachableError, PeerError) as error:
             log.warning("release.not_offered", extra={"device": device, "reason": error.reason})
+            return False
+        return True
 
     def offer_soon(self, device: str) -> None:
         """The same, beside the caller; once at a time for each device, and not too many at once: it asks again anyway."""
@@ -157,7 +171,9 @@ class Releases:
         self._deltas.on_want(device, want)
 
     async def file_for(self, device: str, sha256: str) -> Path | None:
-        """A file of a release that is assigned to the device, or a delta to one; None: it is none, or not here."""
+        """A file of a release that is assigned to the device, a delta to one, or signed metadata; None: it is none, or not here."""
+        if (path := self._signed(sha256)) is not None:
+            return path
         if (path := self._blobs.find(sha256)) is None:
             return None
         assigned = await self._store.read(partial(release_rows.is_assigned, device=device, sha256=sha256))

@@ -23,7 +23,8 @@ from outrider_cloud.answering.first import load_first
 from outrider_cloud.answering.settler import Settler
 from outrider_cloud.answering.worker import Worker
 from outrider_cloud.background import Background
-from outrider_cloud.config import CloudBrokerSettings, CloudConfig, TaskSettings, check, read_task
+from outrider_cloud.broker_session import make_session
+from outrider_cloud.config import CloudConfig, TaskSettings, check, read_tasks
 from outrider_cloud.fleet import Fleet
 from outrider_cloud.forgetting import Forgetting
 from outrider_cloud.housekeeping import Chore, Housekeeping
@@ -41,24 +42,29 @@ from outrider_cloud.large.table import load_large
 from outrider_cloud.metrics import Metrics
 from outrider_cloud.releases import Releases
 from outrider_cloud.roles_key import roles_key
+from outrider_cloud.rollout.opening import open_rollouts
 from outrider_cloud.store import inputs
 from outrider_cloud.store.blobstore import BlobStore
 from outrider_cloud.store.retention import Keeper
 from outrider_cloud.store.store import Store
+from outrider_cloud.trust.opening import open_trust
+from outrider_cloud.trust.service import TEND_EVERY_S, Trust
 from outrider_cloud.web.api import Api
 from outrider_cloud.web.device_blobs import DeviceBlobs
 from outrider_cloud.web.escalating import Escalating
 from outrider_cloud.web.joining import Joining
 from outrider_cloud.web.parked import Parked
 from outrider_cloud.web.releasing import Releasing
+from outrider_cloud.web.rollouts import RolloutRoutes
 from outrider_cloud.web.route import Route
+from outrider_cloud.web.trusting import Trusting
 from outrider_cloud.web.watching import Watching
 from outrider_cloud.worker_name import default_name, held
 from outrider_link.envelope import Outgoing
 from outrider_link.files import make_folder
 from outrider_link.session import MqttSession
 from outrider_link.settings import read_secret
-from outrider_wire.errors import OperatorConfigError, OperatorSetupError, UnreachableError
+from outrider_wire.errors import OperatorSetupError, UnreachableError
 from outrider_wire.task import Task
 from outrider_wire.topics import Topics
 
@@ -137,6 +143,15 @@ class CloudService:
         store = await self._open_store(folder)
         blobs = BlobStore(root=_made(folder / "blobs"))
         served = {name: task for name, (_, task) in tasks.items()}
+        self.trust = trust = await asyncio.to_thread(
+            open_trust,
+            config.trust,
+            folder=folder,
+            find_blob=blobs.find,
+            publish=self._publish,
+            topics=self._topics,
+            background=self._background,
+        )
         releases = Releases(
             store=store,
             blobs=blobs,
@@ -147,6 +162,7 @@ class CloudService:
             background=self._background,
             bytes_per_s=config.broker.blob_cap,
             device_bytes_per_s=config.devices.serve_bytes_per_s,
+            signed=trust.blob,
         )
         uploads = Uploads(
             folder=_made(folder / "uploads"),
@@ -160,16 +176,27 @@ class CloudService:
             replies=Replies(publish=self._publish, topics=self._topics, metrics=self._metrics),
             metrics=self._metrics,
         )
+        rollouts, desk = open_rollouts(
+            config,
+            store=store,
+            releases=releases,
+            trust=trust,
+            publish=self._publish,
+            topics=self._topics,
+            connected=lambda: self._session is not None and self._session.connected,
+        )
         escalating = Escalating(deliveries=deliveries)
         watching = Watching(health=self, store=store, fleet=fleet, tasks=list(served), metrics=self._metrics)
         await self._serve_api(
             [
                 *watching.routes(),
-                *Releasing(blobs=blobs, releases=releases).routes(),
+                *Releasing(blobs=blobs, releases=releases, signed_only=trust.on).routes(),
                 *DeviceBlobs(releases=releases, uploads=uploads).routes(),
                 *escalating.routes(),
                 *Parked(store=store, requeue=lambda: self._requeue, forgetting=lambda: self._forgetting).routes(),
-                *await self._access_routes(store),
+                *Trusting(trust=trust).routes(),
+                *RolloutRoutes(desk=desk).routes(),
+                *await self._access_routes(store, trust),
             ]
         )
         pulls = Pulls(
@@ -204,6 +231,7 @@ class CloudService:
             releases=releases,
             pulls=pulls,
             roster=self._roster,
+            trust=trust,
             metrics=self._metrics,
         )
         self._requeue = Requeue(store=store, topics=self._topics, hub=hub, intake=intake)
@@ -218,7 +246,7 @@ class CloudService:
             topics=self._topics,
         )
         await intake.take_over(own=True)
-        await self._connect(hub, intake, store, deliveries)
+        await self._connect(hub, intake, store, deliveries, trust)
         escalating.open(intake)
         housekeeping = Housekeeping(
             store=store,
@@ -229,9 +257,10 @@ class CloudService:
             lease_s=config.lease_s,
             roster=self._roster,
             metrics=self._metrics,
+            more=[Chore("tend", TEND_EVERY_S, trust.tend)],
         )
         self.chores = housekeeping.chores
-        for loop in (housekeeping.run(), housekeeping.watch_loop()):
+        for loop in (housekeeping.run(), housekeeping.watch_loop(), rollouts.run()):
             self._stack.callback(asyncio.create_task(loop).cancel)
 
     async def _make_intake(
@@ -276,9 +305,9 @@ class CloudService:
             metrics=self._metrics,
         )
 
-    async def _connect(self, hub: Hub, intake: Intake, store: Store, deliveries: Deliveries) -> None:
+    async def _connect(self, hub: Hub, intake: Intake, store: Store, deliveries: Deliveries, trust: Trust) -> None:
         """The last step: from here on escalations come in."""
-        self._session = session = _session(self._config.broker, self.name, hub, deliveries)
+        self._session = session = make_session(self._config.broker, self.name, hub, deliveries, trust)
         await self._stack.enter_async_context(session)
         self._metrics.handler_failures.set_function(lambda: session.handler_failures)
         self._stack.push_async_callback(self._drain, store, intake, deliveries)
@@ -316,13 +345,18 @@ class CloudService:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         self.url = f"http{'s' if settings.cert_file else ''}://{host}:{runner.addresses[0][1]}"
 
-    async def _access_routes(self, store: Store) -> list[Route]:
+    async def _access_routes(self, store: Store, trust: Trust) -> list[Route]:
         """The routes by which devices are let in, where they are; who is refused is known before anything is served."""
         await read_roster(store, self._roster)
         if not self._config.access.on:
             return []
         desk, gatekeeper = open_access(
-            self._config, store=store, roster=self._roster, topics=self._topics, metrics=self._metrics
+            self._config,
+            store=store,
+            roster=self._roster,
+            topics=self._topics,
+            metrics=self._metrics,
+            root_of_trust=trust.root,
         )
         self._stack.callback(asyncio.create_task(gatekeeper.run()).cancel)
         return Joining(desk=desk).routes()
@@ -379,42 +413,6 @@ class CloudService:
             await store.write(partial(inputs.give_up, worker=self.name))
         except SQLAlchemyError:  # then leases run out by themselves, and some replies are sent twice
             log.exception("store.failed")
-
-
-def read_tasks(config: CloudConfig) -> dict[str, tuple[TaskSettings, Task]]:
-    """The tasks of a configuration by name.
-
-    Raises:
-        OperatorConfigError: a task file is not one, or two are of the same name.
-    """
-    tasks: dict[str, tuple[TaskSettings, Task]] = {}
-    for settings in config.tasks:
-        task = read_task(settings.file)
-        if task.name in tasks:
-            raise OperatorConfigError(
-                f"two of the tasks are named {task.name!r}", reason="duplicate_task", fix="give each a name of its own"
-            )
-        if settings.strategy == "transfer" and not task.subtasks:
-            raise OperatorConfigError(
-                f"strategy transfer has nothing to transfer: task {task.name!r} names no sub-tasks",
-                reason="no_subtasks",
-                fix=f"add [[subtasks]] to {settings.file}, or choose another strategy",
-            )
-        tasks[task.name] = (settings, task)
-    return tasks
-
-
-def _session(broker: CloudBrokerSettings, name: str, hub: Hub, deliveries: Deliveries) -> MqttSession:
-    return MqttSession(
-        url=broker.url,
-        client_id=f"outrider-cloud-{name}",
-        subscriptions=hub.subscriptions(broker.group),
-        on_message=hub.on_message,
-        on_connected=deliveries.resend,
-        username=broker.username or None,
-        password=broker.password,
-        tls=broker.tls,
-    )
 
 
 def _made(folder: Path) -> Path:

@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,39 +20,43 @@ from aiohttp import web
 
 from outrider_edge.budget.spending import Spending
 from outrider_edge.config import EdgeConfig, read_task
+from outrider_edge.engine_desk import EngineDesk, EngineTerms
 from outrider_edge.exposition import AgentCollector, page
 from outrider_edge.ground import audit_key, bound_sockets, hold_folder
 from outrider_edge.journey.agent import NO_TASK, Agent
-from outrider_edge.journey.pipeline import TaskRuntime
-from outrider_edge.journey.subtasks import SubtaskModels, load_subtasks
-from outrider_edge.journey.way_out import check_way_out
+from outrider_edge.loading import load_tasks
 from outrider_edge.local_api.api import Api
+from outrider_edge.local_api.docs_route import DocsRoute
 from outrider_edge.local_api.ended_route import EndedRoute
+from outrider_edge.local_api.events_route import EventsRoute
 from outrider_edge.local_api.kserve.routes import KserveRoutes
 from outrider_edge.local_api.openapi import agent_version
 from outrider_edge.local_api.outbox_routes import OutboxRoutes
+from outrider_edge.local_api.updates_routes import UpdatesRoutes
 from outrider_edge.local_api.views import StatusView, task_view
-from outrider_edge.memory.memory import TaskMemory, check_embedding
+from outrider_edge.memory.memory import TaskMemory
 from outrider_edge.metrics import Metrics
 from outrider_edge.outbox.clock import run_clock
 from outrider_edge.outbox.outbox import Outbox
-from outrider_edge.running import providers_of, say_provider
+from outrider_edge.replays import ItemShelf, ReplayBook, Replays
+from outrider_edge.running import bytes_of
+from outrider_edge.sources import figures as source_figures
+from outrider_edge.sources.starting import Sources
 from outrider_edge.thermal.keeper import ThermalKeeper, families
 from outrider_edge.thermal.pacer import Pacer
-from outrider_edge.updates.slots import SlotFolder
-from outrider_edge.updates.starting import Load, SlotStart, start_slots
-from outrider_edge.updates.updater import TaskUpdater, Updater, UpdateTerms
+from outrider_edge.updates.device import Updater
+from outrider_edge.updates.hands import Hands
+from outrider_edge.updates.ledger import LedgerFile
+from outrider_edge.updating import LEDGER_FOLDER, hear, updater_of
 from outrider_edge.uplink.uplink import AloneUplink, BrokerAccess, Uplink
 from outrider_edge.webhooks.starting import Sinks
-from outrider_engine.bundle import Bundle
+from outrider_engine.cache_folder import CacheFolder
 from outrider_engine.decoder import PictureDecoder, decoder_of
-from outrider_engine.model import Model, load_model
+from outrider_engine.providers import wish
 from outrider_link.http import CloudHttp
 from outrider_link.service_notice import ServiceNotice
-from outrider_wire.errors import OperatorConfigError
 from outrider_wire.images import Decode, decode_picture
 from outrider_wire.report import Account
-from outrider_wire.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -69,16 +73,6 @@ class Serving:
     agent: Agent
     addresses: list[str]
     """``http://HOST:PORT``, and ``unix:PATH`` when there is one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Loaded:
-    """One task, ready to answer."""
-
-    runtime: TaskRuntime
-    subtasks: SubtaskModels
-    start: SlotStart
-    load: Load
 
 
 async def serve(config: EdgeConfig) -> None:
@@ -118,9 +112,11 @@ async def serving(config: EdgeConfig) -> AsyncIterator[Serving]:
         for bound in sockets:
             stack.callback(bound.close)
         key = audit_key(config)
+        cache = CacheFolder(config.cache_folder, max_bytes=bytes_of(config.runtime.cache_mb))
         decoder = _decoder(config, stack)
         pacer, heat = Pacer(), None
-        loaded = await asyncio.to_thread(_load_tasks, config, decoder or decode_picture)
+        ledger = await asyncio.to_thread(LedgerFile, config.folder / LEDGER_FOLDER)
+        loaded = await asyncio.to_thread(load_tasks, config, decoder or decode_picture, cache, ledger)
         for ready in loaded.values():
             stack.callback(ready.runtime.close)
             stack.callback(ready.subtasks.close)
@@ -156,23 +152,43 @@ async def serving(config: EdgeConfig) -> AsyncIterator[Serving]:
         uplink.listen_pulled(agent.on_pulled)
         for runtime in agent.runtimes.values():
             agent.promise(runtime)  # an alarm that still stands is said at once
-        updater = _updater(config, loaded, uplink)
+        updater = updater_of(
+            config,
+            list(loaded.values()),
+            uplink=uplink,
+            ledger=ledger,
+            alarm=lambda task: (found := metrics.monitors().get(task)) is not None and found.alarm,
+            headroom_c=lambda: heat.view().headroom_c if heat is not None else None,
+        )
+        hear(updater, uplink)
         await _start(uplink, updater, stack)
         if config.cloud.renew:
             _renew(config, stack)
         sinks = Sinks(settings=config.sinks, device=config.device, agent=agent, outbox=outbox)
         sinks.start(stack)
+        sources = Sources(settings=config.sources, broker=config.local_broker, device=config.device, agent=agent)
+        await _build_engines(config, agent, uplink, cache=cache, decode=decoder or decode_picture, stack=stack)
         api = Api(
             agent=agent,
-            status=_status(config, agent, uplink, updater, outbox, heat=heat, sinks=sinks),
-            metrics=_metrics_page(agent, metrics, uplink, decoder, outbox, heat=heat, sinks=sinks),
+            status=_status(config, agent, uplink, updater, outbox, heat=heat, sinks=sinks, sources=sources),
+            metrics=_metrics_page(agent, metrics, uplink, decoder, outbox, heat=heat, sinks=sinks, sources=sources),
             groups=[
                 OutboxRoutes(outbox=outbox, uplink=uplink),
+                UpdatesRoutes(Hands(updater)),
                 EndedRoute(feed=outbox.feed, stopping=lambda: agent.stopping),
+                EventsRoute(events=sources.events, stopping=lambda: agent.stopping),
+                DocsRoute(),
                 KserveRoutes(agent=agent, version=agent_version()),
             ],
         )
-        yield Serving(agent=agent, addresses=await _open(api.application(), agent, outbox, sockets, stack))
+
+        def wake() -> None:
+            outbox.feed.wake()
+            sources.events.wake()
+
+        addresses = await _open(api.application(), agent, wake, sockets, stack)
+        sources.start(stack)  # last, so that they are the first to stop
+        yield Serving(agent=agent, addresses=addresses)
 
 
 def _decoder(config: EdgeConfig, stack: AsyncExitStack) -> PictureDecoder | None:
@@ -184,46 +200,6 @@ def _decoder(config: EdgeConfig, stack: AsyncExitStack) -> PictureDecoder | None
         stack.callback(decoder.close)
         decoder.start()
     return decoder
-
-
-def _load_tasks(config: EdgeConfig, decode: Decode) -> dict[str, _Loaded]:
-    """Every task with its model, loaded and timed. Blocks."""
-    loaded: dict[str, _Loaded] = {}
-    providers = providers_of(config.runtime)
-    for settings in config.tasks:
-        task = read_task(settings)
-        if task.name in loaded:
-            raise OperatorConfigError(
-                f"task {task.name!r} is configured twice", reason="duplicate_task", fix="name each task file once"
-            )
-        load = _loader(config, task, decode, providers)
-        folder = SlotFolder(folder=config.folder / "slots" / task.name, task=task)
-        start = start_slots(folder=folder, factory=Path(settings.bundle), load=load)
-        check_embedding(task, start.model.manifest)
-        check_way_out(task, start.model.manifest)
-        runtime = TaskRuntime(task=task, model=start.model)
-        model_ms = runtime.warm()
-        log.info(
-            "task.ready", extra={"task": task.name, "model": start.model.manifest.version, "ms": round(model_ms, 3)}
-        )
-        subtasks = load_subtasks(settings.subtasks, task, load)
-        loaded[task.name] = _Loaded(runtime=runtime, subtasks=subtasks, start=start, load=load)
-    return loaded
-
-
-def _loader(config: EdgeConfig, task: Task, decode: Decode, providers: Sequence[str]) -> Load:
-    def load(bundle: Bundle) -> Model:
-        model = load_model(
-            bundle,
-            threads=config.runtime.threads,
-            providers=providers or None,
-            bounds=task.inputs,
-            decode=decode,
-        )
-        say_provider(task.name, model, providers)
-        return model
-
-    return load
 
 
 async def _outbox(config: EdgeConfig, stack: AsyncExitStack) -> Outbox:
@@ -268,29 +244,34 @@ def _cloud_http(config: EdgeConfig) -> CloudHttp | None:
     return CloudHttp(url=cloud.url, device=config.device, tls=tls, bytes_per_s=broker.blob_cap)
 
 
-def _updater(config: EdgeConfig, loaded: Mapping[str, _Loaded], uplink: Uplink | AloneUplink) -> Updater:
-    terms = UpdateTerms(probation_answers=config.updates.probation_answers, probation_s=config.updates.probation_s)
-    return Updater(
-        tasks=[
-            TaskUpdater(
-                start=ready.start,
-                runtime=ready.runtime,
-                source=uplink,
-                load=ready.load,
-                changed=uplink.report,
-                terms=terms,
-            )
-            for ready in loaded.values()
-        ]
-    )
-
-
 async def _start(uplink: Uplink | AloneUplink, updater: Updater, stack: AsyncExitStack) -> None:
     uplink.attach(updater)
     await uplink.start()
     stack.push_async_callback(uplink.stop)
     updater.start()
     stack.push_async_callback(updater.stop)
+
+
+async def _build_engines(
+    config: EdgeConfig,
+    agent: Agent,
+    uplink: Uplink | AloneUplink,
+    *,
+    cache: CacheFolder,
+    decode: Decode,
+    stack: AsyncExitStack,
+) -> None:
+    """What was not certified itself is replayed, and native engines are built where any is wanted, while ONNX Runtime answers."""
+    wanted = wish(config.runtime.providers).native
+    folder, one_build_at_a_time = config.folder / "replays", asyncio.Lock()
+    replays = Replays(book=ReplayBook(folder), shelf=ItemShelf(folder, uplink))
+    for runtime in agent.runtimes.values():
+        terms = EngineTerms(
+            wanted=wanted, when=config.runtime.engines, decode=decode, turn=one_build_at_a_time, replays=replays
+        )
+        desk = EngineDesk(runtime=runtime, folder=cache, terms=terms)
+        desk.start()
+        stack.push_async_callback(desk.stop)
 
 
 def _renew(config: EdgeConfig, stack: AsyncExitStack) -> None:
@@ -308,14 +289,18 @@ def _renew(config: EdgeConfig, stack: AsyncExitStack) -> None:
 
 
 async def _open(
-    app: web.Application, agent: Agent, outbox: Outbox, sockets: list[socket.socket], stack: AsyncExitStack
+    app: web.Application,
+    agent: Agent,
+    wake: Callable[[], object],
+    sockets: list[socket.socket],
+    stack: AsyncExitStack,
 ) -> list[str]:
     """Opens the API; closing it lets the inputs under way finish first."""
 
     async def drain(_: web.Application) -> None:
         draining = asyncio.ensure_future(agent.drain(GRACE_S))
         await asyncio.sleep(0)
-        outbox.feed.wake()  # who reads along is told to go, once the agent says that it stops
+        wake()  # who reads along is told to go, once the agent says that it stops
         await draining
 
     app.on_shutdown.append(drain)
@@ -346,6 +331,7 @@ def _status(
     *,
     heat: ThermalKeeper | None,
     sinks: Sinks,
+    sources: Sources,
 ) -> Callable[[], StatusView]:
     began = time.monotonic()
 
@@ -366,6 +352,7 @@ def _status(
             profile=config.runtime.profile,
             thermal=heat.view() if heat is not None else None,
             sinks=sinks.views(),
+            sources=sources.views(),
         )
 
     return status
@@ -380,6 +367,7 @@ def _metrics_page(
     *,
     heat: ThermalKeeper | None,
     sinks: Sinks,
+    sources: Sources,
 ) -> Callable[[], bytes]:
     def accounts() -> dict[str, Account]:
         return {name: agent.account(name) for name in (*agent.runtimes, NO_TASK)}
@@ -394,6 +382,9 @@ def _metrics_page(
         ignored=uplink.ignored,
         sinks=sinks.views,
         decoder_restarts=lambda: decoder.counts["restarts"] if decoder is not None else 0,
-        others=lambda: families(heat.view()) if heat is not None else (),
+        others=lambda: [
+            *(families(heat.view()) if heat is not None else ()),
+            *source_figures.families(sources.views()),
+        ],
     )
     return lambda: page(collector)

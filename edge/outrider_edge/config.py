@@ -15,13 +15,17 @@ from msgspec.structs import replace
 
 from outrider_edge.outbox.policy import Bounds
 from outrider_edge.profile import anchored_name, settings_below
+from outrider_edge.sources.settings import LocalBrokerSettings, SourceSettings, check_sources
 from outrider_edge.webhooks.settings import SinkSettings, check_sinks
 from outrider_link.envelope import Tls
 from outrider_link.settings import BrokerSettings, is_loopback, read_text
-from outrider_wire.errors import OperatorConfigError
+from outrider_wire.errors import CallerInputError, OperatorConfigError
 from outrider_wire.joining import is_https
+from outrider_wire.manifest import Precision
 from outrider_wire.names import NAME_PATTERN, Name
-from outrider_wire.profile import Providers, ThermalTerms
+from outrider_wire.profile import OnnxProviders, Providers, ThermalTerms
+from outrider_wire.rollout import Facts, WeeklyWindow
+from outrider_wire.rollout_text import parse_freeze
 from outrider_wire.settings import parse_toml
 from outrider_wire.task import Task, parse_task
 
@@ -57,10 +61,30 @@ class RuntimeSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=T
     profile: str = ""
     """Name of a device profile that comes with Outrider, or the path of one; every setting here wins over it."""
     providers: Providers = []
-    """ONNX Runtime's execution providers in order of preference; one that is not there is left out, and said. Empty: the one
-    that the bundle names."""
-    required: Providers = []
-    """Those of them without which the agent does not start."""
+    """What runs models, in order of preference: ONNX Runtime's execution providers, of which one that is not there is left out, and
+    said; and the native engines ``tensorrt`` and ``tensorrt_rtx``, which are built in the background and take over. Without one of
+    ONNX Runtime's: the one that the bundle names."""
+    required: OnnxProviders = []
+    """Those of ONNX Runtime's without which the agent does not start."""
+    precisions: Annotated[list[Precision], Meta(max_length=8)] = []
+    """In order of preference: the first that the bundle has and that may claim its certificate runs; where none may, the first that
+    it has. Empty: the bundle's first variant."""
+    models_mb: Annotated[int, Meta(ge=1, le=16_777_216)] | None = None
+    """Memory for loaded models: the longest unused is let go and loaded again when it is asked. None: no bound."""
+    cache_mb: Annotated[int, Meta(ge=0, le=16_777_216)] | None = None
+    """Disk for optimised graphs and engines. None: no bound."""
+    cache_dir: str = ""
+    """Where these are kept; empty: ``cache`` in the data folder."""
+    max_batch: Annotated[int, Meta(ge=1, le=8)] = 1
+    """Inputs that wait for the same model and may be answered at once, where that was measured to take less time and makes none late."""
+    engines: Literal["certified", "always"] = "certified"
+    """Whether a native engine may take over from what runs with a certificate that it cannot claim itself."""
+    arena: bool = False
+    """Keep the memory that the largest batch needed."""
+    spinning: bool = False
+    """Threads wait busily between operators."""
+    io_binding: Literal["auto", "always", "never"] = "auto"
+    """Outputs stay on the device until they are asked for; ``auto``: where the first provider is not the processor."""
     decode: Literal["worker", "inline"] = "worker"
     """Where pictures become pixels: in a limited process, so that a hostile file costs no more than itself, for 0.1 to 0.2 ms a picture; or
     in the agent itself, for a device whose pictures are all its own camera's."""
@@ -149,11 +173,30 @@ class OutboxSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
 
 
 class UpdateSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """How long a new model is watched before the old one is let go."""
+    """Which new models may come, when, and how long one is watched before the old one is let go."""
 
     probation_answers: Annotated[int, Meta(ge=1)] = 20
     probation_s: Annotated[float, Meta(gt=0)] = 60.0
     """Whichever comes first ends the probation."""
+    probation_least_s: Annotated[float, Meta(ge=0)] = 0.0
+    """No probation is shorter."""
+    agreement: Annotated[float, Meta(ge=0, lt=1)] = 0.5
+    """A new model that surely says what the one before says on fewer inputs than this share is rolled back; 0: not asked."""
+    slower: Annotated[float, Meta(ge=0)] = 4.0
+    """So is one whose p95 is so many times that of the one before; 0: not asked."""
+    memory_mb: Annotated[float, Meta(ge=0)] = 512.0
+    """So is one with which the agent has that much more resident; 0: not asked."""
+    selftest_ms: Annotated[float, Meta(ge=0)] = 0.0
+    """A release of which one inference takes longer in the self-test is refused; 0: any."""
+    windows: str = ""
+    """When updates may begin, in UTC: ``Sat 02:00-Sat 05:00, Sun 02:00-Sun 05:00``; empty: at any time."""
+    metered_file: str = ""
+    """A file that is there, and holds anything but ``0``, while the link costs money: then nothing of a release is fetched."""
+    unsigned: bool = False
+    """Whether releases are taken that nobody signed. Without it they are only where the broker is on this machine, or there is
+    none, and no root is set."""
+    root: str = ""
+    """File with the root metadata of The Update Framework: with it, releases are believed by signed metadata alone."""
 
 
 class TelemetrySettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -177,15 +220,24 @@ class EdgeConfig(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     runtime: RuntimeSettings = RuntimeSettings()
     outbox: OutboxSettings = OutboxSettings()
     updates: UpdateSettings = UpdateSettings()
+    labels: Facts = {}
+    """What this device says of itself, and a rollout's groups may ask for: ``site = "berlin"``."""
     telemetry: TelemetrySettings = TelemetrySettings()
     thermal: ThermalTerms = ThermalTerms()
     """When the rate is lowered so that the chip need not throttle; off without a profile."""
     sinks: Annotated[list[SinkSettings], Meta(max_length=16)] = []
+    sources: Annotated[list[SourceSettings], Meta(max_length=64)] = []
+    local_broker: LocalBrokerSettings = LocalBrokerSettings()
 
     @property
     def folder(self) -> Path:
         """The data folder."""
         return Path(self.data_dir)
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where optimised graphs and engines are kept."""
+        return Path(self.runtime.cache_dir) / "models" if self.runtime.cache_dir else self.folder / "cache"
 
 
 def load_edge_config(path: Path | None, overrides: Mapping[str, Any] | None = None) -> EdgeConfig:
@@ -232,6 +284,38 @@ def check(config: EdgeConfig, source: str = "edge.toml") -> None:
     config.broker.check(source)
     config.cloud.check(source, config.broker)
     check_sinks(config.sinks, source)
+    check_sources(config.sources, config.local_broker, source)
+    _check_updates(config, source)
+
+
+def update_windows(settings: UpdateSettings) -> tuple[WeeklyWindow, ...]:
+    """When updates may begin; none: at any time.
+
+    Raises:
+        CallerInputError: a window is none.
+    """
+    return tuple(parse_freeze(settings.windows))
+
+
+def takes_unsigned(config: EdgeConfig) -> bool:
+    """Whether releases that nobody signed are taken: never beside a root of trust."""
+    here = not config.broker.url or is_loopback(urlsplit(config.broker.url).hostname)
+    return not config.updates.root and (config.updates.unsigned or here)
+
+
+def _check_updates(config: EdgeConfig, source: str) -> None:
+    if config.updates.root and config.updates.unsigned:
+        raise OperatorConfigError(
+            f"{source}: updates.root and updates.unsigned contradict each other",
+            reason="invalid_value",
+            fix="leave updates.unsigned out: with a root, nothing unsigned is taken",
+        )
+    try:
+        update_windows(config.updates)
+    except CallerInputError as error:
+        raise OperatorConfigError(
+            f"{source}: updates.windows: {error.what}", reason="invalid_value", fix=error.fix
+        ) from error
 
 
 def read_task(settings: TaskSettings) -> Task:
@@ -270,9 +354,18 @@ def _anchored(config: EdgeConfig, folder: Path) -> EdgeConfig:
             for entry in config.tasks
         ],
         api=replace(config.api, socket=anchor(config.api.socket)),
-        runtime=replace(config.runtime, profile=anchored_name(config.runtime.profile, folder)),
+        runtime=replace(
+            config.runtime,
+            profile=anchored_name(config.runtime.profile, folder),
+            cache_dir=anchor(config.runtime.cache_dir),
+        ),
         broker=config.broker.anchored(anchor),
+        updates=replace(
+            config.updates, root=anchor(config.updates.root), metered_file=anchor(config.updates.metered_file)
+        ),
         sinks=[sink.anchored(anchor) for sink in config.sinks],
+        sources=[each.anchored(anchor) for each in config.sources],
+        local_broker=config.local_broker.anchored(anchor),
         cloud=replace(
             config.cloud,
             **{name: anchor(getattr(config.cloud, name)) for name in ("ca_file", "cert_file", "key_file")},

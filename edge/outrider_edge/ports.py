@@ -12,7 +12,7 @@ The account is kept by the ledger alone: ``received`` and ``pending`` rise toget
 ``pending``. ``uncertified`` is counted with a terminal state whose answer is the device's own and not ``certified``.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Literal, Protocol
 
 from msgspec import Struct
@@ -266,6 +266,24 @@ class FiguresPort(Protocol):
         ...
 
 
+class Given(Protocol):
+    """An answer, as far as a watcher compares it. Real: `outrider_edge.journey.pipeline.LocalAnswer`."""
+
+    @property
+    def model(self) -> Model:
+        """That answered."""
+        ...
+
+    @property
+    def label(self) -> str:
+        """What it said."""
+        ...
+
+
+Watcher = Callable[[Mapping[str, bytes | str], Given], None]
+"""Shown an input's parts and its answer. Must return at once, and not raise."""
+
+
 class RuntimePort(Protocol):
     """One task's model in use, as the updater sees it. Real: `outrider_edge.journey.pipeline.TaskRuntime`."""
 
@@ -280,6 +298,11 @@ class RuntimePort(Protocol):
         ...
 
     @property
+    def plain(self) -> Model:
+        """The same as ONNX Runtime runs it: another one where a native engine has taken over."""
+        ...
+
+    @property
     def served(self) -> int:
         """Inputs answered since the last swap."""
         ...
@@ -287,6 +310,15 @@ class RuntimePort(Protocol):
     @property
     def failed(self) -> int:
         """Inputs on which the model itself failed since the last swap; a caller's bad input is none."""
+        ...
+
+    @property
+    def p95_ms(self) -> float:
+        """Of the model in use, over its recent answers; 0: it has given none."""
+        ...
+
+    def listen(self, watcher: "Watcher | None") -> None:
+        """Names who is shown every input and its answer, on whichever thread it was given."""
         ...
 
     def swap(self, model: Model) -> None:

@@ -61,6 +61,8 @@ def settings_below(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     settings = as_settings(load_profile(named, folder))
     if isinstance(runtime, Mapping) and "providers" in runtime:
         del settings["runtime"]["required"]  # of another list of providers
+    if "data_dir" in data:
+        settings["runtime"].pop("cache_dir", None)  # what is kept elsewhere keeps its cache there
     return settings
 
 
@@ -68,9 +70,21 @@ def as_settings(profile: Profile) -> dict[str, Any]:
     """The settings of ``edge.toml`` that a profile stands for, nested like it."""
     runtime, storage, limits = profile.runtime, profile.storage, profile.limits
     settings: dict[str, Any] = {
-        "runtime": {"threads": runtime.threads, "providers": runtime.providers, "required": runtime.required},
+        "runtime": {
+            "threads": runtime.threads,
+            "providers": runtime.providers,
+            "required": runtime.required,
+            "precisions": runtime.precisions,
+        },
         "thermal": msgspec.to_builtins(profile.thermal),
     }
+    for key, value in (
+        ("models_mb", limits.models_mb),
+        ("cache_mb", limits.cache_mb),
+        ("cache_dir", storage.cache_dir),
+    ):
+        if value is not None:
+            settings["runtime"][key] = value
     if storage.data_dir is not None:
         settings["data_dir"] = storage.data_dir
     if limits.outbox_mb is not None:

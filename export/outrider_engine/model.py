@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outrider_engine.bundle import Bundle, open_bundle
-from outrider_engine.session import OrtSession, Session
+from outrider_engine.resident import Residents
+from outrider_engine.session import PLAIN, OrtSession, RunOptions, Session
 from outrider_engine.tokenizing import encoders_of
 from outrider_engine.walk import walk
 from outrider_wire.acceptance import Verdict, judge
@@ -18,10 +21,13 @@ from outrider_wire.calibration import calibrated
 from outrider_wire.errors import BundleMismatchError
 from outrider_wire.images import Decode, decode_picture
 from outrider_wire.manifest import ModelInput, Variant
+from outrider_wire.replay import Replayed
 from outrider_wire.steps import Preparer
 from outrider_wire.strata import stratum_of
 from outrider_wire.task import InputPart
 
+SHUNT = "shunt"
+"""The strategy in which what is sent is answered by the large model alone."""
 Example = Mapping[str, NDArray[Any]]
 """One input's tensors by name, without the batch axis."""
 
@@ -55,6 +61,7 @@ class Model:
         variant: Variant,
         bounds: Sequence[InputPart] = (),
         decode: Decode = decode_picture,
+        apart: bool = False,
     ) -> None:
         self.manifest = bundle.manifest
         self.bundle = bundle
@@ -67,12 +74,46 @@ class Model:
         certificate = self.manifest.certificate
         self.certificate_id = certificate.id if certificate is not None and not self.certified else ""
         """The certificate that may be claimed; '' without one."""
+        self.replayed: Replayed | None = None
+        """The replay that lets it claim what it does not claim by itself."""
         self._session = session
         self.encoders = encoders_of(self.manifest.inputs, bundle.read)
         """What each tokenizer file of the bundle does to a text."""
         self._preparer = Preparer(self.manifest.inputs, bounds=bounds, decode=decode, encoders=self.encoders)
         self._tensors = [entry.tensor for entry in self.manifest.inputs]
-        self._one_by_one = any(fact.shape and fact.shape[0] == 1 for fact in session.inputs)
+        self.one_by_one = apart or any(fact.shape and fact.shape[0] == 1 for fact in session.inputs)
+        """Whether rows are run one after another: it takes no more at once, or gives a row other numbers beside others."""
+
+    def claiming(self, replayed: Replayed) -> "Model":
+        """The same model, under what its replay of the certification items lets it claim.
+
+        Raises:
+            ValueError: nothing.
+        """
+        certificate = self.manifest.certificate
+        if replayed.rule is None or certificate is None:
+            raise ValueError("nothing may be claimed")
+        system = certificate.system
+        if system is not None and not (replayed.identical and system.strategy == SHUNT):
+            certificate = msgspec.structs.replace(
+                certificate, system=None
+            )  # the large model's answers were not replayed
+        found = copy(self)
+        found.manifest = msgspec.structs.replace(self.manifest, acceptance=replayed.rule, certificate=certificate)
+        found.certified = ""
+        found.certificate_id = self.manifest.certificate.id if self.manifest.certificate else ""
+        found.replayed = replayed
+        return found
+
+    @property
+    def resident(self) -> bool:
+        """Whether it is in memory now; one that is not is loaded first, which takes longer than an answer."""
+        return getattr(self._session, "resident", True)
+
+    @property
+    def session(self) -> Session:
+        """What runs it."""
+        return self._session
 
     def prepare(self, parts: Mapping[str, bytes | str]) -> dict[str, NDArray[Any]]:
         """One input's tensors, by the steps that the manifest declares.
@@ -88,7 +129,7 @@ class Model:
         Raises:
             BundleMismatchError: the model fails, or gives NaN, infinity or another shape than its labels need.
         """
-        if len(batch) > 1 and self._one_by_one:
+        if len(batch) > 1 and self.one_by_one:
             return [inference for example in batch for inference in self.infer([example])]
         if len(batch) == 1:
             feeds = {name: batch[0][name][None] for name in self._tensors}
@@ -119,8 +160,10 @@ class Model:
             stratum=stratum_of(rule.strata, parts),
         )
 
-    def dry_run(self) -> None:
+    def dry_run(self, rows: int = 1) -> None:
         """One inference on zeros: the model's tensors are the manifest's, in name and shape. Also warms it.
+
+        ``rows`` at once; more than 1 only where it is not `one_by_one`.
 
         Raises:
             BundleMismatchError: they are not.
@@ -128,8 +171,8 @@ class Model:
         facts = {fact.name: fact for fact in self._session.inputs}
         if set(facts) != set(self._tensors):
             raise _mismatch(f"the model reads {sorted(facts)}, and the manifest prepares {sorted(self._tensors)}")
-        feeds = {entry.tensor: _zeros(entry, facts[entry.tensor].dtype) for entry in self.manifest.inputs}
-        self._checked(self._session.run(feeds), 1)
+        feeds = {entry.tensor: _zeros(entry, facts[entry.tensor].dtype, rows) for entry in self.manifest.inputs}
+        self._checked(self._session.run(feeds), rows)
 
     def _checked(
         self, found: Mapping[str, NDArray[Any]], n: int
@@ -170,41 +213,61 @@ def _embeddings(found: Mapping[str, NDArray[Any]], name: str | None, n: int) -> 
 def load_model(
     bundle: Bundle | Path,
     *,
-    threads: int = 1,
+    threads: int | None = None,
     providers: Sequence[str] | None = None,
+    options: RunOptions = PLAIN,
     variant: str | None = None,
     bounds: Sequence[InputPart] = (),
     decode: Decode = decode_picture,
     optimise: bool = True,
+    residents: Residents | None = None,
 ) -> Model:
     """Opens and verifies a bundle (or takes a verified one), walks its model, loads it, and runs it once on zeros.
 
     Args:
         bundle: a bundle, or the directory of one.
-        threads: threads within one operator.
+        threads: threads within one operator; None: as ``options`` says.
         providers: execution providers in order of preference; None: the one that the variant names.
+        options: how ONNX Runtime runs it.
         variant: name of the variant; None: the manifest's first.
         bounds: the task's bounds on each part, checked before decoding.
         decode: what turns pictures into pixels; `outrider_engine.decoder.PictureDecoder` for those of strangers.
         optimise: False leaves the graph as it is, for a first look at one that is not trusted yet.
+        residents: the bound of memory that it shares with others, under which it may be let go between two inputs.
 
     Raises:
-        BundleError: the bundle is damaged, unsafe, or does not fit this runtime.
+        BundleError: the bundle is damaged, unsafe, does not fit this runtime, or is above the bound of memory.
         OperatorSetupError: there is not exactly one ONNX Runtime here, or it lacks the provider.
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     chosen = opened.variant(variant)
     data = opened.read(chosen.file)
     walk(data)
-    session = OrtSession(data, threads=threads, providers=providers or (chosen.provider,), optimise=optimise)
-    model = Model(bundle=opened, session=session, variant=chosen, bounds=bounds, decode=decode)
+    size, apart = len(data), scales_by_batch(data)
+    del data
+    wanted = replace(options, threads=threads) if threads is not None else options
+
+    def load() -> OrtSession:
+        return OrtSession(
+            opened.read(chosen.file), providers=providers or (chosen.provider,), optimise=optimise, options=wanted
+        )
+
+    name = f"{opened.manifest.task} {opened.manifest.version} ({chosen.name})"
+    session = residents.session(name, size, load) if residents is not None else load()
+    model = Model(bundle=opened, session=session, variant=chosen, bounds=bounds, decode=decode, apart=apart)
     model.dry_run()
     return model
 
 
-def _zeros(entry: ModelInput, dtype: str) -> NDArray[Any]:
+def scales_by_batch(data: bytes) -> bool:
+    """Whether an ONNX model measures its numbers as it runs (``DynamicQuantizeLinear``, one scale for all rows of a batch), so that the
+    rows beside it change what is said of one."""
+    return b"DynamicQuantizeLinear" in data
+
+
+def _zeros(entry: ModelInput, dtype: str, rows: int) -> NDArray[Any]:
     try:
-        return np.zeros((1, *entry.shape), dtype=dtype)
+        return np.zeros((rows, *entry.shape), dtype=dtype)
     except (TypeError, ValueError, MemoryError) as error:
         raise _mismatch(f"tensor {entry.tensor!r} of shape {entry.shape} and type {dtype!r} cannot be made") from error
 

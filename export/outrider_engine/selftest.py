@@ -32,22 +32,27 @@ class SelfTestReport(Struct, kw_only=True, frozen=True):
 
 
 def run_selftest(
-    bundle_dir: Path, *, timeout_s: float = 60.0, memory_mb: int = 1024, command: Sequence[str] = CHILD
+    bundle_dir: Path,
+    *,
+    variant: str = "",
+    timeout_s: float = 60.0,
+    memory_mb: int = 1024,
+    command: Sequence[str] = CHILD,
 ) -> SelfTestReport:
     """Loads and runs a bundle in a child process; never raises for a bad bundle. Blocks up to ``timeout_s``.
 
-    The child is niced and has one thread, at most ``memory_mb`` of address space
+    ``variant`` is the one that will run; '': the first. The child is niced and has one thread, at most ``memory_mb`` of address space
     (``RLIMIT_AS``) and ``timeout_s`` of processor time. A variant for another provider than the CPU's gets its first look
     on the CPU under the limit; then the limit is lifted, because CUDA maps more address space than any machine has.
     """
-    arguments = [*command, str(bundle_dir), str(memory_mb), str(max(1, round(timeout_s)))]
+    arguments = [*command, str(bundle_dir), str(memory_mb), str(max(1, round(timeout_s))), variant]
     try:
         child = subprocess.run(
             arguments,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             timeout=timeout_s,
-            env=_environment(),
+            env=child_environment(),
             check=False,
         )
     except subprocess.TimeoutExpired:
@@ -78,7 +83,7 @@ _SIGNALS: dict[int, str] = {signal.SIGXCPU: "timeout", signal.SIGKILL: "out_of_m
 """SIGKILL comes from the kernel's out-of-memory killer: our own, at the timeout, is judged before."""
 
 
-def _environment() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
     """Ours, with one thread everywhere, and the same import path."""
     return {
         **os.environ,

@@ -1,6 +1,6 @@
 """The self-test of a bundle, from inside the limited child: look, load, run, compare, say so in one line of JSON.
 
-Run as ``python -m outrider_engine.selftest_child DIR MEMORY_MB CPU_S``. Imports neither torch nor onnx.
+Run as ``python -m outrider_engine.selftest_child DIR MEMORY_MB CPU_S [VARIANT]``. Imports neither torch nor onnx.
 """
 
 import os
@@ -15,8 +15,8 @@ import msgspec
 from outrider_engine.bundle import open_bundle
 from outrider_engine.golden import check_golden
 from outrider_engine.model import Model, load_model
+from outrider_engine.providers import CPU
 from outrider_engine.selftest import SelfTestReport
-from outrider_engine.session import CPU
 from outrider_wire.errors import OutriderError
 
 NICE = 10
@@ -25,21 +25,22 @@ _TIMED_RUNS = 9
 
 def main(arguments: list[str]) -> int:
     """Prints the report; the exit status is 0 whatever it says."""
-    root, memory_mb, cpu_s = arguments
+    root, memory_mb, cpu_s, *variant = arguments
     _limit(int(memory_mb), int(cpu_s))
-    report = examine(Path(root))
+    report = examine(Path(root), variant[0] if variant else "")
     sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
     return 0
 
 
-def examine(root: Path) -> SelfTestReport:
+def examine(root: Path, variant: str = "") -> SelfTestReport:
     """First look without optimisation (constants are not folded, so that a small file stays small), then the real load."""
     try:
         bundle = open_bundle(root)
-        load_model(bundle, providers=(CPU,), optimise=False)
-        if bundle.variant().provider != CPU:
+        chosen = bundle.variant(variant or None)
+        load_model(bundle, variant=chosen.name, providers=(CPU,), optimise=False)
+        if chosen.provider != CPU:
             _lift_memory_limit()
-        model = load_model(bundle)
+        model = load_model(bundle, variant=chosen.name)
         faults = check_golden(model)
         ms = 0.0 if faults else _median_ms(model)
     except OutriderError as error:

@@ -7,8 +7,8 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -18,6 +18,7 @@ import numpy as np
 from torch import nn
 
 from outrider_engine.golden import Golden, check_golden, encode_golden
+from outrider_engine.items import ITEMS_FILE
 from outrider_engine.model import Model, load_model
 from outrider_engine.tokenizing import encoders_from
 from outrider_export.certify import Behind, Certified, calibrate_and_certify, check_disjoint
@@ -38,19 +39,22 @@ from outrider_wire.manifest import (
     Calibration,
     LabelSource,
     Manifest,
-    Precision,
     encode_manifest,
     manifest_digest,
 )
 from outrider_wire.steps import bounds_of
 from outrider_wire.task import InputPart, Task
 
+Choose = Callable[[Variants, Sequence[str], bool], Sequence[str]]
+"""(what could ship, strata of the tuning rows, whether the support distance was fitted on these) → names, the preferred first."""
+
 GOLDEN_FILE = "golden.msgpack"
 TASK_FILE = "task.toml"
 LICENCE_FILE = "license.txt"
 _GOLDEN_ROWS = 4
 _CALIBRATION_ROWS = 512
-_ROLES: dict[str, Literal["golden", "task", "licence", "tokenizer"]] = {
+_ROLES: dict[str, Literal["golden", "task", "licence", "certification", "tokenizer"]] = {
+    ITEMS_FILE: "certification",
     GOLDEN_FILE: "golden",
     TASK_FILE: "task",
     LICENCE_FILE: "licence",
@@ -68,11 +72,13 @@ class BuildReport:
     certified: Certified
     checkpoint: Path | None
     """The weights that training goes on from; None for a model that came as ONNX."""
+    notes: Sequence[str] = ()
+    """What does not ship, or ships by force, and why."""
 
     @property
     def sentences(self) -> list[str]:
-        """What is promised, or why nothing is."""
-        return self.certified.sentences
+        """What is promised, or why nothing is; what does not ship, and why."""
+        return [*self.certified.sentences, *self.notes]
 
 
 def build_bundle(
@@ -87,13 +93,17 @@ def build_bundle(
     support: Table | None = None,
     parent: str | None = None,
     seed: int = 0,
-    precisions: Sequence[Precision] = ("int8", "fp32"),
+    precisions: Sequence[str] = ("int8", "fp32"),
+    forced: Collection[str] = (),
+    fixed_for: str = "",
+    choose: Choose | None = None,
     delta: float | None = None,
     label_source: LabelSource = "ground_truth",
     behind: Behind | None = None,
     deferral: Pairs | None = None,
     licence: str = "",
     embedding: bool = False,
+    items: bool = True,
     progress: Progress | None = None,
 ) -> BuildReport:
     """Write the bundle directory ``out`` whole or not at all, and the checkpoint ``out``.safetensors beside it.
@@ -110,7 +120,11 @@ def build_bundle(
             with a correction for being judged on the rows that it was fitted on.
         parent: digest of the bundle whose model this one was trained from.
         seed: chooses each group's row.
-        precisions: in order of preference; the first ships, is calibrated and certified.
+        precisions: variants by name (`outrider_export.recipes.RECIPES`), in order of preference; those within their tolerance
+            ship, and the first of them is calibrated and certified.
+        forced: variants that ship whatever their parity.
+        fixed_for: who needs axes of fixed sizes; '' for nobody.
+        choose: names those that ship, and in which order, of the variants that could; it sees tuning rows only. None: all.
         delta: δ of the certificate when it is not the task's (rows used before).
         label_source: whose labels the rows carry.
         behind: the large model, for a promised gap and for the bound on its error.
@@ -118,12 +132,15 @@ def build_bundle(
             them when ``model`` is right is part of the bundle if it ranks errors better on tuning rows; unused by ONNX bytes.
         licence: text of the model's licence.
         embedding: the model also gives the encoding of its first input, which an answer memory finds answers by.
+        items: the bundle carries its certification rows, as the model reads them and with their labels, so that another precision or
+            provider can be put to the same test. They are data: False leaves them out.
         progress: told each stage.
 
     Raises:
         OperatorSetupError: ``out`` exists and is no bundle.
         BundleMismatchError: what was exported does not compute what the module does.
-        RuleRefusalError: roles overlap, or there are too few rows to fit on.
+        OperatorConfigError: a variant is unknown, an operator has no form in ONNX, or rows do not fit the model.
+        RuleRefusalError: roles overlap, there are too few rows to fit on, or no variant is within its tolerance.
     """
     tell = progress or (lambda stage, share: None)
     _check_free(out)
@@ -151,7 +168,11 @@ def build_bundle(
         precisions=precisions,
         embedding=embedding,
         head=learned.head,
+        forced=forced,
+        fixed_for=fixed_for,
     )
+    if choose is not None:
+        variants = variants.only(choose(variants, tuning.strata(task.strata), support is None))
     tell("certifying", 0.6)
     with _directory(out) as folder:
         draft = _draft(
@@ -181,6 +202,8 @@ def build_bundle(
             strata=task.strata,
             behind=behind,
         )
+        if not items:
+            certified = replace(certified, items=b"")
         manifest = _finished(draft, certified, seed, _golden(shipped, tuning), folder)
         tell("checking", 0.9)
         _check(folder, bounds)
@@ -190,7 +213,22 @@ def build_bundle(
         save_checkpoint(checkpoint, model, architecture.name)
     tell("done", 1.0)
     digest = manifest_digest(encode_manifest(manifest))
-    return BuildReport(bundle=out, digest=digest, manifest=manifest, certified=certified, checkpoint=checkpoint)
+    return BuildReport(
+        bundle=out,
+        digest=digest,
+        manifest=manifest,
+        certified=certified,
+        checkpoint=checkpoint,
+        notes=variants.sentences,
+    )
+
+
+def rather(names: Sequence[str]) -> Choose:
+    """Of these variants those that are within their tolerance; where none is, fp32 (which must be among what is made).
+
+    For work that nobody watches: one variant that lost too much must not end it, and the manifest says what was left out.
+    """
+    return lambda made, strata, fitted: [each.name for each in made.variants if each.name in names] or ["fp32"]
 
 
 def _draft(
@@ -223,7 +261,12 @@ def _draft(
         parent=parent,
         architecture=architecture.name,
         embedding_parts=[architecture.inputs(task)[0].part] if variants.outputs.embedding else [],
-        provenance={**versions, **variants.notes, **architecture.notes, **notes},
+        provenance={
+            **versions,
+            **{f"left-out-{name}": why for name, why in variants.left_out.items()},
+            **architecture.notes,
+            **notes,
+        },
     )
     (folder / MANIFEST_FILE).write_bytes(encode_manifest(manifest))
     return manifest
@@ -233,6 +276,7 @@ def _finished(draft: Manifest, certified: Certified, seed: int, golden: bytes, f
     notes = {"seed": str(seed), "tuning_accuracy": f"{certified.tuning_accuracy:.4f}"}
     if certified.support_false_alarm is not None:
         notes["support_false_alarm"] = f"{certified.support_false_alarm:.4f}"
+    extra = [_written(folder, ITEMS_FILE, certified.items)] if certified.items else []
     manifest = msgspec.structs.replace(
         draft,
         calibration=certified.calibration,
@@ -240,7 +284,8 @@ def _finished(draft: Manifest, certified: Certified, seed: int, golden: bytes, f
         certificate=certified.certificate,
         scores={name: round(area, 5) for name, area in certified.scores.items()},
         golden=GOLDEN_FILE,
-        files=[*draft.files, _written(folder, GOLDEN_FILE, golden)],
+        certification=ITEMS_FILE if extra else None,
+        files=[*draft.files, _written(folder, GOLDEN_FILE, golden), *extra],
         provenance={**draft.provenance, **notes},
     )
     (folder / MANIFEST_FILE).write_bytes(encode_manifest(manifest))

@@ -8,17 +8,19 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from outrider_engine.items import MAX_ROWS, encode_items
 from outrider_engine.model import Model
 from outrider_export.asking import Said, ask
 from outrider_export.choices import Choices, Kept, choose, recalibrated
 from outrider_export.copies import check_copies
-from outrider_export.data import Table
+from outrider_export.data import Table, Tensors
 from outrider_export.promises import FALSE_ALARMS, NO_ROWS, Promise, verdict
 from outrider_wire.acceptance import Signals, accepted, supported_scores
 from outrider_wire.certificate import DEFAULT_COVERAGES, Gap, Outcome, delta_parts, strata_sequences, upper_bound
 from outrider_wire.errors import RuleRefusalError
 from outrider_wire.groups import GROUP_ROWS, one_per_group, rows_a_group, some_per_group
 from outrider_wire.manifest import Acceptance, Calibration, Certificate, StratumClaim, StratumRule, SystemClaim
+from outrider_wire.replay import CertifiedRows, Ladder
 from outrider_wire.scores import ScoreName
 from outrider_wire.strata import OTHER, Stratum
 from outrider_wire.task import InputPart
@@ -70,6 +72,8 @@ class Certified:
     """Share of the certification rows that the support distance refuses."""
     sentences: list[str]
     """The above for a person: what is promised, or why nothing is and how many rows are needed."""
+    items: bytes = b""
+    """The certification rows as `outrider_engine.items` keeps them; empty where nothing was certified."""
 
 
 def calibrate_and_certify(
@@ -129,18 +133,22 @@ def calibrate_and_certify(
         check_disjoint(tuning, certification)
         check_copies(tuning, certification)
         rows = certifying_rows(certification, key, strata, tuning=held)
+        tensors = rows.tensors(model.manifest.inputs, bounds, encoders=model.encoders)
         trial = _Trial(
             table=rows,
-            rows=recalibrated(_said(model, rows, bounds, strata), choices.calibration),
+            tensors=tensors,
+            rows=recalibrated(ask(model, tensors, rows.strata(strata)), choices.calibration),
             choices=choices,
             promise=promise,
             behind=behind,
         )
     rule = _rule(choices, trial.outcomes if trial else {}, strata)
+    certificate = trial.certificate(model, rule) if trial and rule.keeps_anything else None
     return Certified(
         calibration=choices.calibration,
         acceptance=rule,
-        certificate=trial.certificate(model, rule) if trial and rule.keeps_anything else None,
+        certificate=certificate,
+        items=trial.items(certificate, rule) if trial and certificate else b"",
         hopeless=choices.hopeless,
         outcomes=trial.outcomes if trial else {},
         scores=choices.areas,
@@ -233,9 +241,17 @@ class _Trial:
     """The certification rows, looked at once."""
 
     def __init__(
-        self, *, table: Table, rows: Signals, choices: Choices, promise: Promise, behind: Behind | None
+        self,
+        *,
+        table: Table,
+        tensors: Tensors,
+        rows: Signals,
+        choices: Choices,
+        promise: Promise,
+        behind: Behind | None,
     ) -> None:
         self._table = table
+        self._tensors = tensors
         self._rows = rows
         self._choices = choices
         self._promise = promise
@@ -293,6 +309,29 @@ class _Trial:
             strata=[_claim(name, outcome) for name, outcome in self.outcomes.items() if name],
             system=self._system(kept),
             large_error=self._large_error(kept),
+        )
+
+    def items(self, certificate: Certificate, rule: Acceptance) -> bytes:
+        """What another precision or provider would be put to the same test with; empty where there are too many rows to ship."""
+        if len(self._table) > MAX_ROWS:
+            return b""
+        choices = self._choices
+        ladders = {
+            name: Ladder(thresholds=list(ladder), coverages=list(choices.coverages[name]), rows=choices.rows[name])
+            for name, ladder in choices.ladders.items()
+        }
+        return encode_items(
+            certificate=certificate.id,
+            values=self._tensors.values,
+            index=self._tensors.index,
+            rows=CertifiedRows(
+                labels=self._table.labels,
+                groups=np.unique(np.asarray(self._table.groups), return_inverse=True)[1].astype(np.int64),
+                strata=self._rows.strata,
+                answers=np.asarray(self._rows.probabilities.argmax(1), np.int64),
+                kept=accepted(rule, self._rows),
+                ladders=ladders,
+            ),
         )
 
     def _tested(self) -> Mapping[str, Outcome]:

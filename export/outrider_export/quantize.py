@@ -1,28 +1,33 @@
-"""Static INT8 of an ONNX model, calibrated on real inputs. Knows no bundles and no labels.
+"""INT8 of an ONNX model, static on real inputs or dynamic. Knows no bundles and no labels.
 
-Static and not dynamic: dynamic INT8 makes a convolutional net several times slower. What stays in floating point: the
+Static for convolutions: dynamic INT8 makes such a net several times slower. What stays in floating point: the
 support distance (its precision matrix magnifies a rounding error), the deferral head, and as many of the last layers as the answers need.
 """
 
+import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from outrider_engine.session import OrtSession, load_runtime
+from outrider_export.branches import left_of, name_nodes, read_inputs_exactly, side_branch, tails
+from outrider_export.ranges import Feeds, find_ranges
+from outrider_export.recipes import Scheme
 from outrider_export.to_onnx import canonical
-
-Feeds = dict[str, NDArray[Any]]
+from outrider_wire.manifest import LeftInFloat
 
 AGREEMENT = 0.99
 """Share of the rows whose answer INT8 must leave as it is."""
 _MOST_FLOAT_LAYERS = 3
-_WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
+_Make = Callable[[Sequence[str]], onnx.ModelProto]
+_PLAIN = Scheme(ranges="min-max")
+_NO_KERNEL = "the quantizer has no 8-bit form of them"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,31 +39,21 @@ class Quantized:
     """Layers with weights, counted from the logits, that were left in floating point."""
     agreement: float
     """Share of the judged rows with the same answer as before."""
+    left: Sequence[LeftInFloat] = ()
+    """All that was left in floating point, and why."""
 
 
-class _Reader:
-    """What the quantizer asks for feeds."""
-
-    def __init__(self, feeds: Sequence[Feeds]) -> None:
-        self._left = iter(feeds)
-
-    def get_next(self) -> Feeds | None:
-        return next(self._left, None)
-
-
-def static_int8(
+def to_int8(
     model: bytes,
     feeds: Sequence[Feeds],
     *,
+    scheme: Scheme = _PLAIN,
     logits: str = "logits",
     exact: Sequence[str] = (),
     judged: Sequence[Feeds] = (),
 ) -> Quantized:
-    """INT8 weights (per channel, 7 bits) and activations in QDQ form, calibrated on ``feeds``; same inputs, same bytes.
+    """INT8 weights, a range a channel, and activations as ``scheme`` says, calibrated on ``feeds``; same inputs, same bytes.
 
-    Weights use 7 of their 8 bits because x86 without VNNI saturates sums of products otherwise, and a certificate should
-    not hold on one processor and fail on the next
-    (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html#when-and-why-do-i-need-to-try-u8u8).
     What leads to an output of ``exact`` and not to the logits stays in floating point. The last layers are left in floating
     point one by one until `AGREEMENT` of the answers stay as they were: a net that multiplies two activations spreads their
     range, and eight bits no longer tell the small ones apart. The answers are those to ``judged``, or to ``feeds`` without:
@@ -68,62 +63,97 @@ def static_int8(
     judged = judged or feeds
     before = _answers(model, judged, logits)
     tries: list[Quantized] = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _quiet():
         prepared = _prepared(model, Path(folder))
         graph = onnx.load(prepared).graph
-        side_branch = set().union(*(_ancestors(graph, name) for name in exact)) - _ancestors(graph, logits)
-        for tail in _tails(graph, side_branch):
-            data = _quantized(prepared, feeds, sorted(side_branch | set(tail.nodes)))
-            agreement = float((_answers(data, judged, logits) == before).mean())
-            tries.append(Quantized(data=data, float_layers=tail.layers, agreement=agreement))
-            if agreement >= AGREEMENT:
+        aside = side_branch(graph, logits, exact)
+        make, wild = _maker(prepared, feeds, scheme)
+        masked = {node.name for node in graph.node if wild.intersection((*node.input, *node.output))} - aside
+        for tail in tails(graph, aside, _MOST_FLOAT_LAYERS):
+            made = make(sorted(aside | masked | set(tail.nodes)))
+            read_inputs_exactly(made.graph, aside)
+            data = canonical(made)
+            reasons: list[tuple[Collection[str], str, str]] = [
+                (aside, f"what leads to {' and '.join(exact)} alone", "its sums of squares magnify a rounding error"),
+                (masked, "what adds or reads a mask", "its values are too far apart for 8 bits"),
+            ]
+            if tries:
+                stayed = f"with one layer less {tries[-1].agreement:.2%} of the answers stayed, and {AGREEMENT:.0%} are wanted"
+                reasons.append((tail.nodes, f"the last layers with weights, {tail.layers} of them", stayed))
+            left = left_of(graph, made.graph, reasons=reasons, rest=_NO_KERNEL)
+            tries.append(
+                Quantized(
+                    data=data,
+                    float_layers=tail.layers,
+                    agreement=float((_answers(data, judged, logits) == before).mean()),
+                    left=[*left, *([_BIASES] if scheme.symmetric else [])],
+                )
+            )
+            if tries[-1].agreement >= AGREEMENT:
                 break
     return max(tries, key=lambda each: each.agreement)
 
 
-@dataclass(frozen=True)
-class _Tail:
-    layers: int
-    nodes: Sequence[str]
-
-
-def _tails(graph: onnx.GraphProto, side_branch: set[str]) -> list[_Tail]:
-    """What follows the last, the second last, … layer with weights; an empty tail first."""
-    main = [node for node in graph.node if node.name not in side_branch]
-    weighted = [place for place, node in enumerate(main) if node.op_type in _WEIGHTED]
-    tails = [_Tail(0, ())]
-    for layers, place in enumerate(reversed(weighted[1:][-_MOST_FLOAT_LAYERS:]), 1):
-        before = max(other for other in weighted if other < place)
-        tails.append(_Tail(layers, [node.name for node in main[before + 1 :]]))
-    return tails
+_BIASES = LeftInFloat(what="biases", why="TensorRT takes no 32-bit integers where a bias is")
 
 
 def _prepared(model: bytes, folder: Path) -> Path:
-    """The model with shapes inferred and batch normalisation folded into the convolutions."""
+    """The model with shapes inferred and batch normalisation folded into the convolutions, every node under a name of its own."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     (folder / "model.onnx").write_bytes(model)
     prepared = folder / "prepared.onnx"
     quant_pre_process(str(folder / "model.onnx"), str(prepared), skip_symbolic_shape=True)
+    loaded = onnx.load(prepared)
+    name_nodes(loaded.graph)
+    onnx.save(loaded, prepared)
     return prepared
 
 
-def _quantized(prepared: Path, feeds: Sequence[Feeds], keep_float: Sequence[str]) -> bytes:
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+def _maker(prepared: Path, feeds: Sequence[Feeds], scheme: Scheme) -> tuple[_Make, frozenset[str]]:
+    """What quantizes all but the nodes that it is told, and the tensors without a range; ranges are found once."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+    from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
+    from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
     target = prepared.with_name("int8.onnx")
-    quantize_static(
-        str(prepared),
-        str(target),
-        _Reader(feeds),
-        quant_format=QuantFormat.QDQ,
-        per_channel=True,
-        reduce_range=True,
-        weight_type=QuantType.QInt8,
-        activation_type=QuantType.QUInt8,
-        nodes_to_exclude=list(keep_float),
-    )
-    return canonical(onnx.load(target))
+
+    def dynamic(keep_float: Sequence[str]) -> onnx.ModelProto:
+        quantize_dynamic(
+            str(prepared),
+            str(target),
+            per_channel=True,
+            reduce_range=scheme.reduced,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=list(keep_float),
+        )
+        return onnx.load(target)
+
+    if scheme.ranges == "dynamic":
+        return dynamic, frozenset()
+    operators = sorted({*QLinearOpsRegistry, *QDQRegistry})
+    found = find_ranges(prepared, feeds, scheme.ranges, operators=operators)
+    symmetric = {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False}
+
+    def static(keep_float: Sequence[str]) -> onnx.ModelProto:
+        quantizer = QDQQuantizer(
+            load_model_with_shape_infer(prepared),
+            per_channel=True,
+            reduce_range=scheme.reduced,
+            weight_qType=QuantType.QInt8,
+            activation_qType=QuantType.QInt8 if scheme.symmetric else QuantType.QUInt8,
+            tensors_range=found.ranges,
+            nodes_to_quantize=[],
+            nodes_to_exclude=list(keep_float),
+            op_types_to_quantize=operators,
+            extra_options=symmetric if scheme.symmetric else {},
+        )
+        quantizer.quantize_model()
+        quantizer.model.save_model_to_file(str(target), False)
+        return onnx.load(target)
+
+    return static, found.wild
 
 
 def _answers(model: bytes, feeds: Sequence[Feeds], logits: str) -> NDArray[np.int64]:
@@ -131,14 +161,12 @@ def _answers(model: bytes, feeds: Sequence[Feeds], logits: str) -> NDArray[np.in
     return np.concatenate([session.run(each)[logits].argmax(1) for each in feeds])
 
 
-def _ancestors(graph: onnx.GraphProto, output: str) -> set[str]:
-    """Names of the nodes that ``output`` depends on."""
-    producer = {name: node for node in graph.node for name in node.output}
-    found: set[str] = set()
-    open_ends = [output]
-    while open_ends:
-        node = producer.get(open_ends.pop())
-        if node is not None and node.name not in found:
-            found.add(node.name)
-            open_ends.extend(node.input)
-    return found
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The quantizer tells the root logger of steps that have been taken."""
+    level = logging.getLogger().level
+    logging.getLogger().setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.getLogger().setLevel(level)

@@ -4,6 +4,7 @@ Calibration, score and support threshold stay; only thresholds are set anew, on 
 the copy that is asked for.
 """
 
+import hashlib
 import os
 import shutil
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from outrider_engine.items import ITEMS_FILE
 from outrider_engine.model import Model
 from outrider_export.asking import ask
 from outrider_export.beside import checkpoint_path
@@ -24,7 +26,15 @@ from outrider_export.ruling import Ruling, kept_by, ruling, with_warnings
 from outrider_wire.acceptance import accepted
 from outrider_wire.calibration import calibration_gap, reliability
 from outrider_wire.errors import BundleMismatchError, OperatorSetupError, RuleRefusalError
-from outrider_wire.manifest import MANIFEST_FILE, Acceptance, Certificate, Manifest, encode_manifest, manifest_digest
+from outrider_wire.manifest import (
+    MANIFEST_FILE,
+    Acceptance,
+    BundleFile,
+    Certificate,
+    Manifest,
+    encode_manifest,
+    manifest_digest,
+)
 from outrider_wire.task import Task
 
 
@@ -35,10 +45,19 @@ class Recertified:
     ruling: Ruling
     manifest: Manifest
     """With the new thresholds and certificate; the old one where nothing certifies."""
+    items: bytes = b""
+    """The new certification items, for `write_copy`; empty where nothing certifies, or they are left out."""
 
 
 def recertify(
-    *, model: Model, task: Task, tuning: Table, certification: Table, promise: Promise, key: str
+    *,
+    model: Model,
+    task: Task,
+    tuning: Table,
+    certification: Table,
+    promise: Promise,
+    key: str,
+    items: bool = True,
 ) -> Recertified:
     """Certifies the bundle's rule on rows that it was not trained on.
 
@@ -49,6 +68,7 @@ def recertify(
         certification: rows that certify, used for nothing else.
         promise: r*, δ and whose labels; a gap cannot be promised here.
         key: draws the rows of each group.
+        items: the copy may carry the new certification rows, where the bundle carried its old ones.
 
     Raises:
         RuleRefusalError: the rows cannot carry a certificate.
@@ -79,7 +99,10 @@ def recertify(
         strata=task.strata,
         keep_rule=True,
     )
+    carried = certified.items if items and model.manifest.certification is not None else b""
     manifest = _manifest(model.manifest, certified)
+    if carried and certified.certificate is not None:
+        manifest = _with_items(manifest, carried)
     kept = accepted(certified.acceptance, said.signals)
     bins = reliability(said.probabilities.max(axis=1), right)
     made = ruling(
@@ -95,7 +118,7 @@ def recertify(
     made = msgspec.structs.replace(
         made, kept=[*shown, *strata], calibration_error=calibration_gap(bins), reliability=bins
     )
-    return Recertified(ruling=with_warnings(made, right), manifest=manifest)
+    return Recertified(ruling=with_warnings(made, right), manifest=manifest, items=carried)
 
 
 def reused(manifest: Manifest, certification: Table) -> bool:
@@ -103,15 +126,17 @@ def reused(manifest: Manifest, certification: Table) -> bool:
     return manifest.certificate is not None and manifest.certificate.data_digest == data_digest(certification.groups)
 
 
-def write_copy(source: Path, out: Path, manifest: Manifest) -> str:
+def write_copy(source: Path, out: Path, manifest: Manifest, items: bytes = b"") -> str:
     """Writes the bundle ``source`` with another manifest to ``out`` (or in its place), its checkpoint beside it; the new digest.
+
+    ``items`` are the certification items that the manifest names; without any, those of the old certificate go.
 
     Raises:
         OperatorSetupError: ``out`` is something else than a bundle.
     """
     data = encode_manifest(manifest)
     if out.resolve() == source.resolve():
-        _replaced(out / MANIFEST_FILE, data)
+        _replace_all(out, data, items)
         return manifest_digest(data)
     if out.exists() and not (out / MANIFEST_FILE).is_file() and not (out.is_dir() and not any(out.iterdir())):
         raise OperatorSetupError(
@@ -122,7 +147,7 @@ def write_copy(source: Path, out: Path, manifest: Manifest) -> str:
     shutil.rmtree(made, ignore_errors=True)
     try:
         shutil.copytree(source, made)
-        _replaced(made / MANIFEST_FILE, data)
+        _replace_all(made, data, items)
         shutil.rmtree(out, ignore_errors=True)
         made.rename(out)
     finally:
@@ -133,8 +158,23 @@ def write_copy(source: Path, out: Path, manifest: Manifest) -> str:
 
 
 def with_certificate(manifest: Manifest, rule: Acceptance, certificate: Certificate | None) -> Manifest:
-    """The manifest under that rule and certificate."""
-    return msgspec.structs.replace(manifest, acceptance=rule, certificate=certificate)
+    """The manifest under that rule and certificate, without the certification items of the old one."""
+    return msgspec.structs.replace(
+        manifest, acceptance=rule, certificate=certificate, certification=None, files=manifest.needed
+    )
+
+
+def _with_items(manifest: Manifest, items: bytes) -> Manifest:
+    entry = BundleFile(path=ITEMS_FILE, sha256=hashlib.sha256(items).hexdigest(), size=len(items), role="certification")
+    return msgspec.structs.replace(manifest, certification=ITEMS_FILE, files=[*manifest.files, entry])
+
+
+def _replace_all(folder: Path, manifest: bytes, items: bytes) -> None:
+    """The old items go first and the new ones come last: the bundle is whole without any."""
+    (folder / ITEMS_FILE).unlink(missing_ok=True)
+    _replaced(folder / MANIFEST_FILE, manifest)
+    if items:
+        _replaced(folder / ITEMS_FILE, items)
 
 
 def _replaced(file: Path, data: bytes) -> None:

@@ -9,7 +9,8 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from outrider_wire.errors import BundleMismatchError
+from outrider_export.operator_support import untranslated
+from outrider_wire.errors import BundleMismatchError, OutriderError
 from outrider_wire.manifest import ModelInput
 from outrider_wire.steps import is_whole
 
@@ -35,6 +36,10 @@ def export_onnx(module: nn.Module, inputs: Sequence[ModelInput], outputs: Sequen
 
     ``inputs`` name the tensors in the order of ``forward``'s arguments, ``outputs`` what it returns; both get a first axis
     ``batch``. The bytes hold every weight, and no file names, stack traces or versions.
+
+    Raises:
+        OperatorConfigError: the module does something that ONNX has no operator for; names it.
+        BundleMismatchError: torch cannot trace or export the module for another reason.
     """
     batch = torch.export.Dim("batch")
     # Two rows: one would be taken for a constant.
@@ -42,21 +47,47 @@ def export_onnx(module: nn.Module, inputs: Sequence[ModelInput], outputs: Sequen
         torch.zeros(2, *entry.shape, dtype=torch.int64 if is_whole(entry) else torch.float32) for entry in inputs
     )
     with _quiet():
-        program = torch.onnx.export(
-            _Positional(module).eval(),
-            examples,
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=[entry.tensor for entry in inputs],
-            output_names=list(outputs),
-            dynamic_shapes={"tensors": tuple({0: batch} for _ in inputs)},
-            external_data=False,
-            optimize=True,
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                _Positional(module).eval(),
+                examples,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[entry.tensor for entry in inputs],
+                output_names=list(outputs),
+                dynamic_shapes={"tensors": tuple({0: batch} for _ in inputs)},
+                external_data=False,
+                optimize=True,
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise _not_exported(error) from error
     if program is None:
         raise BundleMismatchError("torch exported nothing", reason="export_failed", fix="see its own report above")
+    _check_batch(program.model_proto.graph)
     return canonical(program.model_proto)
+
+
+def _check_batch(graph: onnx.GraphProto) -> None:
+    for entry in graph.input:
+        if entry.type.tensor_type.shape.dim[0].dim_value:
+            raise BundleMismatchError(
+                f"the module takes the number of rows in {entry.name!r} for a constant",
+                reason="fixed_batch",
+                fix="in forward(), take it from shape[0] of a tensor, not from len()",
+            )
+
+
+def _not_exported(error: Exception) -> OutriderError:
+    said = f"{error} {error.__cause__ or ''}"
+    if (known := untranslated(said, OPSET)) is not None:
+        return known
+    last = " ".join(str(error.__cause__ or error).split())[:300]
+    return BundleMismatchError(
+        f"torch cannot export the module: {last}",
+        reason="export_failed",
+        fix="forward() may branch only on shapes, never on values: compare torch.export's own report",
+    )
 
 
 def canonical(model: onnx.ModelProto) -> bytes:

@@ -1,7 +1,7 @@
-"""One trained model at each precision: ONNX bytes, and how far each is from the one before. Knows no directory and no rule."""
+"""One trained model as its variants: ONNX bytes, and how far each is from the one before. Knows no directory and no promise."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -14,18 +14,25 @@ from outrider_engine.session import OrtSession
 from outrider_engine.walk import walk
 from outrider_export.data import Tensors
 from outrider_export.deferral import Deferring, Head
+from outrider_export.feeds import check_feeds
+from outrider_export.fixed_shapes import one_by_one
+from outrider_export.halve import to_fp16
 from outrider_export.networks import Pools, Splits
+from outrider_export.operator_support import check_operators
 from outrider_export.parity import parity, run_rows
-from outrider_export.quantize import static_int8
+from outrider_export.quantize import to_int8
+from outrider_export.recipes import Recipe, find_recipes
 from outrider_export.support import Deployable, Embedding, fit_known, pooled_features
 from outrider_export.to_onnx import export_onnx
 from outrider_export.training import predict
-from outrider_wire.errors import BundleMismatchError, OperatorConfigError
-from outrider_wire.manifest import ModelInput, Outputs, Precision, Variant
+from outrider_wire.errors import BundleMismatchError, OperatorConfigError, RuleRefusalError
+from outrider_wire.manifest import LeftInFloat, ModelInput, Outputs, Variant
 
 _FEED_ROWS = 64
 _EXPORT_TOLERANCE = 1e-3
 """Largest difference between torch and the exported model, as a share of the largest logit."""
+
+_EIGHT_BIT = frozenset({"DequantizeLinear", "MatMulInteger", "ConvInteger"})
 
 EMBEDDING = "embedding"
 Arrays = dict[str, NDArray[Any]]
@@ -38,9 +45,27 @@ class Variants:
     files: Mapping[str, bytes]
     variants: Sequence[Variant]
     outputs: Outputs
-    logit_tolerance: float
-    """What another processor's rounding may change in a logit of the first variant."""
-    notes: Mapping[str, str] = field(default_factory=dict)
+    said: Mapping[str, Arrays]
+    """Variant → all its outputs of all tuning rows."""
+    tuning: Tensors
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Variant → why it does not ship."""
+
+    @property
+    def logit_tolerance(self) -> float:
+        """What another processor's rounding may change in a logit of the first variant."""
+        return _rounding(self.files[self.variants[0].file], self.tuning, self.outputs.logits)
+
+    @property
+    def sentences(self) -> list[str]:
+        """What a person should know of what is here and what is not."""
+        forced = [f"{each.name} ships by force: {each.forced}" for each in self.variants if each.forced]
+        return [*forced, *(f"{name} does not ship: {why}" for name, why in self.left_out.items())]
+
+    def only(self, names: Sequence[str]) -> "Variants":
+        """These variants, in this order."""
+        kept = [each for name in names for each in self.variants if each.name == name]
+        return replace(self, variants=kept, files={each.file: self.files[each.file] for each in kept})
 
 
 def make_variants(
@@ -50,11 +75,13 @@ def make_variants(
     tuning: Tensors,
     calibration: Tensors,
     support: Tensors,
-    precisions: Sequence[Precision],
+    precisions: Sequence[str],
     embedding: bool = False,
     head: Head | None = None,
+    forced: Collection[str] = (),
+    fixed_for: str = "",
 ) -> Variants:
-    """ONNX at each of ``precisions`` ("fp32", "int8"), in that order of preference.
+    """ONNX by each recipe of ``precisions``, in that order of preference; what is out of its tolerance is left out, and why is said.
 
     Args:
         model: a torch module, or ONNX bytes in fp32 whose first output is the logits.
@@ -63,43 +90,118 @@ def make_variants(
         calibration: rows that INT8 is calibrated on, one a group.
         support: rows that the support distance is fitted on, labelled or not; unused by ONNX bytes and by a module that
             does not pool.
-        precisions: at least one.
+        precisions: at least one name of `outrider_export.recipes.RECIPES`.
         embedding: export the first input's encoding as well. ONNX bytes bring it as an output of that name, or not.
         head: gives a module its deferral score; unused by ONNX bytes, which bring their own or none.
+        forced: names of variants that ship whatever their parity; each then says what is wrong with it.
+        fixed_for: who needs every axis of a fixed size, and gets batches of one; '' for nobody.
 
     Raises:
-        OperatorConfigError: an unknown precision, or an ONNX file that has no output or does not read ``inputs``.
+        OperatorConfigError: an unknown variant, an operator that ONNX has not, rows that do not fit, or an ONNX file that has no
+            output, does not read ``inputs``, or has an axis that cannot be fixed.
         BundleUnsafeError: an ONNX file that no device would load.
         BundleMismatchError: the exported model does not compute what the module does.
+        RuleRefusalError: every one of them is out of its tolerance.
     """
+    recipes = find_recipes(precisions)
     if isinstance(model, bytes):
         outputs = _outputs_of(model, inputs, embedding=embedding)
+        _check_rows(model, tuning, calibration)
         plain, exact = model, run_rows(OrtSession(model), tuning)
     else:
         plain, outputs, exact = _exported(model, inputs, tuning, support, embedding=embedding, head=head)
+        _check_rows(plain, tuning, calibration)
     before = run_rows(OrtSession(plain), tuning)
+    maker = _Maker(plain=plain, outputs=outputs, tuning=tuning, calibration=calibration, fixed_for=fixed_for)
     files: dict[str, bytes] = {}
-    variants, notes = [], {}
-    for precision in precisions:
-        name = f"model.{precision}.onnx"
-        if precision == "int8":
-            feeds = list(calibration.batches(_FEED_ROWS))
-            exactly = [name for name in (outputs.support, outputs.deferral) if name]
-            quantized = static_int8(
-                plain, feeds, logits=outputs.logits, exact=exactly, judged=list(tuning.batches(_FEED_ROWS))
+    variants, said, left_out = [], {}, {}
+    for recipe in recipes:
+        made = maker.make(recipe)
+        found = run_rows(OrtSession(made.data), tuning)
+        reference = exact if recipe.name == "fp32" else before
+        figures = parity(reference, found, tuning.labels, outputs, groups=tuning.groups)
+        fault = _nothing_done(recipe, made.data) or recipe.tolerance.fault(figures)
+        if fault and recipe.name not in forced:
+            left_out[recipe.name] = fault
+            continue
+        file = f"model.{recipe.name}.onnx"
+        files[file], said[recipe.name] = made.data, found
+        variants.append(
+            Variant(
+                name=recipe.name,
+                file=file,
+                precision=recipe.precision,
+                parity=figures,
+                about=recipe.about,
+                left_in_float=list(made.left),
+                forced=fault,
             )
-            walk(quantized.data)
-            files[name], notes["int8_float_layers"] = quantized.data, str(quantized.float_layers)
-            figures = parity(before, run_rows(OrtSession(quantized.data), tuning), tuning.labels, outputs)
-        elif precision == "fp32":
-            files[name], figures = plain, parity(exact, before, tuning.labels, outputs)
-        else:
-            raise OperatorConfigError(
-                f"there is no exporter for {precision}", reason="unknown_precision", fix="choose int8 or fp32"
+        )
+    if not variants:
+        raise _none_fit(left_out)
+    return Variants(files=files, variants=variants, outputs=outputs, said=said, tuning=tuning, left_out=left_out)
+
+
+@dataclass(frozen=True)
+class _Made:
+    data: bytes
+    left: Sequence[LeftInFloat] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Maker:
+    """Makes one variant of a model after the other."""
+
+    plain: bytes
+    outputs: Outputs
+    tuning: Tensors
+    calibration: Tensors
+    fixed_for: str
+
+    def make(self, recipe: Recipe) -> _Made:
+        made = self._made(recipe)
+        data = one_by_one(made.data, wanted_by=self.fixed_for) if self.fixed_for else made.data
+        walk(data)
+        return _Made(data, made.left)
+
+    def _made(self, recipe: Recipe) -> _Made:
+        exactly = [name for name in (self.outputs.support, self.outputs.deferral) if name]
+        if recipe.scheme is not None:
+            rows = 1 if any(fact.shape and fact.shape[0] == 1 for fact in walk(self.plain).inputs) else _FEED_ROWS
+            quantized = to_int8(
+                self.plain,
+                list(self.calibration.batches(rows)),
+                scheme=recipe.scheme,
+                logits=self.outputs.logits,
+                exact=exactly,
+                judged=list(self.tuning.batches(rows)),
             )
-        variants.append(Variant(name=precision, file=name, precision=precision, parity=figures))
-    tolerance = _rounding(files[variants[0].file], tuning, outputs.logits)
-    return Variants(files=files, variants=variants, outputs=outputs, logit_tolerance=tolerance, notes=notes)
+            return _Made(quantized.data, quantized.left)
+        if recipe.precision == "fp16":
+            halved = to_fp16(self.plain, logits=self.outputs.logits, exact=exactly)
+            return _Made(halved.data, halved.left)
+        return _Made(self.plain)
+
+
+def _nothing_done(recipe: Recipe, data: bytes) -> str:
+    if recipe.scheme is None or _EIGHT_BIT.intersection(walk(data).operators):
+        return ""
+    return "nothing in the model could become 8-bit: it would be fp32 under another name"
+
+
+def _check_rows(model: bytes, tuning: Tensors, calibration: Tensors) -> None:
+    facts = walk(model).inputs
+    check_feeds(facts, tuning, whose="tuning")
+    check_feeds(facts, calibration, whose="calibration")
+
+
+def _none_fit(left_out: Mapping[str, str]) -> RuleRefusalError:
+    said = "; ".join(f"{name}: {why}" for name, why in left_out.items())
+    return RuleRefusalError(
+        f"no variant is near enough to fp32: {said}",
+        reason="out_of_tolerance",
+        fix=f"export fp32 too, or force one by name: --force {next(iter(left_out))}",
+    )
 
 
 def _exported(
@@ -153,6 +255,7 @@ def _output(deployed: nn.Module, tensors: Tensors, place: int) -> NDArray[np.flo
 
 def _outputs_of(model: bytes, inputs: Sequence[ModelInput], *, embedding: bool) -> Outputs:
     facts = walk(model)
+    check_operators(facts)
     wanted, have = {entry.tensor for entry in inputs}, {fact.name for fact in facts.inputs}
     if wanted != have or not facts.outputs:
         raise OperatorConfigError(

@@ -58,8 +58,19 @@ async def test_the_document_lists_every_route_of_the_contract(tmp_path: Path) ->
     assert {(method, path) for path, operations in paths.items() for method in operations} == {
         ("get", "/health/live"),
         ("get", "/health/ready"),
+        ("get", "/v1/tuf/{path}"),
+        ("post", "/v1/tuf"),
+        ("get", "/v1/devices/{device}/tuf/{path}"),
+        ("post", "/v1/rollouts/forecast"),
+        ("post", "/v1/rollouts"),
+        ("get", "/v1/rollouts"),
+        ("get", "/v1/rollouts/{rollout}"),
+        ("get", "/v1/rollouts/{rollout}/devices"),
+        ("post", "/v1/rollouts/{rollout}/act"),
+        ("post", "/v1/stops"),
         ("get", "/metrics"),
         ("get", "/openapi.json"),
+        ("get", "/docs"),
         ("get", "/v1/account"),
         ("get", "/v1/devices"),
         ("put", "/v1/blobs/{sha256}"),
@@ -195,3 +206,14 @@ async def test_a_store_that_is_none_is_said_in_one_sentence(tmp_path: Path) -> N
     (tmp_path / "data").mkdir()
     (tmp_path / "data/cloud.db").write_bytes(b"this is no database" * 1000)
     assert (await refused(path)).reason == "store_unusable"
+
+
+async def test_people_read_the_document_as_a_page(tmp_path: Path) -> None:
+    async with make_service(write_config(tmp_path, NOWHERE), HeldModel()) as service, aiohttp.ClientSession() as client:
+        async with client.get(f"{service.url}/docs") as reply:
+            page = await reply.text()
+            assert (reply.status, reply.content_type) == (200, "text/html")
+            assert "default-src 'none'" in reply.headers["Content-Security-Policy"]
+        paths = (await get(service, "/openapi.json"))[1]["paths"]
+    assert all(path in page for path in paths)
+    assert "<script" not in page

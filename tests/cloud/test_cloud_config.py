@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 from cloud_service import write_config
 
-from outrider_cloud.config import TaskSettings, load_cloud_config
+from outrider_cloud.config import TaskSettings, load_cloud_config, read_tasks
 from outrider_cloud.large.table import LOADERS, load_large
 from outrider_cloud.roles_key import roles_key
-from outrider_cloud.service import read_tasks
 from outrider_cloud.worker_name import default_name
 from outrider_link.settings import is_loopback
 from outrider_wire.errors import OperatorConfigError

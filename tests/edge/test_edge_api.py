@@ -14,15 +14,21 @@ import pytest
 from aiohttp import ClientSession, FormData, UnixConnector, web
 from aiohttp.test_utils import TestClient, TestServer
 from edge_agents import QUIET, Bench, running_agent
+from edge_releases import whole_updater
 from msgspec.structs import replace
 
 from factory import make_task, sure, unsure
 from outrider_edge.exposition import AgentCollector, page
 from outrider_edge.local_api.api import Api, body_limit
+from outrider_edge.local_api.docs_route import DocsRoute
 from outrider_edge.local_api.ended_route import EndedRoute
+from outrider_edge.local_api.events_route import EventsRoute
 from outrider_edge.local_api.kserve.routes import KserveRoutes
 from outrider_edge.local_api.outbox_routes import OutboxRoutes
+from outrider_edge.local_api.updates_routes import UpdatesRoutes
 from outrider_edge.local_api.views import StatusView, task_view
+from outrider_edge.sources.events import EventLog
+from outrider_edge.updates.hands import Hands
 from outrider_wire.report import AnswerReport
 
 ASK = "/v1/tasks/colours/answers"
@@ -83,7 +89,10 @@ async def served(folder: Path, **about: Any) -> AsyncIterator[Served]:
 
         groups = [
             OutboxRoutes(outbox=bench.outbox, uplink=bench.uplink),
+            UpdatesRoutes(Hands(whole_updater(folder, []))),
             EndedRoute(feed=bench.outbox.feed, stopping=lambda: agent.stopping, keep_alive_s=0.05),
+            EventsRoute(events=EventLog(), stopping=lambda: bench.agent.stopping),
+            DocsRoute(),
             KserveRoutes(agent=agent, version="1"),
         ]
         app = Api(agent=agent, status=status, metrics=lambda: page(collector), groups=groups).application()

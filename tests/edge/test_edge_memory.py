@@ -20,7 +20,7 @@ from outrider_edge.exposition import AgentCollector, page
 from outrider_edge.journey.pipeline import TaskRuntime
 from outrider_edge.memory.answers import Answers, Remembered, digest_of_others, unit
 from outrider_edge.memory.watch import MemoryWatch
-from outrider_edge.updates.rules import Assigned
+from outrider_edge.updates.events import Assigned
 from outrider_edge.updates.slots import SlotFolder
 from outrider_edge.updates.starting import start_slots
 from outrider_edge.updates.updater import TaskUpdater

@@ -25,6 +25,7 @@ class Brittle:
         self.digest = like.digest
         self.labels = like.labels
         self.certified = ""
+        self.one_by_one = False
 
     def prepare(self, _: Any) -> dict[str, Any]:
         """Nothing to prepare."""

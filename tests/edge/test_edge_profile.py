@@ -22,13 +22,17 @@ arch = "{platform.machine()}"
 [runtime]
 providers = ["{CUDA}", "{CPU}"]
 threads = 3
+precisions = ["fp16", "int8"]
 [limits]
 outbox_mb = 7
+models_mb = 20
+cache_mb = 9
 [thermal]
 enabled = true
 throttle_c = 80.0
 [storage]
 data_dir = "/srv/outrider"
+cache_dir = "/srv/cache"
 '''
 
 
@@ -58,6 +62,9 @@ def test_a_profile_sets_what_the_file_leaves_open(tmp_path: Path) -> None:
     config = load(tmp_path, '[runtime]\nprofile = "./own.toml"\n')
     assert (config.runtime.threads, config.runtime.providers) == (3, [CUDA, CPU])
     assert (config.data_dir, config.outbox.max_bytes) == ("/srv/outrider", 7 * 1024 * 1024)
+    assert config.runtime.precisions == ["fp16", "int8"]
+    assert (config.runtime.models_mb, config.runtime.cache_mb) == (20, 9)
+    assert config.cache_folder == Path("/srv/cache/models")
     assert (config.thermal.enabled, config.thermal.throttle_c) == (True, 80.0)
 
 
@@ -67,6 +74,7 @@ def test_what_the_file_and_the_flags_say_wins_over_the_profile_key_by_key(tmp_pa
     assert (config.runtime.threads, config.runtime.providers) == (1, [CUDA, CPU])
     assert (config.data_dir, config.outbox.max_bytes) == (str(tmp_path / "mine"), 5)
     assert (config.thermal.enabled, config.thermal.throttle_c) == (True, 70.0)
+    assert config.cache_folder == tmp_path / "mine" / "cache", "what is kept elsewhere keeps its cache there"
 
 
 def test_a_list_of_providers_in_the_file_is_not_held_to_what_the_profile_requires(tmp_path: Path) -> None:
@@ -124,4 +132,4 @@ def test_the_agent_does_not_start_without_a_required_provider_or_with_none_at_al
 
 def test_the_order_of_the_wish_is_kept() -> None:
     found = usable(["A", "B", "C"], ["C", "A"])
-    assert (found.providers, [each.name for each in found.absent]) == (("A", "C"), ["B"])
+    assert (found.providers, [each.provider for each in found.absent]) == (("A", "C"), ["B"])

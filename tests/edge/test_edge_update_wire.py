@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from edge_cloud import FakeCloud
 from edge_entries import until
-from edge_releases import TASK, Device, load
+from edge_releases import TASK, Device, load, whole_updater
 from mosquitto import AnyBroker
 
 from factory import make_bundle, parts_of, sure
 from outrider_edge.journey.pipeline import TaskRuntime
 from outrider_edge.metrics import Metrics
 from outrider_edge.outbox.outbox import Outbox
-from outrider_edge.updates.updater import TaskUpdater, Updater, UpdateTerms
+from outrider_edge.updates.updater import TaskUpdater, UpdateTerms
 from outrider_edge.uplink.uplink import BrokerAccess, Uplink
 from outrider_wire.messages import SlotReport
 
@@ -46,7 +46,7 @@ async def runtime(broker: AnyBroker, tmp_path: Path) -> AsyncIterator[TaskRuntim
         changed=uplink.report,
         terms=UpdateTerms(probation_answers=5, retry_s=0.1),
     )
-    updater = Updater(tasks=[task])
+    updater = whole_updater(tmp_path, [task], changed=uplink.report)
     uplink.attach(updater)
     updater.start()
     await uplink.start()

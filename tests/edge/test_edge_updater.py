@@ -2,16 +2,22 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import shutil
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from edge_entries import until
-from edge_releases import PATIENT, TASK, CutFolder, Device, PowerCut, ShelfSource
+from edge_releases import PATIENT, TASK, CutFolder, Device, FullFolder, PowerCut, ShelfSource, load
 
 from factory import make_bundle, make_task, parts_of, sure
+from outrider_edge.journey.pipeline import TaskRuntime
+from outrider_edge.updates.probation import ProbationTerms
 from outrider_edge.updates.updater import TaskUpdater, UpdateTerms
+from outrider_edge.updates.watching import Senses
 from outrider_engine.selftest import SelfTestReport, run_selftest
 from outrider_wire.manifest import MANIFEST_FILE
 
@@ -50,7 +56,8 @@ async def test_an_update_is_fetched_tested_swapped_watched_and_committed(device:
     await until(lambda: on_probation(updater))
     assert await ask(device, PATIENT.probation_answers) == {"2"}
     await until(lambda: updater.report().state == "committed")
-    assert states(device) == ["fetching", "testing", "armed", "probation", "committed"]
+    await until(lambda: states(device)[-1] == "committed")
+    assert states(device) == ["offered", "fetching", "staged", "testing", "armed", "probation", "committed"]
     report = updater.report()
     assert (report.version, report.slot, report.counter, report.running) == ("2", "b", 1, device.wish(second).release)
     await updater.stop()
@@ -235,3 +242,94 @@ def _files(bundle: Path) -> list[dict[str, object]]:
 
     files: list[dict[str, object]] = json.loads((bundle / MANIFEST_FILE).read_bytes())["files"]
     return files
+
+
+@pytest.mark.parametrize("healthy", [True, False], ids=["update", "rollback"])
+async def test_a_disk_that_is_full_at_any_step_delays_an_update_and_never_the_answers(
+    tmp_path: Path, healthy: bool
+) -> None:
+    second = make_bundle(tmp_path / "second", TASK, **SECOND)
+    full, changes = 1, 10**6
+    while full <= changes:
+        device = Device(tmp_path / f"full-{full}", ShelfSource(second))
+        start = device.boot()
+        folder = FullFolder(folder=start.folder.folder, full=full)
+        runtime = TaskRuntime(task=TASK, model=start.model)
+        updater = TaskUpdater(
+            start=dataclasses.replace(start, folder=folder),
+            runtime=runtime,
+            source=device.source,
+            load=load,
+            changed=lambda: None,
+            terms=PATIENT,
+            selftest=lambda _: SelfTestReport(ok=True),
+        )
+        updater.start()
+        updater.assign(device.wish(second))
+        async with asyncio.timeout(30):
+            while updater.report().state not in ("committed", "refused"):
+                assert (await runtime.ask(parts_of(sure()))).label
+                if updater.record.state == "probation":
+                    runtime.failed += not healthy
+                await asyncio.sleep(0.002)
+        await updater.stop()
+        assert (updater.record.state, updater.record.version) == (("committed", "2") if healthy else ("refused", "1"))
+        assert device.boot().model.manifest.version == ("2" if healthy else "1")
+        full, changes = full + 2, folder.changes
+    assert changes > 8
+
+
+async def test_a_model_that_says_something_else_than_the_one_before_is_rolled_back(
+    device: Device, tmp_path: Path
+) -> None:
+    other = make_bundle(tmp_path / "other", TASK, seed=1, bias=50.0, version="2")
+    device.source.add(other)
+    terms = UpdateTerms(probation_answers=10**6, probation_s=60.0, ask_s=0.01, watch=ProbationTerms(agreement=0.9))
+    updater = device.run(terms=terms)
+    updater.assign(device.wish(other))
+    await until(lambda: on_probation(updater))
+    async with asyncio.timeout(30):
+        while updater.report().state != "refused":
+            for number in range(3):
+                await device.runtime.ask(parts_of(sure(number)))
+            await asyncio.sleep(0.001)
+    assert updater.record.code == "live_disagreement"
+    assert device.runtime.model.manifest.version == "1"
+    await updater.stop()
+
+
+async def test_the_watch_over_the_new_certificate_ends_a_probation_too(device: Device, second: Path) -> None:
+    alarm = False
+    terms = UpdateTerms(probation_answers=10**6, ask_s=0.01)
+    updater = device.run(terms=terms, senses=Senses(alarm=lambda: alarm))
+    updater.assign(device.wish(second))
+    await until(lambda: on_probation(updater))
+    alarm = True
+    await until(lambda: updater.report().state == "refused")
+    assert updater.record.code == "live_risk"
+    await updater.stop()
+
+
+async def test_a_bundle_that_asks_for_all_memory_is_refused_by_the_child_and_the_agent_lives(
+    device: Device, tmp_path: Path
+) -> None:
+    greedy = make_bundle(tmp_path / "greedy", TASK, seed=4, version="4")
+    device.source.add(greedy)
+    updater = device.run(
+        selftest=partial(run_selftest, memory_mb=60)
+    )  # less than any model needs: as a bomb that asks for more
+    updater.assign(device.wish(greedy))
+    await until(lambda: updater.report().state == "refused")
+    assert updater.record.code in ("out_of_memory", "crashed", "timeout") or "self-test" in updater.record.reason
+    assert await ask(device, 1) == {"1"}
+    await updater.stop()
+
+
+async def test_a_child_that_is_killed_refuses_the_release_and_nothing_else(device: Device, second: Path) -> None:
+    crash = (sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    updater = device.run(selftest=partial(run_selftest, command=crash))
+    updater.assign(device.wish(second))
+    await until(lambda: updater.report().state == "refused")
+    assert updater.record.code == "crashed" and "SIGSEGV" in updater.record.reason
+    assert await ask(device, 1) == {"1"}
+    await updater.stop()

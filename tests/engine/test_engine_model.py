@@ -27,6 +27,7 @@ class ConstantSession:
     """A runtime that gives what it is told to; the fake of `outrider_engine.session.Session`."""
 
     provider = "CPUExecutionProvider"
+    passed_over = ()
 
     def __init__(self, outputs: Callable[[int], dict[str, np.ndarray]], batch: int | str = "batch") -> None:
         self.inputs = [TensorFact("pixels", "float32", (batch, 3, 32, 32)), TensorFact("words", "float32", (batch, 96))]

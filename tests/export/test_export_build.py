@@ -32,6 +32,7 @@ def test_a_bundle_is_a_flat_directory_that_verifies(built: BuildReport, task: Ta
     assert bundle.digest == built.digest
     assert {path.name for path in built.bundle.iterdir()} == {
         MANIFEST_FILE,
+        "certification.msgpack",
         "golden.msgpack",
         "license.txt",
         "model.fp32.onnx",

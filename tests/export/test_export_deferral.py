@@ -31,7 +31,7 @@ from outrider_export.deferral import (
 )
 from outrider_export.networks import ImageNet, ImageTextNet, Reveals, Shape
 from outrider_export.parity import run_rows
-from outrider_export.quantize import static_int8
+from outrider_export.quantize import to_int8
 from outrider_export.students import Architecture
 from outrider_export.to_onnx import export_onnx
 from outrider_wire.acceptance import accepted
@@ -312,8 +312,8 @@ def test_int8_leaves_the_head_in_floating_point(
     assert deferring.manifest.variants[0].parity["deferral_correlation"] > 0.98
     data = (deferring.bundle / "model.fp32.onnx").read_bytes()
     feeds = list(stickers.tuning.tensors(architecture.inputs(task)).batches(50))
-    exact = static_int8(data, feeds, exact=["support", "deferral"]).data
-    without = static_int8(data, feeds, exact=["support"]).data
+    exact = to_int8(data, feeds, exact=["support", "deferral"]).data
+    without = to_int8(data, feeds, exact=["support"]).data
     assert int8_matrices(without) - int8_matrices(exact) == 2, "the head's two layers"
     assert int8_matrices(exact) >= 4
 

@@ -13,7 +13,7 @@ from outrider_engine.walk import walk
 from outrider_export.adopt import onnx_architecture, read_onnx
 from outrider_export.data import Table, Tensors
 from outrider_export.parity import parity, run_rows
-from outrider_export.quantize import Quantized, static_int8
+from outrider_export.quantize import Quantized, to_int8
 from outrider_export.students import Architecture
 from outrider_export.support import Deployable, fit_known, pooled_features
 from outrider_export.to_onnx import OPSET, export_onnx
@@ -42,7 +42,7 @@ def exported(deployable: Deployable, architecture: Architecture, task: Task) -> 
 
 @pytest.fixture(scope="module")
 def quantized(exported: bytes, rows: Tensors) -> Quantized:
-    return static_int8(exported, list(rows.batches(50)), exact=["support"])
+    return to_int8(exported, list(rows.batches(50)), exact=["support"])
 
 
 def test_the_same_module_gives_the_same_bytes(
@@ -52,7 +52,7 @@ def test_the_same_module_gives_the_same_bytes(
 
 
 def test_the_same_rows_give_the_same_int8_bytes(exported: bytes, quantized: Quantized, rows: Tensors) -> None:
-    assert static_int8(exported, list(rows.batches(50)), exact=["support"]).data == quantized.data
+    assert to_int8(exported, list(rows.batches(50)), exact=["support"]).data == quantized.data
 
 
 def test_the_bytes_say_nothing_of_the_machine(exported: bytes, quantized: Quantized) -> None:

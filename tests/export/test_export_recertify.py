@@ -51,14 +51,14 @@ def test_the_rule_stays_and_its_thresholds_and_certificate_are_new(
     assert open_bundle(built.bundle).digest == built.digest  # the original is as it was
 
 
-def test_in_place_only_the_manifest_changes(
+def test_in_place_only_the_manifest_and_the_items_change(
     built: BuildReport, task: Task, fresh: tuple[Table, Table], tmp_path: Path
 ) -> None:
     mine = tmp_path / "mine"
     shutil.copytree(built.bundle, mine)
     model = load_model(mine, bounds=task.inputs)
     found = recertify(model=model, task=task, tuning=fresh[0], certification=fresh[1], promise=PROMISE, key="k")
-    assert write_copy(mine, mine, found.manifest) == load_model(mine, bounds=task.inputs).digest
+    assert write_copy(mine, mine, found.manifest, found.items) == load_model(mine, bounds=task.inputs).digest
     assert sorted(each.name for each in mine.iterdir()) == sorted(each.name for each in built.bundle.iterdir())
 
 

@@ -20,6 +20,8 @@ from outrider.sim.power.sweep import Recorded, recorded, sweep
 
 LUCKY_EVERY = 16
 """Disks that kept everything differ after every write: by default one in so many is looked at."""
+SPARSE = {"obey": 24, "recoil": 24}
+"""Of a life with hundreds of different disks, by default one in so many is looked at; a slow test looks at all."""
 MATTERS = [
     ("enqueue", "fsync", r"/outbox/payload/\..*"),
     ("enqueue", "fsyncdir", r"/outbox/payload"),
@@ -34,6 +36,12 @@ MATTERS = [
     ("switch", "fsync", r".*/incoming/.*manifest\.json.*"),
     ("switch", "fsyncdir", r".*/incoming/[0-9a-f]{64}"),
     ("switch", "fsyncdir", r"/slots"),
+    ("obey", "fsync", r"/slots/easy-vqa/incoming/.*/model\.int8\.onnx"),
+    ("obey", "fsyncdir", r"/slots"),
+    pytest.param(*("recoil", "fsync", r"/slots/easy-vqa-night/incoming/.*/golden\.msgpack"), marks=pytest.mark.slow),
+    ("believe", "fsync", r"/trust/\.timestamp\.json\..*"),
+    ("believe", "fsync", r"/trust/\.highest\..*"),
+    ("believe", "fsyncdir", r"/trust"),
 ]
 """(life, kind of sync, path): wherever one of these is left out, something that was promised is lost."""
 
@@ -58,14 +66,27 @@ class Runs:
 
 
 @pytest.mark.usefixtures("fuse")
-@pytest.mark.parametrize("name", LIVES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "recoil" else []) for name in LIVES]
+)
 def test_what_was_promised_before_the_cut_is_there_after_it(name: str, runs: Runs) -> None:
     run: Recorded = runs.of(name)
     assert len(run.syncs) > 15 and any(op.kind == "said" for op in run.journal)
-    seen, faults = sweep(run, models=("strict", "journalled"))
+    every = SPARSE.get(name, 1)
+    seen, faults = sweep(run, models=("strict", "journalled"), every=every)
     assert not faults
-    assert seen > 50
-    assert not sweep(run, models=("lucky",), every=LUCKY_EVERY)[1]
+    assert seen * every > 50
+    assert not sweep(run, models=("lucky",), every=LUCKY_EVERY * every)[1]
+
+
+@pytest.mark.usefixtures("fuse")
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", SPARSE)
+def test_every_cut_of_an_order_leaves_both_tasks_on_one_side_of_it(name: str, runs: Runs) -> None:
+    seen, faults = sweep(runs.of(name), models=("strict", "journalled"))
+    assert not faults
+    assert seen > 300
 
 
 @pytest.mark.usefixtures("fuse")

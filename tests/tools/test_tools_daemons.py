@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from video_world import passing, still, write_clip
 
 import factory
 import outrider as client_package
@@ -97,6 +98,25 @@ def test_the_daemon_carries_no_training_library(daemon):
     mapped = Path(f"/proc/{daemon.pid}/maps").read_text()
     assert "onnxruntime" in mapped
     assert not [name for name in ("torch", "onnx", "scipy", "matplotlib") if f"/{name}/" in mapped]
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells what a process has mapped")
+def test_a_camera_is_read_by_a_process_of_its_own_and_ps_tells_how_it_fares(start, site, outrider):
+    write_clip(site / "clip.mkv", [*still(55), *passing(25), *still(75)])
+    sources = ("--source", "file:clip.mkv", "--source", "dir:away", "--part", f"question={factory.QUESTION}")
+    daemon = start(*EDGE, "--port", 0, "--socket", "agent.sock", *sources, until="agent.ready")
+    with client_package.Client(f"unix:{site}/agent.sock") as client:
+        deadline = time.monotonic() + 30
+        while not (camera := client.status()["sources"]["file-1"])["asked"]:
+            assert time.monotonic() < deadline, (site / "log").read_text()
+            time.sleep(0.05)
+    mapped = Path(f"/proc/{daemon.pid}/maps").read_text()
+    assert not [name for name in ("libavcodec", "cv2") if name in mapped]
+    assert (camera["state"], camera["events"], camera["asked"]) == ("up", 1, 1)
+    shown = outrider("edge", "ps", "--agent", f"unix:{site}/agent.sock")
+    assert "file-1" in shown.out
+    assert "away" in shown.out, "the folder that is not there"
+    assert ends_cleanly(daemon)
 
 
 def test_ps_without_an_agent_is_unreachable(outrider, tmp_path):

@@ -1,11 +1,15 @@
 """``outrider export run``: one's own torch module becomes a certified bundle, and what cannot become one is said."""
 
+import os
 import random
+from pathlib import Path
 
 import pytest
 
 import factory
 from outrider.task_template import task_text
+from outrider.wanted import Wanted
+from outrider_edge.profile import load_profile
 from outrider_wire.errors import OutriderError
 
 MODULE = """\
@@ -39,11 +43,16 @@ def site(tmp_path):
     return tmp_path
 
 
+def beside(site):
+    """An import path with the test's own module in front of what this run imports."""
+    return os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 FLAGS = ("--task", "task.toml", "--data", "photos", "-o", "out")
 
 
 def test_an_own_module_becomes_a_certified_bundle(outrider, site):
-    ran = outrider("export", "run", "--from", "mine:NearestColour", *FLAGS, "--json", PYTHONPATH=str(site))
+    ran = outrider("export", "run", "--from", "mine:NearestColour", *FLAGS, "--json", PYTHONPATH=beside(site))
     assert ran.code == 0, ran.err
     assert [variant["name"] for variant in ran.json["variants"]] == ["int8", "fp32"]
     assert ran.json["certificate"]["risk"] == 0.05
@@ -70,10 +79,90 @@ def test_what_is_no_model_is_said_with_the_way_out(source, reads, fix):
     assert fix in raised.value.fix
 
 
-def test_an_unknown_precision_is_refused_before_anything_is_loaded(outrider):
-    ran = outrider("export", "run", "--from", "x:y", *FLAGS, "--variant", "int4")
+def test_an_unknown_variant_is_refused_before_anything_is_loaded(outrider, site):
+    for wrong in (("--variant", "int4"), ("--force", "int4")):
+        ran = outrider("export", "run", "--from", "x:y", *FLAGS, *wrong)
+        assert ran.code == 2
+        assert "int8-entropy" in ran.err
+    ran = outrider("export", "run", "--from", "x:y", *FLAGS, "--profile", "jetson-orin-nan")
     assert ran.code == 2
-    assert "int8,fp32" in ran.err
+    assert "did you mean 'jetson-orin-nano'" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("profile", "names"),
+    [
+        ("generic-x86-64", ["int8", "fp32"]),
+        ("raspberry-pi-5", ["int8-symmetric", "fp32"]),
+        ("jetson-orin-nano", ["int8-symmetric", "fp16", "fp32"]),
+    ],
+)
+def test_a_profile_gets_the_variants_that_its_hardware_runs_well(profile, names):
+    assert Wanted(profile=load_profile(profile, Path())).names == names
+    assert Wanted(profile=load_profile(profile, Path()), variants=["fp32"], forced=["fp16"]).names == ["fp32", "fp16"]
+    assert set(Wanted(profile=load_profile(profile, Path()), objective="size").names) >= {*names, "int8-dynamic"}
+
+
+def test_nothing_asked_for_is_int8_and_fp32():
+    assert Wanted().names == ["int8", "fp32"]
+
+
+def test_the_table_of_variants_is_listed(outrider):
+    listed = outrider("export", "variants", "--json").json
+    assert {"fp32", "fp16", "int8", "int8-symmetric", "int8-dynamic"} <= {each["name"] for each in listed}
+    assert "TensorRT" in outrider("export", "variants").out
+
+
+def test_an_objective_picks_one_variant_from_a_front_that_is_shown(outrider, site):
+    ran = outrider(
+        "export",
+        "run",
+        "--from",
+        "mine:NearestColour",
+        *FLAGS,
+        "--objective",
+        "size",
+        "--json",
+        PYTHONPATH=beside(site),
+    )
+    assert ran.code == 0, ran.err
+    said = ran.json
+    assert len(said["candidates"]) >= 5
+    assert said["picked"] in said["front"]
+    sizes = {each["name"]: each["bytes"] for each in said["candidates"]}
+    assert sizes[said["picked"]] == min(sizes.values())
+    assert [each["name"] for each in said["variants"]] == [said["picked"]]
+    assert (site / "out.front.png").read_bytes().startswith(b"\x89PNG")
+    assert said["certificate"]["precision"] == said["variants"][0]["precision"]
+    shown = outrider("bundle", "inspect", "out")
+    assert said["variants"][0]["about"][:20] in " ".join(shown.out.split())
+
+
+def test_a_profile_that_needs_fixed_shapes_gets_them(outrider, site):
+    (site / "qnn.toml").write_text(
+        'name = "qnn"\n[hardware]\narch = "aarch64"\n[runtime]\n'
+        'providers = ["QNNExecutionProvider", "CPUExecutionProvider"]\nprecisions = ["fp32"]\n'
+    )
+    ran = outrider(
+        "export", "run", "--from", "mine:NearestColour", *FLAGS, "--profile", "./qnn.toml", PYTHONPATH=beside(site)
+    )
+    assert ran.code == 0, ran.err
+    from outrider_engine.walk import walk
+
+    assert walk((site / "out" / "model.fp32.onnx").read_bytes()).inputs[0].shape[0] == 1
+    assert outrider("bundle", "verify", "out", "--run", "--json").json["certified"]
+
+
+def test_a_file_larger_than_any_device_takes_is_not_read(tmp_path):
+    from outrider.exporting import find_model
+    from outrider_wire.limits import MODEL_BYTES
+
+    large = tmp_path / "large.onnx"
+    with large.open("wb") as opened:
+        opened.truncate(MODEL_BYTES + 1)
+    with pytest.raises(OutriderError) as raised:
+        find_model(str(large), factory.make_task(), "image-small")
+    assert raised.value.reason == "model_too_large"
 
 
 def test_an_encoder_becomes_a_bundle_with_a_head_of_its_own(outrider, tmp_path):

@@ -19,16 +19,21 @@ from outrider_wire.messages import (
     DeltaFound,
     DeltaWant,
     Desired,
+    Ended,
     Escalation,
     Fact,
     FullForm,
     Message,
+    MetadataFound,
+    MetadataNotice,
+    MetadataWant,
     Part,
     Presence,
     Receipt,
     Refusal,
     Reported,
     SlotReport,
+    StopNotice,
     Telemetry,
 )
 
@@ -116,6 +121,14 @@ MESSAGES: dict[str, Message] = {
     "delta-want": DeltaWant(transfer="t-2", sha256=DIGEST, bases=[OTHER]),
     "delta-found": DeltaFound(transfer="t-2", sha256=DIGEST, base=OTHER, delta="5c" * 32, size=4_096),
     "desired": Desired(assignments=[Assignment(task="easy-vqa", release=DIGEST, size=2048, counter=3)]),
+    "desired-by-order": Desired(assignments=[], order=b'{"payloadType":"t"}'),
+    "metadata-want": MetadataWant(transfer="t-1", path="metadata/timestamp.json"),
+    "metadata-found": MetadataFound(
+        transfer="t-1", path="metadata/timestamp.json", sha256=DIGEST, size=9, data=b'{"a": "b"'
+    ),
+    "metadata-absent": MetadataFound(transfer="t-1", path="metadata/2.root.json", sha256=""),
+    "metadata": MetadataNotice(timestamp=7),
+    "stop": StopNotice(envelope=b'{"payloadType":"t"}'),
     "reported": Reported(
         slots=[
             SlotReport(
@@ -130,6 +143,43 @@ MESSAGES: dict[str, Message] = {
                 refused=[OTHER],
             )
         ]
+    ),
+    "reported-by-order": Reported(
+        slots=[
+            SlotReport(
+                task="easy-vqa",
+                running=DIGEST,
+                version="2026.1",
+                slot="b",
+                state="probation",
+                code="too_early",
+                order=4,
+                rollout="spring",
+                release_counter=7,
+                outcome="committed",
+                left_s=60.5,
+            )
+        ],
+        device="cam-1",
+        sequence=12,
+        clock_ms=1_800_000_000_000,
+        order=4,
+        stop=2,
+        metadata={"root": 1, "timestamp": 9},
+        attack="metadata_rolled_back",
+        held="pinned to what runs",
+        ends=[
+            Ended(
+                sequence=3,
+                task="easy-vqa",
+                order=4,
+                rollout="spring",
+                release=DIGEST,
+                outcome="committed",
+                clock_ms=1_800_000_000_000,
+            )
+        ],
+        signed=b"{}",
     ),
     "presence": Presence(
         device="cam-7",

@@ -74,6 +74,13 @@ def altered(change: Callable[[dict[str, Any]], object]) -> bytes:
     return json.dumps(fields).encode()
 
 
+def test_a_certificate_has_one_name_before_and_after_it_is_written() -> None:
+    own = manifest().certificate
+    assert own is not None
+    turned = msgspec.structs.replace(own, claims=dict(reversed(own.claims.items())))
+    assert turned.id == own.id
+
+
 def test_a_manifest_survives_its_bytes() -> None:
     assert decode_manifest(encode_manifest(manifest())) == manifest()
 
@@ -181,3 +188,49 @@ def test_every_single_byte_cut_off_is_noticed() -> None:
     for length in range(0, len(whole) - 2, 17):
         with pytest.raises(BundleError):
             decode_manifest(whole[:length])
+
+
+@pytest.mark.parametrize(
+    ("precisions", "provider", "runs"),
+    [
+        ([], "", "int8"),
+        (["fp32", "int8"], "", "int8"),
+        (["int8", "fp32"], "", "int8"),
+        (["fp32"], "", "fp32"),
+        (["fp16"], "", "int8"),
+        (["fp16", "fp32"], "", "fp32"),
+        (["fp32", "int8"], "CUDAExecutionProvider", "fp32"),
+    ],
+    ids=[
+        "no wish",
+        "the certified one, though it is liked less",
+        "the certified one",
+        "only an uncertified one is wanted",
+        "none that is there is wanted",
+        "the first that is there",
+        "nothing is certified there: the first",
+    ],
+)
+def test_the_first_wanted_variant_that_may_claim_the_certificate_runs(
+    precisions: list[Any], provider: str, runs: str
+) -> None:
+    assert manifest().variant_for(precisions, provider).name == runs
+
+
+def test_items_belong_to_the_manifest_that_names_them_and_renew_only_what_is_unchanged() -> None:
+    items = BundleFile(path="rows.msgpack", sha256=OTHER, size=9, role="certification")
+    whole = msgspec.structs.replace(manifest(), files=[*manifest().files, items], certification="rows.msgpack")
+    assert decode_manifest(encode_manifest(whole)) == whole
+    assert [entry.path for entry in whole.needed] == [entry.path for entry in manifest().files]
+    assert whole.certificate_fault(FP32)
+    assert not whole.replay_fault(FP32)
+    assert manifest().replay_fault(FP32) == "the bundle carries no certification items"
+    hotter = msgspec.structs.replace(whole, calibration=Calibration(temperature=3.0))
+    assert hotter.replay_fault(FP32) == "its calibration changed since it was certified"
+    for broken in (
+        msgspec.structs.replace(whole, certification=None),
+        msgspec.structs.replace(whole, certification="golden.msgpack"),
+        msgspec.structs.replace(whole, files=manifest().files),
+    ):
+        with pytest.raises(BundleDamagedError, match="certification items"):
+            decode_manifest(encode_manifest(broken))

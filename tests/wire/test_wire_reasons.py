@@ -20,6 +20,7 @@ WALKED = (
     "wire/outrider_link/connection.py",
     "wire/outrider_link/http.py",
     "wire/outrider_link/session.py",
+    "wire/outrider_trust/*.py",
     "wire/outrider_wire/blobs.py",
     "wire/outrider_wire/codec.py",
     "wire/outrider_wire/images.py",
@@ -39,9 +40,11 @@ WALKED = (
     "cloud/outrider_cloud/intake/*.py",
     "cloud/outrider_cloud/large/*.py",
     "cloud/outrider_cloud/store/blobstore.py",
+    "cloud/outrider_cloud/trust/*.py",
     "cloud/outrider_cloud/web/api.py",
     "cloud/outrider_cloud/web/device_blobs.py",
     "cloud/outrider_cloud/web/escalating.py",
+    "cloud/outrider_cloud/web/trusting.py",
 )
 LEFT_OUT = {
     "edge/outrider_edge/journey/gate.py": "why an input is sent, which is no trouble",
@@ -96,8 +99,9 @@ def test_every_stage_has_rows_and_every_row_a_way_out() -> None:
 def test_no_code_has_two_rows() -> None:
     from outrider_wire.reason_rows import ROWS
     from outrider_wire.reason_rows_cloud import CLOUD_ROWS
+    from outrider_wire.reason_rows_trust import TRUST_ROWS
 
-    assert len(TABLE) == len(ROWS) + len(CLOUD_ROWS)
+    assert len(TABLE) == len(ROWS) + len(CLOUD_ROWS) + len(TRUST_ROWS)
 
 
 def test_the_tables_hold_every_code_once() -> None:

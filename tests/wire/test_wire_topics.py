@@ -21,7 +21,8 @@ def test_every_topic_that_is_built_parses_to_the_same_names(
 ) -> None:
     topics, names = Topics(), {"task": task, "worker": worker, "transfer": transfer}
     named = {name: value for name, value in names.items() if f"{{{name}}}" in row(kind).pattern}
-    assert topics.parse(topics.of(kind, device, **names)) == Address(kind, device, **named)
+    whom = device if "{device}" in row(kind).pattern else ""
+    assert topics.parse(topics.of(kind, device, **names)) == Address(kind, whom, **named)
 
 
 @given(st.text(max_size=80))
@@ -32,7 +33,9 @@ def test_any_text_is_a_topic_of_the_table_or_refused(topic: str) -> None:
 
 def test_the_direction_is_the_second_level_of_every_topic() -> None:
     for topic in TABLE:
-        assert topic.pattern.split("/")[:2] == ["{device}", "up" if topic.sender == "device" else "down"]
+        whom, direction = topic.pattern.split("/")[:2]
+        assert direction == ("up" if topic.sender == "device" else "down")
+        assert whom == "{device}" or (whom == "all" and topic.sender == "cloud" and topic.retained)
 
 
 def test_every_message_has_a_topic_in_its_direction() -> None:
@@ -42,7 +45,7 @@ def test_every_message_has_a_topic_in_its_direction() -> None:
 
 
 def test_only_states_are_retained() -> None:
-    assert {topic.kind for topic in TABLE if topic.retained} == {"presence", "desired", "reported"}
+    assert {topic.kind for topic in TABLE if topic.retained} == {"presence", "desired", "reported", "stop", "metadata"}
 
 
 def test_workers_share_one_subscription_under_any_root() -> None:

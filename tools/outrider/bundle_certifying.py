@@ -106,7 +106,7 @@ class BundleCertification:
             return refused(error, promise), ""
         if self._out is None or not found.ruling.valid:
             return found.ruling, ""
-        digest = write_copy(self._bundle, self._out, found.manifest)
+        digest = write_copy(self._bundle, self._out, found.manifest, found.items)
         if self._work is not None and use.number:
             self._work.library.store.submit(partial(ledger.name_bundle, number=use.number, bundle=digest)).result()
         return found.ruling, digest

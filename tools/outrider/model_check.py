@@ -22,10 +22,9 @@ from outrider_cloud.answering.strategies import (
     fit_conformal,
     fit_lambda,
 )
-from outrider_cloud.config import CloudConfig, TaskSettings
+from outrider_cloud.config import CloudConfig, TaskSettings, read_tasks
 from outrider_cloud.large.base import LargeModel, LargeRefusal, LargeReply, LargeRequest
 from outrider_cloud.large.table import load_large
-from outrider_cloud.service import read_tasks
 from outrider_wire.calibration import expected_calibration_error, fit_temperature, softmax
 from outrider_wire.errors import CallerUnknownError
 from outrider_wire.task import FACTS_PART, Task

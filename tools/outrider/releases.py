@@ -114,13 +114,13 @@ class CloudApi:
         self, address: str, *, token_file: Path | None = None, ca_file: Path | None = None, timeout_s: float = 60.0
     ) -> None:
         headers = {"Authorization": f"Bearer {read_secret(token_file, 'token of the cloud')}"} if token_file else {}
-        self._http = Transport(
+        self.transport = Transport(
             address, what=CLOUD, start="outrider cloud serve", timeout_s=timeout_s, headers=headers, ca_file=ca_file
         )
 
     def has(self, sha256: str) -> bool:
         """Whether it holds that blob; False too where it does not say."""
-        return self._http.request("HEAD", f"/v1/blobs/{sha256}").status == 200
+        return self.transport.request("HEAD", f"/v1/blobs/{sha256}").status == 200
 
     def put(self, blob: Blob, tell: Tell) -> None:
         """Uploads one file."""
@@ -133,7 +133,7 @@ class CloudApi:
                     sent += len(data)
                     tell(f"uploading {blob.path.name}", sent / max(blob.size, 1))
 
-        reply = self._http.request(
+        reply = self.transport.request(
             "PUT", f"/v1/blobs/{blob.sha256}", body=chunks(), headers={"Content-Length": str(blob.size)}
         )
         if reply.status >= 300:
@@ -149,17 +149,17 @@ class CloudApi:
 
     def devices(self) -> list[Device]:
         """The fleet."""
-        reply = self._http.request("GET", "/v1/devices")
+        reply = self.transport.request("GET", "/v1/devices")
         return decoded(reply.status, reply.body, _Devices, what=CLOUD).devices
 
     def close(self) -> None:
         """Closes idle connections."""
-        self._http.close()
+        self.transport.close()
 
     def _post(self, path: str, body: object, kind: type[T]) -> T:
         import msgspec
 
-        reply = self._http.request(
+        reply = self.transport.request(
             "POST", path, body=msgspec.json.encode(body), headers={"Content-Type": "application/json"}
         )
         return decoded(reply.status, reply.body, kind, what=CLOUD)

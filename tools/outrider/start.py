@@ -1,5 +1,6 @@
 """How a daemon gets its configuration: flags over environment over file. Starts nothing."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,42 @@ def one_task(task: Path | None, **settings: str) -> dict[str, Any]:
             f"--{name} belongs to a task, and none is named", reason="no_task", fix="add --task FILE"
         )
     return {}
+
+
+def sources(given: list[str], parts: dict[str, str]) -> dict[str, Any]:
+    """The override that has these sources and no others: ``camera:0`` → a source of the name ``camera-1``; nothing without one.
+
+    Raises:
+        OperatorConfigError: parts of inputs without a source that they would be parts of.
+    """
+    if parts and not given:
+        raise OperatorConfigError(
+            "--part belongs to a source, and none is named", reason="no_source", fix="add --source"
+        )
+    if not given:
+        return {}
+    found = []
+    for number, text in enumerate(given, 1):
+        scheme, _, place = text.partition(":")
+        url = f"{scheme}:{Path(place).absolute()}" if scheme in ("dir", "file") and place else text
+        name = re.sub("[^a-z0-9]+", "-", scheme.lower()).strip("-") or "source"
+        found.append({"name": f"{name[:32]}-{number}", "url": url, "parts": parts})
+    return {"sources": found}
+
+
+def texts(given: list[str]) -> dict[str, str]:
+    """``NAME=TEXT`` by name.
+
+    Raises:
+        OperatorConfigError: one has no name.
+    """
+    found = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise OperatorConfigError(f"--part {text!r} has no name", reason="usage", fix="write --part NAME=TEXT")
+        found[name] = value
+    return found
 
 
 def nested(**flags: Any) -> dict[str, Any]:

@@ -11,8 +11,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import quote
 
 import aiohttp
+from yarl import URL
 
 from outrider_link.envelope import Tls
 from outrider_link.sinks import Sink
@@ -56,7 +58,7 @@ class CloudHttp:
         self.bytes_put = 0
         """Payload bytes that the cloud has taken."""
         self._slowest = min(SLOWEST_BYTES_PER_S, bytes_per_s or SLOWEST_BYTES_PER_S)
-        self._base = f"{url.rstrip('/')}/v1/devices/{device}/blobs/"
+        self._base = f"{url.rstrip('/')}/v1/devices/{device}/"
         self._tls = tls
         self._session: aiohttp.ClientSession | None = None
         self._trusted: tuple[tuple[int, ...], ssl.SSLContext] | None = None
@@ -83,7 +85,9 @@ class CloudHttp:
         begin = sink.length
         if begin >= size:
             return
-        async with self._asked("GET", sha256, size, headers={"Range": f"bytes={begin}-"} if begin else {}) as reply:
+        async with self._asked(
+            "GET", f"blobs/{sha256}", size, headers={"Range": f"bytes={begin}-"} if begin else {}
+        ) as reply:
             _check(reply, {206} if begin else {200})
             if begin and not reply.headers.get("Content-Range", "").startswith(f"bytes {begin}-"):
                 raise PeerError("the cloud's HTTP API sends another range than was asked", reason="wrong_range")
@@ -94,6 +98,24 @@ class CloudHttp:
                 await _keep(self._down, len(piece))
         if sink.length < size:
             raise UnreachableError("the cloud's HTTP API ended early", reason="http_cut", fix="try again later")
+
+    async def metadata(self, path: str, most: int) -> bytes | None:
+        """A file of signed metadata, at most one byte more than ``most`` of it; None: there is none.
+
+        Raises:
+            UnreachableError: nobody answers now.
+            PeerError: it is refused.
+        """
+        async with self._asked("GET", f"tuf/{quote(path, safe='')}", most, headers={}) as reply:
+            if reply.status == 404:
+                return None
+            _check(reply, {200})
+            found = bytearray()
+            async for piece in reply.content.iter_chunked(_PIECE):
+                found += piece[: most + 1 - len(found)]
+                if len(found) > most:
+                    break
+            return bytes(found)
 
     async def put(self, sha256: str, data: bytes | Path) -> None:
         """Makes a blob lie in the cloud, for an offer of this device that refers to it; done lately, it is not done again.
@@ -108,7 +130,7 @@ class CloudHttp:
             return
         size = _size(data)
         headers = {"Content-Length": str(size), "Content-Type": "application/octet-stream"}
-        async with self._asked("PUT", sha256, size, headers=headers, data=self._pieces(data)) as reply:
+        async with self._asked("PUT", f"blobs/{sha256}", size, headers=headers, data=self._pieces(data)) as reply:
             _check(reply, {200, 201})
         self.bytes_put += size
         self._put[sha256] = now
@@ -118,7 +140,7 @@ class CloudHttp:
 
     @asynccontextmanager
     async def _asked(
-        self, method: str, sha256: str, size: int, *, headers: dict[str, str], data: AsyncIterator[bytes] | None = None
+        self, method: str, place: str, size: int, *, headers: dict[str, str], data: AsyncIterator[bytes] | None = None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The reply, whatever its status. What the network does becomes an error of ours, and a rest."""
         timeout = aiohttp.ClientTimeout(
@@ -131,7 +153,7 @@ class CloudHttp:
                 self._awake(),
                 self._opened().request(
                     method,
-                    self._base + sha256,
+                    URL(self._base + place, encoded=True),
                     headers=headers,
                     data=data,
                     timeout=timeout,

@@ -18,13 +18,13 @@ codings, byte for byte), are all it needs.
 MQTT 5 only, QoS 1 both ways. The client id is the device's name, which is also the name in its certificate. Clean
 start, session expiry 0: nothing rests on what a broker remembers. The last will is `presence` with `online: false`,
 retained; after every connection the device publishes `presence` with `online: true`, retained, and `online: false`
-before it leaves by itself. It subscribes to its own `down/` topics only, and checks every reason code of the SUBACK.
+before it leaves by itself. It subscribes to its own `down/` topics and to `all/down/`, and checks every reason code of the SUBACK.
 Packets above the Maximum Packet Size of the CONNACK are not sent: a part that does not fit is offered by digest.
 
 ### Names
 `device`, `task`, `worker` and `transfer` match `{NAME_GRAMMAR}`. Everything under `up/` is said by the device,
-everything under `down/` by the cloud. The cloud answers on the `down/answer` of the device whose topic it was asked
-on, and ignores a Response Topic.
+everything under `down/` by the cloud; what is under `all/down/` is said to every device. The cloud answers on the
+`down/answer` of the device whose topic it was asked on, and ignores a Response Topic.
 
 ### Coding
 The Content Type property is `application/msgpack` (a map of the field names; also where there is none) or
@@ -72,9 +72,19 @@ A device that holds a file like the one it wants may ask for a delta: `delta_wan
 the digests of what it holds. The reply on `down/blob/{{transfer}}` is `delta_found`, whose `delta` is pulled as any blob,
 or `gone` with the wanted file's digest: `delta_pending` (it is being made: ask again in a few seconds), else there is none.
 What a delta makes is verified by the digest that the manifest says; whoever reads no deltas pulls the file.
+### Signed metadata
+What may be believed of a release is said by metadata of The Update Framework, and a device that was given a root trusts
+nothing else. It asks for a file of the repository with `metadata_want` on `up/blob/releases/{{transfer}}`, its `path`
+being `metadata/timestamp.json`, `metadata/2.root.json`, `targets/…`; the reply, `metadata_found` on
+`down/blob/{{transfer}}`, holds the file (up to {INLINE_BYTES} bytes), or only its digest and size, and then it is
+pulled as a blob; with an empty `sha256` there is no such file. What the cloud wants of a device within a signed plan is
+the `order` of `desired`: a DSSE envelope (payload type `application/vnd.outrider.order+json`), signed with the keys that the
+targets role delegates `control` to. `all/down/stop` is for every device, and carries an envelope of
+`application/vnd.outrider.stop+json`: the highest number holds. `all/down/metadata` hints that there is something newer.
 
 ### What is retained
-`presence`, `reported` and `down/desired` are retained, as a hint: what counts is what is said after the connection.
+`presence`, `reported`, `down/desired` and what is said to all are retained, as a hint: what counts is what is said after
+the connection, and of what is signed, the signature.
 An empty payload clears one.
 """
 
@@ -104,6 +114,9 @@ FIELDS = {
     ("BlobWant", "worker"): "Names the topic that the blocks go to.",
     ("DeltaWant", "bases"): "SHA-256 of files that the device holds, the likeliest first.",
     ("DeltaFound", "delta"): "SHA-256 of the delta itself: what is pulled.",
+    ("MetadataFound", "sha256"): "SHA-256 of the file; empty: there is no such file.",
+    ("MetadataFound", "data"): "All of the file, or empty: it is pulled as a blob.",
+    ("Desired", "order"): "A DSSE envelope with the cloud's order; empty: there is none.",
     ("Presence", "boot_id"): "Another one after every start of the device.",
     ("Presence", "wire"): "The wire versions that the device speaks.",
 }

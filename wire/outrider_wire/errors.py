@@ -16,6 +16,10 @@ The first word of a name is the guilty side::
     │   ├── BundleDamagedError       a file is missing, truncated, or has another digest
     │   ├── BundleUnsafeError        it asks for something no bundle may do
     │   └── BundleMismatchError      sound, but not for this task, runtime or certificate
+    ├── TrustError               whoever signs, serves or keeps what says which releases there are
+    │   ├── TrustRefusedError        not signed as it must be, expired, older than what was seen, or of another kind
+    │   ├── TrustDamagedError        what this device keeps of it is not what it wrote
+    │   └── TrustClockError          this device's clock is behind what it has proof of
     ├── RuleRefusalError         nobody's fault: a gate, certificate or policy says no
     ├── UnreachableError         a broker, server or device does not answer
     └── UndecidedError           the time ran out before there was an answer
@@ -99,6 +103,24 @@ class BundleUnsafeError(BundleError):
 
 class BundleMismatchError(BundleError):
     """A sound bundle, but not for this task, runtime, provider or certificate."""
+
+
+class TrustError(OutriderError):
+    """Nothing new may be believed now; what runs goes on running."""
+
+    exit_code = 3
+
+
+class TrustRefusedError(TrustError):
+    """Metadata, an order or a stop that is not signed as it must be, has expired, is older than what was seen, or is of another kind."""
+
+
+class TrustDamagedError(TrustError):
+    """What this device keeps of the metadata is not what it wrote: it refuses rather than forget what it had seen."""
+
+
+class TrustClockError(TrustError):
+    """The clock stands before a moment that is known to have passed, so that nothing would ever expire."""
 
 
 class RuleRefusalError(OutriderError):

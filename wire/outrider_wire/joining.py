@@ -22,6 +22,8 @@ WORKER_PREFIX = "outrider-cloud-"
 PEM_BYTES = 16 * 1024
 """Largest certificate, request or list of authorities that either side reads."""
 MAX_LINE = 2048
+ROOT_BYTES = 48 * 1024
+"""Largest root of trust that a device is given when it joins."""
 
 Pem = Annotated[str, Meta(max_length=PEM_BYTES)]
 Secret = Annotated[str, Meta(pattern=rf"^[A-Za-z0-9_-]{{22,128}}{END}")]
@@ -45,7 +47,7 @@ class RenewRequest(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True
 
 
 class JoinReply(Struct, kw_only=True, frozen=True):
-    """Cloud → device. The last four are empty while a person has still to accept it."""
+    """Cloud → device. All but the first two are empty while a person has still to accept it."""
 
     device: Name
     state: Literal["accepted", "waiting"]
@@ -56,6 +58,8 @@ class JoinReply(Struct, kw_only=True, frozen=True):
     root: str = ""
     """What every topic begins with."""
     group: str = ""
+    trust: Annotated[str, Meta(max_length=ROOT_BYTES)] = ""
+    """Root metadata of The Update Framework: from then on the device believes releases by nothing else. Empty: they are not signed."""
 
 
 class JoinLine(NamedTuple):

@@ -5,7 +5,7 @@ by SHA-256 and size.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -24,6 +24,7 @@ FileName = Annotated[str, Meta(pattern=FILE_PATTERN)]
 """A plain file name: a bundle has no folders, so that no path can lead outside it."""
 
 Precision = Literal["fp32", "fp16", "int8"]
+"""What most of a model's arithmetic is done in. Two variants of one precision differ in their recipe, and so in their file."""
 
 
 class BundleFile(Struct, kw_only=True, frozen=True):
@@ -32,7 +33,7 @@ class BundleFile(Struct, kw_only=True, frozen=True):
     path: FileName
     sha256: Digest
     size: Annotated[int, Meta(ge=0, le=MODEL_BYTES)]
-    role: Literal["model", "golden", "task", "tokenizer", "licence", "other"]
+    role: Literal["model", "golden", "task", "tokenizer", "licence", "certification", "other"]
 
 
 class Step(Struct, kw_only=True, frozen=True):
@@ -63,6 +64,19 @@ class Outputs(Struct, kw_only=True, frozen=True, omit_defaults=True):
     deferral: str | None = None
 
 
+Sentence = Annotated[str, Meta(max_length=512)]
+"""A sentence for people."""
+
+
+class LeftInFloat(Struct, kw_only=True, frozen=True):
+    """A part of a model that its precision does not cover."""
+
+    what: Sentence
+    why: Sentence
+    operators: Annotated[dict[str, int], Meta(max_length=256)] = {}
+    """How many of each kind."""
+
+
 class Variant(Struct, kw_only=True, frozen=True):
     """The same model at one precision; every execution provider that runs it is named when it is certified."""
 
@@ -71,7 +85,12 @@ class Variant(Struct, kw_only=True, frozen=True):
     precision: Precision
     provider: str = "CPUExecutionProvider"
     parity: dict[str, float] = {}
-    """Against fp32 on real inputs: ``max_abs``, ``mean_abs``, ``agreement``, ``accuracy``."""
+    """Against fp32 on real inputs: ``max_abs``, ``mean_abs``, ``agreement``, ``accuracy``; `outrider_export.parity` has them all."""
+    about: Sentence = ""
+    """What it is."""
+    left_in_float: Annotated[list[LeftInFloat], Meta(max_length=16)] = []
+    forced: Sentence = ""
+    """Why it would not have shipped, had nobody forced it by name; '' when it is within its tolerance."""
 
 
 class Calibration(Struct, kw_only=True, frozen=True, omit_defaults=True):
@@ -194,8 +213,8 @@ class Certificate(Struct, kw_only=True, frozen=True):
 
     @property
     def id(self) -> str:
-        """Short name of the certificate: what an answer cites."""
-        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:16]
+        """Short name of the certificate, the same before it is written and after: what an answer cites."""
+        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()[:16]
 
 
 class Manifest(Struct, kw_only=True, frozen=True):
@@ -215,6 +234,8 @@ class Manifest(Struct, kw_only=True, frozen=True):
     golden: FileName | None = None
     golden_tolerance: float = 1e-2
     """Largest absolute difference of a logit between a golden output and the device's."""
+    certification: FileName | None = None
+    """The rows that the certificate was made on, for whatever else is to run the bundle; a bundle is whole without that file."""
     parent: Digest | None = None
     """The bundle whose model this one was trained from."""
     architecture: str = ""
@@ -229,6 +250,29 @@ class Manifest(Struct, kw_only=True, frozen=True):
     def file(self, path: str) -> BundleFile | None:
         """The entry of that file."""
         return next((entry for entry in self.files if entry.path == path), None)
+
+    @property
+    def needed(self) -> list[BundleFile]:
+        """The files that a device must have; the others are fetched when they are wanted."""
+        return [entry for entry in self.files if entry.role != "certification"]
+
+    def variant_for(self, precisions: Sequence[Precision], provider: str = "") -> Variant:
+        """The variant that a device runs.
+
+        Args:
+            precisions: in the device's order of preference; empty: as the bundle orders its variants.
+            provider: that runs it; '': the one that each variant names.
+
+        Returns:
+            In that order the first that may claim the certificate; where none may, the first that there is.
+        """
+        wanted = [each for precision in precisions for each in self.variants if each.precision == precision]
+        if not wanted:
+            return self.variants[0]
+        run = [msgspec.structs.replace(each, provider=provider or each.provider) for each in wanted]
+        return next(
+            (each for each, runs in zip(wanted, run, strict=True) if not self.certificate_fault(runs)), wanted[0]
+        )
 
     def claims(self, variant: Variant) -> dict[str, str]:
         """Digest of everything a certificate is a claim about, part by part, for one variant."""
@@ -255,8 +299,19 @@ class Manifest(Struct, kw_only=True, frozen=True):
             return f"it certifies precision {certificate.precision}, and {variant.precision} runs"
         if variant.provider != certificate.provider:
             return f"it certifies provider {certificate.provider}, and {variant.provider} runs"
+        return self._changed(certificate, variant, CLAIMED)
+
+    def replay_fault(self, variant: Variant) -> str:
+        """Why no replay of the certification items could renew the certificate for this variant; '' when one may."""
+        if self.certificate is None:
+            return "the bundle carries no certificate"
+        if self.certification is None:
+            return "the bundle carries no certification items"
+        return self._changed(self.certificate, variant, {name: CLAIMED[name] for name in CLAIMED if name != "model"})
+
+    def _changed(self, certificate: Certificate, variant: Variant, parts: Mapping[str, str]) -> str:
         found = self.claims(variant)
-        changed = [said for name, said in CLAIMED.items() if certificate.claims.get(name) != found[name]]
+        changed = [said for name, said in parts.items() if certificate.claims.get(name) != found[name]]
         return f"{' and '.join(changed)} changed since it was certified" if changed else ""
 
 
@@ -316,6 +371,13 @@ def _check_references(manifest: Manifest) -> None:
     missing = {variant.file for variant in manifest.variants} - named
     if manifest.golden and manifest.golden not in named:
         missing.add(manifest.golden)
+    items = [entry.path for entry in manifest.files if entry.role == "certification"]
+    if items != ([manifest.certification] if manifest.certification else []):
+        raise BundleDamagedError(
+            "the manifest's certification items and the file of that role do not belong together",
+            reason="manifest_inconsistent",
+            fix="build the bundle again",
+        )
     if missing:
         raise BundleDamagedError(
             f"the manifest refers to {sorted(missing)[0]!r}, which it does not list",

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from outrider_wire.limits import BLOB_BYTES, BLOCK_BYTES, ENTRIES, LABELS, PARTS, WIRE_VERSION
-from outrider_wire.names import Digest, Identifier, Label, Name, Reason
+from outrider_wire.limits import BLOB_BYTES, BLOCK_BYTES, ENTRIES, INLINE_BYTES, LABELS, PARTS, WIRE_VERSION
+from outrider_wire.names import END, Digest, Identifier, Label, Name, Reason
 
 Version = Annotated[int, Meta(ge=1, le=1000)]
 Count = Annotated[int, Meta(ge=0, lt=2**53)]
@@ -19,6 +19,9 @@ Modality = Literal["image", "audio", "text", "series"]
 Probabilities = Annotated[list[Share], Meta(max_length=LABELS)]
 Finite = Annotated[float, Meta(ge=-1e15, le=1e15)]
 """A bound is what refuses NaN and infinity, which MessagePack carries and JSON cannot say."""
+SignedBytes = Annotated[bytes, Meta(max_length=64 * 1024)]
+MetadataPath = Annotated[str, Meta(max_length=256, pattern=rf"^[a-z0-9_][a-z0-9._-]*(/[a-z0-9_][a-z0-9._-]*)*{END}")]
+"""Of a file in a repository of signed metadata; it can lead nowhere else."""
 Milliseconds = Annotated[dict[Annotated[str, Meta(max_length=32)], Finite], Meta(max_length=ENTRIES)]
 
 
@@ -191,6 +194,45 @@ class DeltaFound(Struct, kw_only=True, frozen=True, tag="delta_found"):
     v: Version = WIRE_VERSION
 
 
+class MetadataWant(Struct, kw_only=True, frozen=True, tag="metadata_want"):
+    """Device → cloud: send this file of signed metadata."""
+
+    transfer: Name
+    """Names the topic that the reply goes to."""
+    path: MetadataPath
+    """Within the repository: ``metadata/timestamp.json``, ``metadata/3.easy-vqa.json``, ``targets/…``."""
+    v: Version = WIRE_VERSION
+
+
+class MetadataFound(Struct, kw_only=True, frozen=True, tag="metadata_found"):
+    """Cloud → device: the file, or how to pull it, or that there is none. Nothing of it is believed before its signatures are."""
+
+    transfer: Name
+    path: MetadataPath
+    sha256: Annotated[str, Meta(pattern=rf"^([0-9a-f]{{64}})?{END}")]
+    """Of the file; empty: there is no such file."""
+    size: Annotated[int, Meta(ge=0, le=BLOB_BYTES)] = 0
+    data: Annotated[bytes, Meta(max_length=INLINE_BYTES)] = b""
+    """All of it, up to 64 KiB; of a larger one nothing: it is pulled as a blob by its digest."""
+    v: Version = WIRE_VERSION
+
+
+class MetadataNotice(Struct, kw_only=True, frozen=True, tag="metadata"):
+    """Cloud → all devices, retained: a hint that newer metadata can be had."""
+
+    timestamp: Count
+    """Version of the newest timestamp."""
+    v: Version = WIRE_VERSION
+
+
+class StopNotice(Struct, kw_only=True, frozen=True, tag="stop"):
+    """Cloud → all devices, retained: the newest emergency stop."""
+
+    envelope: SignedBytes
+    """A `Stop` in a DSSE envelope."""
+    v: Version = WIRE_VERSION
+
+
 class Assignment(Struct, kw_only=True, frozen=True):
     """Which release one task's slot should hold."""
 
@@ -207,12 +249,24 @@ class Desired(Struct, kw_only=True, frozen=True, tag="desired"):
     """Cloud → device, retained: a hint until the device has verified it."""
 
     assignments: Annotated[list[Assignment], Meta(max_length=64)]
+    order: SignedBytes | UnsetType = UNSET
+    """The cloud's signed order, in a DSSE envelope; a device with a root of trust obeys nothing else. Left out where there is
+    none; see `signed`."""
     v: Version = WIRE_VERSION
+
+    @property
+    def signed(self) -> bytes:
+        """The order's envelope; empty: there is none."""
+        return b"" if self.order is UNSET else self.order
 
 
 SlotState = Literal[
     "idle", "offered", "fetching", "staged", "testing", "armed", "probation", "committed", "rollback", "refused"
 ]
+
+
+Outcome = Literal["", "committed", "refused", "rolled_back", "companion", "stopped", "gave_up", "replaced"]
+"""How an order ended: ``refused`` before it ran here, ``rolled_back`` after; ``companion``: another task of it failed."""
 
 
 class SlotReport(Struct, kw_only=True, frozen=True):
@@ -228,12 +282,60 @@ class SlotReport(Struct, kw_only=True, frozen=True):
     """The release this state is about, when it is not the running one."""
     counter: Count = 0
     refused: Annotated[list[Digest], Meta(max_length=64)] = []
+    code: Annotated[str, Meta(max_length=64)] | UnsetType = UNSET
+    """The reason, for programs. Left out, like what follows, where there is nothing to say."""
+    order: Count | UnsetType = UNSET
+    """Number of the newest signed order that this task heeds."""
+    rollout: Annotated[str, Meta(max_length=64)] | UnsetType = UNSET
+    release_counter: Count | UnsetType = UNSET
+    """The running release's own, given by its signer."""
+    outcome: Outcome | UnsetType = UNSET
+    """Of that order; left out while it is under way."""
+    left_s: Annotated[float, Meta(ge=0, le=1e15)] | UnsetType = UNSET
+    """Run time until this state's deadline."""
+
+
+class Ended(Struct, kw_only=True, frozen=True):
+    """How one order ended for one task: told until newer ones have taken its place, so that the cloud hears of each."""
+
+    sequence: Count
+    """Counts what ended on this device: with the device's name, the key by which a repeat is known."""
+    task: Name
+    order: Count
+    """0: nothing signed brought it."""
+    rollout: Annotated[str, Meta(max_length=64)] = ""
+    release: Annotated[str, Meta(max_length=64)]
+    outcome: Outcome
+    code: Annotated[str, Meta(max_length=64)] = ""
+    reason: Annotated[str, Meta(max_length=256)] = ""
+    clock_ms: Count = 0
+    """UTC by the device's own clock, which may be wrong."""
 
 
 class Reported(Struct, kw_only=True, frozen=True, tag="reported"):
     """Device → cloud, retained: what really runs, and why."""
 
     slots: Annotated[list[SlotReport], Meta(max_length=64)]
+    device: Annotated[str, Meta(max_length=64)] | UnsetType = UNSET
+    """Left out, like what follows, where there is nothing to say."""
+    sequence: Count | UnsetType = UNSET
+    """Grows with every report of this device, over restarts too."""
+    clock_ms: Count | UnsetType = UNSET
+    """UTC by the device's own clock, which may be wrong."""
+    order: Count | UnsetType = UNSET
+    """The highest number of a signed order that was heeded."""
+    stop: Count | UnsetType = UNSET
+    """The highest number of a stop that was heeded."""
+    metadata: Annotated[dict[Annotated[str, Meta(max_length=64)], Count], Meta(max_length=ENTRIES)] | UnsetType = UNSET
+    """Version of each role's metadata that the device trusts."""
+    attack: Annotated[str, Meta(max_length=64)] | UnsetType = UNSET
+    """Reason code of the last metadata, order or stop that was refused as forged, replayed or damaged."""
+    held: Annotated[str, Meta(max_length=512)] | UnsetType = UNSET
+    """Why nothing begins on this device now: a stop, a pin, a damaged record."""
+    ends: Annotated[list[Ended], Meta(max_length=32)] | UnsetType = UNSET
+    """The newest ends, oldest first."""
+    signed: Annotated[bytes, Meta(max_length=512 * 1024)] | UnsetType = UNSET
+    """The same without this field, as an `outrider_trust.envelope.Envelope` signed with the device's key."""
     v: Version = WIRE_VERSION
 
 
@@ -287,8 +389,22 @@ class Telemetry(Struct, kw_only=True, frozen=True, tag="telemetry"):
     v: Version = WIRE_VERSION
 
 
-UplinkMessage = Escalation | Presence | Reported | Telemetry | BlobWant | BlobBlock | BlobGone | DeltaWant
-DownlinkMessage = Receipt | Answer | Refusal | Desired | BlobWant | BlobBlock | BlobGone | DeltaFound
+UplinkMessage = (
+    Escalation | Presence | Reported | Telemetry | BlobWant | BlobBlock | BlobGone | DeltaWant | MetadataWant
+)
+DownlinkMessage = (
+    Receipt
+    | Answer
+    | Refusal
+    | Desired
+    | BlobWant
+    | BlobBlock
+    | BlobGone
+    | DeltaFound
+    | MetadataFound
+    | MetadataNotice
+    | StopNotice
+)
 Message = (
     Escalation
     | Receipt
@@ -299,6 +415,10 @@ Message = (
     | BlobGone
     | DeltaWant
     | DeltaFound
+    | MetadataWant
+    | MetadataFound
+    | MetadataNotice
+    | StopNotice
     | Desired
     | Reported
     | Presence

@@ -9,8 +9,13 @@ from outrider_wire.manifest import Precision
 from outrider_wire.names import END, Name
 from outrider_wire.settings import parse_toml
 
-Provider = Annotated[str, Meta(pattern=rf"^[A-Za-z0-9]{{1,56}}ExecutionProvider{END}")]
+NATIVE_PROVIDERS = ("tensorrt", "tensorrt_rtx")
+"""Engines that run a model without ONNX Runtime."""
+OnnxProvider = Annotated[str, Meta(pattern=rf"^[A-Za-z0-9]{{1,56}}ExecutionProvider{END}")]
 """A name of ONNX Runtime's: ``CUDAExecutionProvider``."""
+Provider = Annotated[str, Meta(pattern=rf"^([A-Za-z0-9]{{1,56}}ExecutionProvider|{'|'.join(NATIVE_PROVIDERS)}){END}")]
+"""One of these, or of `NATIVE_PROVIDERS`."""
+OnnxProviders = Annotated[list[OnnxProvider], Meta(max_length=16)]
 Providers = Annotated[list[Provider], Meta(max_length=16)]
 Celsius = Annotated[float, Meta(ge=20.0, le=150.0)]
 Folder = Annotated[str, Meta(pattern=rf"^(/[A-Za-z0-9._-]+){{1,16}}{END}", max_length=256)]
@@ -38,7 +43,7 @@ class RuntimeTerms(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True
         default_factory=lambda: ["CPUExecutionProvider"]
     )
     """In order of preference; one that is not installed is left out, and said."""
-    required: Providers = []
+    required: OnnxProviders = []
     """Those without which the agent does not start."""
     precisions: Annotated[list[Precision], Meta(max_length=8)] = []
     """In order of preference, of what this hardware runs well; empty: as the bundle orders them."""

@@ -2,7 +2,7 @@
 
 from typing import Literal, NamedTuple
 
-Stage = Literal["asked", "part", "stays", "link", "blob", "letter", "busy", "later", "ended", "ignored"]
+Stage = Literal["asked", "part", "stays", "link", "blob", "letter", "busy", "later", "ended", "ignored", "trust"]
 By = Literal["device", "cloud", "broker"]
 Acts = Literal["application", "operator of the device", "operator of the cloud", "nobody"]
 

@@ -314,6 +314,7 @@ ROWS: tuple[Reason, ...] = (
     # ignored
     Reason("idle_receipts", "ignored", _DEVICE, _NOBODY, "a receipt of no question at hand", "nothing: repeated"),
     Reason("repeated", "ignored", _DEVICE, _NOBODY, "an answer to what has ended already", "nothing: the first counts"),
+    Reason("unasked_metadata", "ignored", _DEVICE, _NOBODY, "a file of metadata that nobody waits for", "nothing"),
     Reason(
         "unasked_block",
         "ignored",

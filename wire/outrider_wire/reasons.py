@@ -1,6 +1,6 @@
 """Every reason code that an escalation, a part of an input or a dead letter can meet on its way, and what to do about it. Pure.
 
-The rows are in `outrider_wire.reason_rows` (device, broker, what both share) and `outrider_wire.reason_rows_cloud`; documents and
+The rows are in `outrider_wire.reason_rows` (device, broker, what both share), `reason_rows_cloud` and `reason_rows_trust`; documents and
 commands are made from them, and a test holds them against the code. What keeps a process from starting is not here: it says
 itself what to do.
 """
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from outrider_wire.reason_row import Reason, Stage
 from outrider_wire.reason_rows import ROWS
 from outrider_wire.reason_rows_cloud import CLOUD_ROWS
+from outrider_wire.reason_rows_trust import TRUST_ROWS
 
 STAGES: Mapping[Stage, str] = {
     "asked": "**Refused by the device, as an error to its caller.** Nothing was accepted; counted in `outrider_refusals`.",
@@ -30,10 +31,11 @@ STAGES: Mapping[Stage, str] = {
     "later": "**Later.** The question waits, on the device or in the cloud; nothing has ended.",
     "ended": "**Ended without an answer.** The input is `refused` (or `expired`) on both sides; an audit counts as an error.",
     "ignored": "**Came from the cloud and changed nothing**: counted by the device in `outrider_downlink_ignored`.",
+    "trust": "**Not believed, or not taken, of signed metadata.** Nothing new comes; what runs goes on. In reports, logs and replies.",
 }
 """The parts of the way in order, each with what its codes have in common."""
 
-TABLE: Mapping[str, Reason] = {row.code: row for row in (*ROWS, *CLOUD_ROWS)}
+TABLE: Mapping[str, Reason] = {row.code: row for row in (*ROWS, *CLOUD_ROWS, *TRUST_ROWS)}
 
 
 def what_to_do(code: str) -> str:

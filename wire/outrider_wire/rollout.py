@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from outrider_wire.fitness import Requires
 from outrider_wire.limits import ENTRIES, MANIFEST_BYTES
 from outrider_wire.names import Digest, Name
 
@@ -23,6 +24,7 @@ Milliseconds = Annotated[int, Meta(ge=0, lt=2**53)]
 """UTC, since 1970."""
 Number = Annotated[int, Meta(ge=0, lt=2**53)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+Limit = Annotated[float, Meta(gt=0.0, lt=1.0)]
 
 
 class PlannedRelease(Struct, kw_only=True, frozen=True):
@@ -62,6 +64,26 @@ class WeeklyWindow(Struct, kw_only=True, frozen=True):
         return self.begin <= minute < self.end if self.begin <= self.end else not self.end <= minute < self.begin
 
 
+class Thresholds(Struct, kw_only=True, frozen=True):
+    """When the cloud halts a rollout by itself. Shares are of the devices that began the update, each counted once."""
+
+    failures: Limit = 0.02
+    """The highest tolerated rate of devices that could not take it: damaged, failed self-test, no room."""
+    rollbacks: Limit = 0.02
+    """The same of devices that took it and went back."""
+    alarms: Limit = 0.02
+    """The same of devices whose audits have broken the new certificate's promise since."""
+    silence: Limit = 0.1
+    """The same of devices that were not heard of for `silence_s` since they began."""
+    silence_s: Annotated[int, Meta(ge=60, le=30 * 86400)] = 6 * 3600
+    escalation: Limit = 0.05
+    """By how much the share of escalated inputs may rise on them, beyond how it changed on devices that did not begin."""
+    confidence: Annotated[float, Meta(ge=0.5, le=0.9999)] = 0.95
+    """A release that keeps within all of these is halted with probability at most 1 − confidence, however often one looks."""
+    devices: Annotated[int, Meta(ge=3, le=1000)] = 3
+    """Fewer distinct devices than this halt nothing."""
+
+
 class RolloutPlan(Struct, kw_only=True, frozen=True):
     """What the release engineer signs."""
 
@@ -80,6 +102,11 @@ class RolloutPlan(Struct, kw_only=True, frozen=True):
     """When no device begins an update."""
     rollback_to: Annotated[list[PlannedRelease], Meta(max_length=16)] = []
     """What an order may return to, whatever its counter; empty: only what the device itself ran before."""
+    thresholds: Thresholds = Thresholds()
+    approve_each: bool = False
+    """Whether a person approves each stage after the first."""
+    requires: Requires = Requires()
+    """What a device must be to be offered it, beside what each release asks for."""
     schema: Literal[1] = 1
 
 
@@ -129,6 +156,11 @@ def stage_of(plan: RolloutPlan, device: str, facts: Mapping[str, str]) -> int | 
 def earliest_ms(plan: RolloutPlan, stage: int) -> int:
     """When that stage may begin, UTC in milliseconds: earlier it may not, whoever says so."""
     return plan.start_ms + stage * plan.soak_s * 1000
+
+
+def frozen(plan: RolloutPlan, at_ms: int) -> bool:
+    """Whether no device begins an update then."""
+    return any(window.holds(minute_of_week(at_ms)) for window in plan.freeze)
 
 
 def minute_of_week(at_ms: int) -> int:

@@ -17,10 +17,14 @@ from outrider_wire.messages import (
     DeltaWant,
     Desired,
     Escalation,
+    MetadataFound,
+    MetadataNotice,
+    MetadataWant,
     Presence,
     Receipt,
     Refusal,
     Reported,
+    StopNotice,
     Telemetry,
 )
 from outrider_wire.names import NAME_GRAMMAR
@@ -40,6 +44,8 @@ Kind = Literal[
     "desired",
     "reported",
     "telemetry",
+    "stop",
+    "metadata",
 ]
 
 
@@ -82,15 +88,15 @@ TABLE: tuple[Topic, ...] = (
         kind="blob-up",
         pattern="{device}/up/blob/{worker}/{transfer}",
         sender="device",
-        messages=(BlobBlock, BlobGone, BlobWant, DeltaWant),
-        what="blocks for the worker that pulls; or what the device wants of a release",
+        messages=(BlobBlock, BlobGone, BlobWant, DeltaWant, MetadataWant),
+        what="blocks for the worker that pulls; or what the device wants of a release or of signed metadata",
     ),
     Topic(
         kind="blob-down",
         pattern="{device}/down/blob/{transfer}",
         sender="cloud",
-        messages=(BlobWant, BlobBlock, BlobGone, DeltaFound),
-        what="what a worker wants of an input; or blocks of a release",
+        messages=(BlobWant, BlobBlock, BlobGone, DeltaFound, MetadataFound),
+        what="what a worker wants of an input; or blocks of a release; or a file of signed metadata",
     ),
     Topic(
         kind="desired",
@@ -115,6 +121,22 @@ TABLE: tuple[Topic, ...] = (
         messages=(Telemetry,),
         what="the account, confidence histogram, latency",
     ),
+    Topic(
+        kind="stop",
+        pattern="all/down/stop",
+        sender="cloud",
+        messages=(StopNotice,),
+        retained=True,
+        what="the signed emergency stop; the newest number holds",
+    ),
+    Topic(
+        kind="metadata",
+        pattern="all/down/metadata",
+        sender="cloud",
+        messages=(MetadataNotice,),
+        retained=True,
+        what="a hint that newer signed metadata can be had",
+    ),
 )
 
 _BY_KIND = {topic.kind: topic for topic in TABLE}
@@ -134,10 +156,10 @@ _MATCHERS = tuple((topic, _matcher(topic.pattern)) for topic in TABLE)
 
 @dataclass(frozen=True)
 class Address:
-    """A topic taken apart: its row, and the names in it ('' where the row has none)."""
+    """A topic taken apart: its row, and the names in it ('' where the row has none: what is said to all names no device)."""
 
     kind: Kind
-    device: str
+    device: str = ""
     task: str = ""
     worker: str = ""
     transfer: str = ""

@@ -36,6 +36,7 @@ class Desk:
         root: what every topic begins with.
         days: how long a device's certificate is good for.
         metrics: counts.
+        root_of_trust: root metadata that a device is given; empty: releases are not signed here.
     """
 
     def __init__(
@@ -49,7 +50,9 @@ class Desk:
         root: str,
         days: float,
         metrics: Metrics,
+        root_of_trust: str = "",
     ) -> None:
+        self._root_of_trust = root_of_trust
         self._store = store
         self._authority = authority
         self._gatekeeper = gatekeeper
@@ -197,4 +200,5 @@ class Desk:
             broker=self._broker,
             root=self._root,
             group=known.group,
+            trust=self._root_of_trust,
         )

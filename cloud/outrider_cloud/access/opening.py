@@ -15,7 +15,7 @@ from outrider_wire.topics import Topics
 
 
 def open_access(
-    config: CloudConfig, *, store: Store, roster: Roster, topics: Topics, metrics: Metrics
+    config: CloudConfig, *, store: Store, roster: Roster, topics: Topics, metrics: Metrics, root_of_trust: str = ""
 ) -> tuple[Desk, Gatekeeper]:
     """The desk, and who carries its word to the broker.
 
@@ -49,6 +49,7 @@ def open_access(
         root=config.broker.root,
         days=access.certificate_days,
         metrics=metrics,
+        root_of_trust=root_of_trust,
     )
     return desk, gatekeeper
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from outrider_cloud.learning.lessons import Lessons
 from outrider_engine.model import Model, load_model
-from outrider_export.build import build_bundle
+from outrider_export.build import build_bundle, rather
 from outrider_export.certify import Behind, Certified, calibrate_and_certify
 from outrider_export.checkpoint import checkpoint_path, load_checkpoint
 from outrider_export.data import Progress, Table, Tensors
@@ -21,6 +21,7 @@ from outrider_export.deferral import FEWEST_GROUPS, Pairs, join, make_pairs
 from outrider_export.deferral import FEWEST_ROWS as FEWEST_PAIRS
 from outrider_export.distil import FEWEST_ROWS, DistilPlan, Taught, distil
 from outrider_export.promises import Promise
+from outrider_export.recipes import recipes_like
 from outrider_export.students import Architecture
 from outrider_wire.errors import BundleMismatchError, OperatorConfigError, OperatorSetupError
 from outrider_wire.manifest import MANIFEST_FILE, encode_manifest
@@ -144,6 +145,7 @@ class Workshop:
 
     def build(self, student: nn.Module, *, pairs: Pairs | None, version: str, progress: Progress) -> Model:
         """Exports and calibrates a student, with a deferral score where one is worth it; a bundle that promises nothing yet."""
+        variants = recipes_like(self.base.model.manifest.variants)
         build_bundle(
             task=self.task,
             model=student,
@@ -155,7 +157,8 @@ class Workshop:
             version=version,
             parent=self.base.model.digest,
             seed=self.seed,
-            precisions=[variant.precision for variant in self.base.model.manifest.variants],
+            precisions=list(dict.fromkeys([*variants, "fp32"])),
+            choose=rather(variants),
             embedding=self.base.model.manifest.outputs.embedding is not None,
             deferral=pairs,
             progress=progress,

@@ -19,7 +19,9 @@ from outrider_cloud.store.schema import (
     devices,
     examples,
     inputs,
+    orders,
     payloads,
+    rollout_members,
     rounds,
 )
 
@@ -142,7 +144,7 @@ def erase(connection: sa.Connection, *, whom: Whom) -> Erased:
     for table, wanted in ((inputs, _inputs(whom)), (examples, _examples(whom)), (dead_letters, _letters(whom))):
         connection.execute(sa.delete(table).where(wanted))
     if not whom.input:
-        for table in (assignments, devices):
+        for table in (assignments, devices, rollout_members, orders):
             connection.execute(sa.delete(table).where(table.c.device == whom.device))
         identities.forget(connection, whom.device)
     gone = references.unnamed(connection, named)

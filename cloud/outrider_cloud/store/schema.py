@@ -86,6 +86,7 @@ devices = sa.Table(
     sa.Column("wire", sa.JSON, nullable=False),
     sa.Column("capabilities", sa.JSON, nullable=False),
     sa.Column("slots", sa.JSON, nullable=False),  # task → what its slots hold, as reported
+    sa.Column("report", sa.JSON, nullable=False, server_default="{}"),  # the rest of that report
     sa.Column("telemetry", sa.JSON, nullable=False),  # task → the last telemetry
     sa.Column("first_seen_ms", sa.BigInteger, nullable=False),
     sa.Column("seen_ms", sa.BigInteger, nullable=False),
@@ -223,3 +224,51 @@ certificates = sa.Table(
     sa.Index("certificates_by_device", "device"),
 )
 """Every certificate that was signed for a device."""
+
+rollouts = sa.Table(
+    "rollouts",
+    METADATA,
+    sa.Column("rollout", sa.String(64), primary_key=True),
+    sa.Column("plan", sa.JSON, nullable=False),  # as it was signed
+    sa.Column("asks", sa.JSON, nullable=False),  # what its releases ask of a device
+    sa.Column("tasks", sa.JSON, nullable=False),
+    sa.Column("automatic", sa.Boolean, nullable=False),  # made by the learning loop's own role
+    sa.Column("state", sa.String(32), nullable=False),
+    sa.Column("progress", sa.JSON, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),  # grows with every change: of two controllers one gives way
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    sa.Column("changed_ms", sa.BigInteger, nullable=False),
+)
+
+rollout_members = sa.Table(
+    "rollout_members",
+    METADATA,
+    sa.Column("rollout", sa.String(64), sa.ForeignKey("rollouts.rollout"), primary_key=True),
+    sa.Column("device", sa.String(64), primary_key=True),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("member", sa.JSON, nullable=False),
+    sa.Index("rollout_members_by_device", "device"),
+)
+
+orders = sa.Table(
+    "orders",
+    METADATA,
+    sa.Column("device", sa.String(64), primary_key=True),
+    sa.Column("number", sa.BigInteger, nullable=False),  # grows with every order to it
+    sa.Column("rollout", sa.String(64), nullable=False),
+    sa.Column("envelope", sa.LargeBinary, nullable=False),  # signed; empty: it was taken back
+    sa.Column("issued_ms", sa.BigInteger, nullable=False),
+    sa.Column("sent", sa.Boolean, nullable=False),  # whether the broker is known to have taken it
+    sa.Index("orders_unsent", "device", sqlite_where=sa.text("NOT sent")),
+)
+"""The newest order to each device."""
+
+stops = sa.Table(
+    "stops",
+    METADATA,
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("stop", sa.JSON, nullable=False),
+    sa.Column("envelope", sa.LargeBinary, nullable=False),
+    sa.Column("sent", sa.Boolean, nullable=False),
+)
+"""Every emergency stop; the one with the highest number holds."""

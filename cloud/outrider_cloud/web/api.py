@@ -10,6 +10,7 @@ from outrider_cloud.access.roster import Roster
 from outrider_cloud.metrics import Metrics
 from outrider_cloud.web.openapi import document
 from outrider_cloud.web.route import JSON_TYPE, Handler, Route, error_reply, json_reply
+from outrider_link.openapi_page import HEADERS, page
 from outrider_wire.errors import CallerInputError, OutriderError, RuleRefusalError
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,7 @@ class Api:
         self.routes = [
             *routes,
             Route(method="GET", path="/openapi.json", handler=self._openapi, what="This document", gives=JSON_TYPE),
+            Route(method="GET", path="/docs", handler=self._docs, what="This document, for people", gives="text/html"),
         ]
         self._metrics = metrics
         self._roster = roster
@@ -83,6 +85,11 @@ class Api:
 
     async def _openapi(self, _: web.Request) -> web.Response:
         return json_reply(document(self.routes))
+
+    async def _docs(self, _: web.Request) -> web.Response:
+        return web.Response(
+            text=page(document(self.routes)), content_type="text/html", charset="utf-8", headers=HEADERS
+        )
 
 
 def peer_certificate(request: web.Request) -> tuple[str, str]:

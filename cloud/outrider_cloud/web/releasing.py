@@ -7,7 +7,7 @@ from outrider_cloud.releases import Releases
 from outrider_cloud.store.blobstore import BlobStore
 from outrider_cloud.web.route import BYTES_TYPE, JSON_TYPE, Route, chunks, converted, json_reply, read_body
 from outrider_cloud.web.shapes import AssignedReply, BlobReply, ReleasesReply, ReleaseView
-from outrider_wire.errors import CallerInputError
+from outrider_wire.errors import CallerInputError, RuleRefusalError
 from outrider_wire.limits import BLOB_BYTES
 from outrider_wire.names import Digest, Name
 
@@ -28,7 +28,8 @@ class AssignRequest(msgspec.Struct, forbid_unknown_fields=True):
 class Releasing:
     """The handlers, given what they change."""
 
-    def __init__(self, *, blobs: BlobStore, releases: Releases) -> None:
+    def __init__(self, *, blobs: BlobStore, releases: Releases, signed_only: bool = False) -> None:
+        self._signed_only = signed_only
         self._blobs = blobs
         self._releases = releases
 
@@ -77,7 +78,7 @@ class Releasing:
                 body=JSON_TYPE,
                 takes=AssignRequest,
                 gives=AssignedReply,
-                fails=(404,),
+                fails=(404, 409),
             ),
         ]
 
@@ -105,6 +106,12 @@ class Releasing:
         if isinstance(wanted.devices, str) and wanted.devices != "all":
             raise CallerInputError(
                 'devices is neither a list of names nor "all"', reason="invalid_body", fix="send one of the two"
+            )
+        if self._signed_only:
+            raise RuleRefusalError(
+                "this cloud keeps signed metadata, and offers nothing that is not signed",
+                reason="must_be_signed",
+                fix="sign the release and a plan: outrider ota publish --key, outrider ota rollout",
             )
         to = None if isinstance(wanted.devices, str) else wanted.devices
         return json_reply({"release": digest, "counters": await self._releases.assign(digest, to)})

@@ -14,6 +14,7 @@ from outrider_wire.errors import (
     CallerUnknownError,
     OutriderError,
     RuleRefusalError,
+    TrustError,
     UnreachableError,
 )
 
@@ -31,6 +32,7 @@ _STATUS: tuple[tuple[type[OutriderError], int], ...] = (
     (CallerError, 400),
     (BundleError, 422),
     (RuleRefusalError, 409),
+    (TrustError, 409),
     (UnreachableError, 503),
 )
 _REASON_STATUS = {
@@ -40,6 +42,7 @@ _REASON_STATUS = {
     "invitation_refused": 403,
     "device_revoked": 403,
     "too_many": 429,
+    "metadata_missing": 404,
 }
 
 

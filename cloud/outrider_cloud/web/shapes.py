@@ -47,6 +47,13 @@ class AccountReply(Account, kw_only=True, frozen=True):
     """Since the start: ``received``, and how many had each outcome."""
 
 
+class TrustedReply(Struct, kw_only=True, frozen=True):
+    """What signed metadata has become."""
+
+    timestamp: int
+    """Version of the timestamp that covers it."""
+
+
 class AssignedView(Struct, kw_only=True, frozen=True):
     """What a slot should hold."""
 
@@ -64,6 +71,8 @@ class DeviceView(Struct, kw_only=True, frozen=True):
     wire: list[int]
     capabilities: dict[str, str]
     slots: dict[str, SlotReport]
+    report: dict[str, Any]
+    """Of the last report, beside the slots: order and stop heeded, versions of metadata, how orders ended."""
     telemetry: dict[str, dict[str, Any]]
     """The last of each task."""
     first_seen_ms: int

@@ -16,6 +16,7 @@ from outrider_link.files import write_durably
 from outrider_wire.errors import OperatorSetupError, PeerError
 
 CERTIFICATE, AUTHORITIES, NEXT_KEY = "device.pem", "ca.pem", "next.key"
+ROOT_OF_TRUST = "root.json"
 _PEM = serialization.Encoding.PEM
 
 
@@ -76,6 +77,22 @@ def store(folder: Path, *, device: str, certificate: str, authorities: str = "")
     except OSError as error:
         raise OperatorSetupError(
             f"the certificate cannot be stored: {error}", reason="identity_unusable", fix="check the folder's rights"
+        ) from error
+    return path
+
+
+def store_root(folder: Path, root: str) -> Path:
+    """Keeps the root that releases are believed by; where it is.
+
+    Raises:
+        OperatorSetupError: it cannot be written.
+    """
+    path = folder / ROOT_OF_TRUST
+    try:
+        write_durably(path, root.encode(), mode=0o644)
+    except OSError as error:
+        raise OperatorSetupError(
+            f"the root of trust cannot be stored: {error}", reason="identity_unusable", fix="check the folder's rights"
         ) from error
     return path
 

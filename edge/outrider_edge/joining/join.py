@@ -27,6 +27,8 @@ class Joined(NamedTuple):
     group: str
     ca_file: Path
     cert_file: Path
+    trust_file: Path | None = None
+    """The root that releases are believed by; None: this cloud does not sign them."""
 
 
 def join(line: JoinLine, *, device: str, folder: Path, wait_s: float, tell: Callable[[str], None]) -> Joined:
@@ -56,6 +58,7 @@ def join(line: JoinLine, *, device: str, folder: Path, wait_s: float, tell: Call
         group=reply.group,
         ca_file=folder / identity.AUTHORITIES,
         cert_file=cert_file,
+        trust_file=identity.store_root(folder, reply.trust) if reply.trust else None,
     )
 
 
@@ -86,7 +89,10 @@ def settings_of(joined: Joined, line: JoinLine, config: Path) -> Mapping[str, Ma
     broker |= dict.fromkeys({"key_file", "username", "password_file"} & set(_table(config, "broker")), "")
     cloud: dict[str, Value] = {"url": line.url, "renew": True}
     cloud |= dict.fromkeys({"ca_file", "cert_file", "key_file"} & set(_table(config, "cloud")), "")
-    return {"": {"device": joined.device}, "broker": broker, "cloud": cloud}
+    settings: dict[str, Mapping[str, Value]] = {"": {"device": joined.device}, "broker": broker, "cloud": cloud}
+    if joined.trust_file is not None:
+        settings["updates"] = {"root": _seen_from(config, joined.trust_file)}
+    return settings
 
 
 def write_settings(joined: Joined, line: JoinLine, config: Path) -> None:

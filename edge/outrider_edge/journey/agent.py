@@ -265,7 +265,7 @@ class Agent:
         """The device's own answer, and how much would leave; whatever prevents it is counted, so that the account adds up."""
         try:
             asked.check()
-            turn = partial(runtime.ask, asked.parts)
+            turn = partial(runtime.ask, asked.parts, asked.began + asked.answer_within_ms / 1e3)
             hot = self._pacer.slowed
             local = await (self._pacer.run(turn, patience_s=asked.answer_within_ms / 1e3) if hot else turn())
             return await self._sized(asked, local), local

@@ -11,8 +11,11 @@ from outrider_edge.local_api.kserve.openapi import kserve_operations
 from outrider_edge.local_api.openapi_forms import FAILURES, REF, Json, json_of, listed, operation, parameter, ref, reply
 from outrider_edge.local_api.outbox_routes import Dropped, PageView, Retried
 from outrider_edge.local_api.submission import Submission
+from outrider_edge.local_api.updates_routes import InstallWish, Kept, PinWish, Returned, RollbackWish
 from outrider_edge.local_api.views import ErrorReply, LiveView, ReadyView, StatusView, TaskView
 from outrider_edge.outbox.looking import MOST, EntryDetail
+from outrider_edge.sources.events import SourceEvent
+from outrider_edge.updates.hands import Planned, UpdatesView
 from outrider_wire.report import Account, AnswerReport
 
 _STRUCTS = (
@@ -28,6 +31,14 @@ _STRUCTS = (
     EntryDetail,
     Retried,
     Dropped,
+    SourceEvent,
+    UpdatesView,
+    Planned,
+    Kept,
+    Returned,
+    InstallWish,
+    PinWish,
+    RollbackWish,
     *KSERVE_STRUCTS,
 )
 
@@ -59,13 +70,13 @@ def agent_version() -> str:
 
 def _paths() -> Json:
     paths: Json = {}
-    for path, method, described in [*_operations(), *_outbox_operations(), *kserve_operations()]:
+    for path, method, described in [*_operations(), *_outbox_operations(), *_update_operations(), *kserve_operations()]:
         paths.setdefault(path, {})[method] = described
     return paths
 
 
 def _outbox_operations() -> list[tuple[str, str, Json]]:
-    """Of `outrider_edge.local_api.outbox_routes` and `outrider_edge.local_api.ended_route`."""
+    """Of `outrider_edge.local_api.outbox_routes`, `outrider_edge.local_api.ended_route` and `outrider_edge.local_api.events_route`."""
     text: Json = {"type": "string"}
     one = parameter("id", "path", text, "the input's id")
     narrowed = [
@@ -84,6 +95,13 @@ def _outbox_operations() -> list[tuple[str, str, Json]]:
             "after", "query", {"type": "string", "pattern": r"^\d+\.\d+$"}, "the id of the last event that you have"
         ),
     ]
+    happening = [
+        parameter("source", "query", text, "of one source only"),
+        parameter("task", "query", text, "of one task only"),
+        parameter(
+            "after", "query", {"type": "string", "pattern": r"^[0-9a-f]+\.\d+$"}, "the id of the last one you have"
+        ),
+    ]
     due, gone = {"200": reply("how many", json_of(Retried))}, {"200": reply("it is", json_of(Dropped))}
     page, whole = {"200": reply("a page", json_of(PageView))}, {"200": reply("it", json_of(EntryDetail))}
     shut = (503,)  # the outbox's file cannot be read now
@@ -93,12 +111,48 @@ def _outbox_operations() -> list[tuple[str, str, Json]]:
             "get",
             operation("Final reports as inputs end", {"200": _EVENTS}, streamed, fails=(400,)),
         ),
+        (
+            "/v1/events",
+            "get",
+            operation("What happens before the sources", {"200": _HAPPENINGS}, happening, fails=(400,)),
+        ),
         ("/v1/outbox", "get", operation("What waits", page, narrowed, fails=(400, *shut))),
         ("/v1/outbox/{id}", "get", operation("One entry, whole", whole, [one], fails=(404, *shut))),
         ("/v1/outbox/{id}", "delete", operation("Give one up", gone, [one], fails=(404, *shut))),
         ("/v1/outbox/{id}/retry", "post", operation("Offer one now", due, [one], fails=(404, *shut))),
         ("/v1/outbox/retry", "post", operation("Offer all now", due, fails=shut)),
     ]
+
+
+def _update_operations() -> list[tuple[str, str, Json]]:
+    """Of `outrider_edge.local_api.updates_routes`."""
+    task = [parameter("task", "path", {"type": "string"}, "name of the task")]
+    view, planned = {"200": reply("they stand so", json_of(UpdatesView))}, {"200": reply("it is", json_of(Planned))}
+    kept, back = {"200": reply("they are kept", json_of(Kept))}, {"200": reply("it returns", json_of(Returned))}
+    return [
+        ("/v1/updates", "get", operation("How updates stand", view)),
+        ("/v1/updates/check", "post", operation("Ask for newer metadata now", view, fails=(409, 503))),
+        (
+            "/v1/updates/install",
+            "post",
+            _with_body(operation("Begin what a folder brings", planned, fails=(400, 404, 409, 500, 503)), InstallWish),
+        ),
+        (
+            "/v1/updates/pin",
+            "post",
+            _with_body(operation("Stay on what runs, or no longer", view, fails=(400, 503)), PinWish),
+        ),
+        ("/v1/updates/{task}/commit", "post", operation("End a probation well", kept, task, fails=(404, 409))),
+        (
+            "/v1/updates/{task}/rollback",
+            "post",
+            _with_body(operation("Return to the release before", back, task, fails=(400, 404, 409)), RollbackWish),
+        ),
+    ]
+
+
+def _with_body(described: Json, wish: type[msgspec.Struct]) -> Json:
+    return {**described, "requestBody": {"required": True, "content": json_of(wish)}}
 
 
 def _operations() -> list[tuple[str, str, Json]]:
@@ -129,6 +183,7 @@ def _operations() -> list[tuple[str, str, Json]]:
         ("/health/live", "get", operation("The process serves", {"200": reply("it does", json_of(LiveView))})),
         ("/health/ready", "get", operation("Models are loaded", ready)),
         ("/metrics", "get", operation("Prometheus text", {"200": _TEXT})),
+        ("/docs", "get", operation("This document, for people", {"200": _PAGE})),
         ("/openapi.json", "get", operation("This document", {"200": reply("OpenAPI 3.1", _OBJECT)})),
     ]
 
@@ -159,5 +214,8 @@ _WAIT_MS = parameter(
 _EVENT: Json = {"type": "object", "properties": {name: {"type": "string"} for name in ("id", "event", "data")}}
 """One of a stream's events; its ``data`` is an `AnswerReport` as JSON."""
 _EVENTS = reply("server-sent events", {"text/event-stream": {"schema": _EVENT}})
+_HAPPENING: Json = {**_EVENT, "description": "`data` is a SourceEvent as JSON"}
+_HAPPENINGS = reply("server-sent events new, update, end", {"text/event-stream": {"schema": _HAPPENING}})
+_PAGE = reply("a page", {"text/html": {"schema": {"type": "string"}}})
 _TEXT = reply("metrics", {"text/plain": {"schema": {"type": "string"}}})
 _OBJECT: Json = {"application/json": {"schema": {"type": "object"}}}

@@ -19,6 +19,7 @@ from outrider_wire.errors import (
     OutriderError,
     PeerError,
     RuleRefusalError,
+    TrustError,
     UndecidedError,
     UnreachableError,
 )
@@ -31,6 +32,7 @@ STATUS: tuple[tuple[type[OutriderError], int], ...] = (
     (CallerInputError, 400),
     (CallerUnknownError, 404),
     (RuleRefusalError, 409),
+    (TrustError, 409),
     (BundleError, 500),
     (PeerError, 502),
     (OperatorError, 503),

@@ -11,6 +11,7 @@ from outrider_edge.journey.watch import Promise, WatchView
 from outrider_edge.memory.memory import MemoryView
 from outrider_edge.outbox.view import OutboxView
 from outrider_edge.ports import ShadowCounts
+from outrider_edge.sources.figures import SourceView
 from outrider_edge.thermal.keeper import ThermalView
 from outrider_edge.webhooks.webhook import SinkView
 from outrider_wire.messages import Modality, SlotReport
@@ -39,6 +40,10 @@ class TaskView(Struct, kw_only=True, frozen=True):
     model: str
     """Version of the bundle."""
     model_digest: str
+    provider: str
+    """What runs it: an execution provider of ONNX Runtime, or a native engine."""
+    passed_over: dict[str, str]
+    """Wanted provider that does not run → why, or how far its engine is."""
     certificate: str
     """Id of the certificate in force; '' without one."""
     certificate_fault: str
@@ -83,6 +88,8 @@ class StatusView(Struct, kw_only=True, frozen=True):
     """How warm the board is, and what that costs; None: nobody looks."""
     sinks: dict[str, SinkView] = {}
     """How every sink of final reports fares, by name."""
+    sources: dict[str, SourceView] = {}
+    """How every source of inputs fares, by name."""
 
 
 class LiveView(Struct, kw_only=True, frozen=True):
@@ -136,8 +143,14 @@ def task_view(runtime: TaskRuntime, promise: Promise) -> TaskView:
         escalates=task.privacy.escalate and task.policy.mode == "live",
         model=manifest.version,
         model_digest=model.digest,
+        provider=model.variant.provider,
+        passed_over={**{each.provider: each.reason for each in model.session.passed_over}, **runtime.engines},
         certificate="" if alarmed else model.certificate_id,
-        certificate_fault=ALARM if alarmed else fault,
+        certificate_fault=ALARM
+        if alarmed
+        else f"{fault}; {runtime.replaying}"
+        if fault and runtime.replaying
+        else fault,
         threshold=promise.threshold,
         strata={} if fault or alarmed else {each.name: each.threshold for each in manifest.acceptance.strata},
         target_risk=task.policy.target_risk,

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Protocol
 
 from outrider_edge.updates.deltas import DeltaSource, fetch_by_delta
-from outrider_edge.updates.rules import Slot
-from outrider_edge.updates.slots import SlotFolder
+from outrider_edge.updates.record import Slot
+from outrider_edge.updates.slots import SlotFolder, check_fitting
 from outrider_engine.bundle import Bundle
 from outrider_link.files import write_durably
 from outrider_wire.errors import BundleDamagedError, BundleUnsafeError, OperatorSetupError
@@ -47,6 +47,8 @@ async def fetch_release(*, release: str, size: int, slot: Slot, folder: SlotFold
         UnreachableError, PeerError, OperatorSetupError, OSError: not now; it can be tried again.
         BundleError: never.
     """
+    if (bundle := await asyncio.to_thread(folder.holding, release, slot)) is not None:
+        return bundle  # it ran here before, and is wanted back
     if size > MANIFEST_BYTES:
         raise BundleUnsafeError(
             f"its manifest is said to have {size} bytes, more than {MANIFEST_BYTES}", reason="manifest_too_large"
@@ -55,8 +57,9 @@ async def fetch_release(*, release: str, size: int, slot: Slot, folder: SlotFold
     if manifest_digest(data) != release:
         raise BundleDamagedError("the manifest is not the one offered", reason="digest_mismatch")
     manifest = decode_manifest(data)
+    check_fitting(manifest, folder.task)
     staging = await asyncio.to_thread(_prepare, folder, release, data, manifest)
-    for entry in manifest.files:
+    for entry in manifest.needed:
         await _fetch_file(entry, staging, folder, source)
     return await asyncio.to_thread(folder.place, release, slot)
 
@@ -77,7 +80,7 @@ def _begun(entry: BundleFile, staging: Path) -> bool:
 
 
 def _prepare(folder: SlotFolder, release: str, data: bytes, manifest: Manifest) -> Path:
-    needed = sum(entry.size for entry in manifest.files) + SPARE_BYTES
+    needed = sum(entry.size for entry in manifest.needed) + SPARE_BYTES
     if (free := shutil.disk_usage(folder.folder).free) < needed:
         raise OperatorSetupError(
             f"the release needs {needed} bytes on the disk, and {free} are free",

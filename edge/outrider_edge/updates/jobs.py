@@ -4,28 +4,32 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, assert_never
 
+from msgspec.structs import replace
+
 from outrider_edge.memory.memory import lacks_embedding
 from outrider_edge.ports import RuntimePort
-from outrider_edge.updates.fetching import ReleaseSource, fetch_release
-from outrider_edge.updates.rules import (
-    OTHER,
+from outrider_edge.updates.events import (
     Event,
+    FellBack,
     Fetched,
-    Healthy,
     Loaded,
     Passed,
-    Record,
+    Permitted,
     RolledBack,
-    Slot,
-    Tripped,
     Unfit,
+    Withdrawn,
 )
+from outrider_edge.updates.fetching import ReleaseSource, fetch_release
+from outrider_edge.updates.probation import ProbationTerms, verdict
+from outrider_edge.updates.record import OTHER, Record, Slot
 from outrider_edge.updates.slots import SlotFolder
 from outrider_edge.updates.starting import Load
+from outrider_edge.updates.waiting import Hold
+from outrider_edge.updates.watching import Before, Senses, Watching
 from outrider_engine.golden import check_golden
 from outrider_engine.model import Model
 from outrider_engine.selftest import SelfTestReport, run_selftest
@@ -34,7 +38,7 @@ from outrider_wire.errors import BundleError, OutriderError
 log = logging.getLogger(__name__)
 
 SelfTest = Callable[[Path], SelfTestReport]
-Job = Literal["fetch", "test", "load", "watch", "restore"]
+Job = Literal["ask", "fetch", "test", "load", "watch", "restore"]
 RETRY_MAX_S = 300.0
 POLL_S = 0.05
 DAMAGED_TRIES = 3
@@ -44,14 +48,31 @@ _SPREAD = random.Random()  # noqa: S311 - spreads load, guards nothing
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateTerms:
-    """How patient an update is."""
+    """How patient an update is, and how strict."""
 
     probation_answers: int = 20
     """So many answers of the new model, without a failure of it, end its probation."""
     probation_s: float = 60.0
     """So does this much run time."""
+    probation_least_s: float = 0.0
+    """No probation is shorter."""
     retry_s: float = 1.0
     """Before the second attempt to fetch; it doubles, up to `RETRY_MAX_S`."""
+    ask_s: float = 1.0
+    """How often it is asked whether the next step may begin."""
+    tick_s: float = 60.0
+    """How often run time is counted."""
+    selftest_ms: float = 0.0
+    """The most milliseconds that one inference may take in the self-test; 0: any."""
+    watch: ProbationTerms = field(default_factory=ProbationTerms)
+    """What else a new model must keep to."""
+
+    @property
+    def probation(self) -> ProbationTerms:
+        """All of it."""
+        return replace(
+            self.watch, answers=self.probation_answers, most_s=self.probation_s, least_s=self.probation_least_s
+        )
 
 
 class UpdateJobs:
@@ -62,7 +83,10 @@ class UpdateJobs:
         runtime: the task's model in use.
         source: where releases come from.
         load: how a bundle becomes a model here, warm.
-        say: told in a sentence why a job cannot go on now.
+        say: told in a sentence, and as a reason code, why a job cannot go on now.
+        hold: why the next step may not begin now.
+        senses: how the device fares.
+        factory: the configured bundle: what is left when a slot cannot be used.
     """
 
     def __init__(
@@ -70,10 +94,13 @@ class UpdateJobs:
         *,
         folder: SlotFolder,
         runtime: RuntimePort,
-        source: ReleaseSource,
+        source: Callable[[], ReleaseSource],
         load: Load,
         terms: UpdateTerms,
-        say: Callable[[str], None],
+        say: Callable[[str, str], None],
+        hold: Callable[[], Hold | None],
+        senses: Senses,
+        factory: Path,
         selftest: SelfTest = run_selftest,
     ) -> None:
         self._folder = folder
@@ -82,13 +109,19 @@ class UpdateJobs:
         self._load = load
         self._terms = terms
         self._say = say
+        self._hold = hold
+        self._senses = senses
+        self._factory = factory
         self._selftest = selftest
         self._loaded: Model | None = None
         self._before: Model | None = None
+        self._was = Before()
 
     def begin(self, job: Job, record: Record) -> Coroutine[Any, Any, Event]:
         """The job on what the record says."""
         match job:
+            case "ask":
+                return self._ask(record)
             case "fetch":
                 return self._fetch(record)
             case "test":
@@ -96,7 +129,7 @@ class UpdateJobs:
             case "load":
                 return self._load_offered(record)
             case "watch":
-                return self._watch()
+                return self._watch(record)
             case "restore":
                 return self._restore(record)
             case _ as never:
@@ -105,13 +138,29 @@ class UpdateJobs:
     def swap(self) -> None:
         """The loaded model answers from now on; the one before stays at hand until `forget`."""
         if self._loaded is not None:
-            self._before = self._runtime.model
+            self._was = Before(
+                p95_ms=self._runtime.p95_ms, rss_mb=self._senses.rss_mb(), headroom_c=self._senses.headroom_c()
+            )
+            self._before = self._runtime.plain
             self._runtime.swap(self._loaded)
             self._loaded = None
 
+    def back(self) -> None:
+        """The model before answers again, at once, where it is still at hand: before anything is written, should the disk be full."""
+        if self._before is not None and self._runtime.model is not self._before:
+            self._runtime.swap(self._before)
+
     def forget(self) -> None:
         """Nothing will be rolled back any more."""
-        self._before = None
+        self._before = self._loaded = None
+
+    async def _ask(self, record: Record) -> Event:
+        while (held := self._hold()) is not None:
+            if held.for_good:
+                return Withdrawn(held.what, "gave_up", held.code)
+            self._say(held.what, held.code)
+            await asyncio.sleep(self._terms.ask_s)
+        return Permitted()
 
     async def _fetch(self, record: Record) -> Event:
         wait_s, damaged = self._terms.retry_s, 0
@@ -122,48 +171,110 @@ class UpdateJobs:
                     size=record.size,
                     slot=OTHER[record.slot],
                     folder=self._folder,
-                    source=self._source,
+                    source=_Polite(self._source(), self._may_go_on),
                 )
                 problem = lacks_embedding(self._folder.task, bundle.manifest)
-                return Unfit(problem) if problem else Fetched(bundle.manifest.version)
+                return Unfit(problem, "wrong_task") if problem else Fetched(bundle.manifest.version)
             except BundleError as error:
                 damaged += error.reason == "digest_mismatch"
                 if error.reason != "digest_mismatch" or damaged >= DAMAGED_TRIES:
-                    return Unfit(error.what)
-                self._say(error.what)
-            except (OutriderError, OSError) as error:
-                self._say(error.what if isinstance(error, OutriderError) else str(error))
+                    return Unfit(error.what, error.reason)
+                self._say(error.what, error.reason)
+            except OutriderError as error:
+                self._say(error.what, error.reason)
+            except OSError as error:
+                self._say(str(error), "slots_unwritable")
             await asyncio.sleep(wait_s * _SPREAD.uniform(0.5, 1.0))
             wait_s = min(RETRY_MAX_S, 2 * wait_s)
 
+    async def _may_go_on(self) -> None:
+        """Returns when nothing stands against another byte."""
+        while (held := self._hold()) is not None:
+            self._say(held.what, held.code)
+            await asyncio.sleep(self._terms.ask_s)
+
     async def _test(self, record: Record) -> Event:
         found = await asyncio.to_thread(self._selftest, self._folder.path(OTHER[record.slot]))
-        return Passed() if found.ok else Unfit(f"self-test: {found.detail or found.reason}")
+        if not found.ok:
+            return Unfit(f"self-test: {found.detail or found.reason}", found.reason or "selftest_failed")
+        if self._terms.selftest_ms and found.ms > self._terms.selftest_ms:
+            return Unfit(
+                f"self-test: one inference takes {found.ms:g} ms, more than {self._terms.selftest_ms:g}",
+                "selftest_slow",
+            )
+        return Passed()
 
     async def _load_offered(self, record: Record) -> Event:
         try:
-            self._loaded, faults = await asyncio.to_thread(self._loaded_from, OTHER[record.slot])
+            self._loaded, faults = await asyncio.to_thread(self._loaded_from, OTHER[record.slot], record.offered)
         except BundleError as error:
-            return Unfit(error.what)
-        return Unfit(faults[0]) if faults else Loaded()
+            return Unfit(error.what, error.reason)
+        return Unfit(faults[0], "bad_golden") if faults else Loaded()
 
-    async def _watch(self) -> Event:
+    async def _watch(self, record: Record) -> Event:
         loop = asyncio.get_running_loop()
-        ends_at = loop.time() + self._terms.probation_s
-        while not self._runtime.failed:
-            if self._runtime.served >= self._terms.probation_answers or loop.time() >= ends_at:
-                return Healthy()
-            await asyncio.sleep(POLL_S)
-        return Tripped("the model failed on live input")
+        before = self._before or await asyncio.to_thread(self._model_before, record)
+        watching = Watching(
+            runtime=self._runtime,
+            before=before,
+            was=self._was,
+            senses=self._senses,
+            run_s=record.spent_s,
+            answers=record.answers,
+        )
+        began = loop.time()
+        try:
+            while True:
+                if (found := verdict(watching.seen(loop.time() - began), self._terms.probation)) is not None:
+                    return found
+                await asyncio.sleep(POLL_S)
+        finally:
+            watching.close()
+
+    def _model_before(self, record: Record) -> Model | None:
+        """After a restart within a probation: the model in the other slot, to compare with."""
+        try:
+            return self._loaded_from(OTHER[record.slot], record.previous)[0] if record.previous else None
+        except BundleError as error:
+            log.warning("update.nothing_to_compare", extra={"task": self._folder.task.name, "what": str(error)})
+            return None
 
     async def _restore(self, record: Record) -> Event:
         if self._before is not None and self._before.digest == record.running:
-            model = self._before
-        else:
-            model, _ = await asyncio.to_thread(self._loaded_from, record.slot)
+            if self._runtime.model is not self._before:
+                self._runtime.swap(self._before)
+            return RolledBack()
+        try:
+            model, _ = await asyncio.to_thread(self._loaded_from, record.slot, record.running)
+        except BundleError as error:
+            log.error("slots.unusable", extra={"task": self._folder.task.name, "slot": record.slot, "what": str(error)})
+            return await asyncio.to_thread(self._from_factory, record, error)
         self._runtime.swap(model)
         return RolledBack()
 
-    def _loaded_from(self, slot: Slot) -> tuple[Model, list[str]]:
-        model = self._load(self._folder.open(slot))
+    def _from_factory(self, record: Record, error: BundleError) -> Event:
+        """The slot to return to is damaged: the configured bundle takes its place. Raises `BundleError`: it is damaged too."""
+        bundle = self._folder.install(self._factory, record.slot)
+        self._runtime.swap(self._load(bundle))
+        version = bundle.manifest.version
+        return FellBack(slot=record.slot, running=bundle.digest, version=version, reason=error.what)
+
+    def _loaded_from(self, slot: Slot, digest: str) -> tuple[Model, list[str]]:
+        model = self._load(self._folder.open(slot, digest))
         return model, check_golden(model)
+
+
+class _Polite:
+    """`outrider_edge.updates.fetching.ReleaseSource` that asks before every file."""
+
+    def __init__(self, source: ReleaseSource, may_go_on: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._source = source
+        self._may_go_on = may_go_on
+
+    async def pull_manifest(self, *, sha256: str, size: int) -> bytes:
+        await self._may_go_on()
+        return await self._source.pull_manifest(sha256=sha256, size=size)
+
+    async def pull_file(self, *, sha256: str, size: int, to: Path) -> Path:
+        await self._may_go_on()
+        return await self._source.pull_file(sha256=sha256, size=size, to=to)

@@ -1,298 +1,227 @@
-"""What an update does next: the slot machine of one task, as a pure function. Knows no files, network, models or clock.
+"""What an update does next: the slot machine of one task, as a table. Knows no files, network, models or clock.
 
-`step` takes the persisted record and what happened, and gives the record to persist *before* any of the effects is run::
+`step` takes the persisted record and what happened, and gives the record to persist *before* any of the effects is run. `PHASES`
+is the machine: what each state waits for, what it keeps, how long it may last and what happens then, and every way out of it; the
+diagram in the documents is drawn from it (`outrider_edge.updates.diagram`).
 
-    idle ──assigned──▶ fetching ──fetched──▶ testing ──passed──▶ armed ──loaded──▶ probation ──healthy──▶ committed
-                          │unfit                │failed             │failed            │tripped
-                          ▼                     ▼                   ▼                  ▼
-                       refused ◀────────────────┴───────────────────┘◀─── refused ◀─ rollback
-
-A refusal is kept by digest: the same bytes published again stay refused, and a repaired build is free.
-The wire's states ``offered`` and ``staged`` last no time here: an assignment is judged, and a fetched release tested, in the step
-that learns of it.
+A refusal is kept by digest: the same bytes published again stay refused, and a repaired build is free. Tasks of one order change
+together: `outrider_edge.updates.together` says when.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
 
-from msgspec import Struct
 from msgspec.structs import replace
 
+from outrider_edge.updates import moves
+from outrider_edge.updates.events import (
+    Agreed,
+    Assigned,
+    Booted,
+    Denied,
+    Event,
+    FellBack,
+    Fetched,
+    Healthy,
+    Kept,
+    Loaded,
+    Passed,
+    Permitted,
+    Returned,
+    RolledBack,
+    Stopped,
+    Ticked,
+    Tripped,
+    Unfit,
+    Withdrawn,
+)
+from outrider_edge.updates.moves import MAX_BOOTS, MAX_TRIES, Rule, Step
+from outrider_edge.updates.record import MAX_REFUSED, OTHER, SETTLED, Record, Slot
 from outrider_wire.messages import SlotState
 
-Slot = Literal["a", "b"]
-OTHER: dict[Slot, Slot] = {"a": "b", "b": "a"}
-MAX_REFUSED = 64
-"""As many refused digests as a report carries; the oldest is forgotten first."""
-MAX_TRIES = 2
-"""A self-test that was begun this often without an end took the process with it."""
-MAX_BOOTS = 3
-"""Starts of the process within one probation before the release is held to be the cause."""
+TICK_S = 60.0
+"""How often run time is counted; a start counts as one, so that a device that keeps losing power comes to its deadlines too."""
+HOUR_S, DAY_S = 3600.0, 86400.0
 
 
-class Record(Struct, kw_only=True, frozen=True):
-    """What a task's slots hold and where its update stands: ``state.json``. The pointer file says which slot is active."""
+@dataclass(frozen=True)
+class Way:
+    """What one event does in one state."""
 
-    state: SlotState = "idle"
-    slot: Slot = "a"
-    """The active slot, once the pointer agrees; in probation the new one."""
-    running: str
-    """Digest of the release in ``slot``."""
-    version: str = ""
-    factory: str = ""
-    """Digest of the configured bundle when it was installed: another one is the operator's wish."""
-    offered: str = ""
-    """The release this state is about; '' when there is none."""
-    offered_version: str = ""
-    size: int = 0
-    """Bytes of the offered release's manifest."""
-    counter: int = 0
-    """Of the newest assignment heeded."""
-    tries: int = 0
-    boots: int = 0
-    previous: str = ""
-    """In probation: the release that a rollback returns to; it lies in the other slot."""
-    previous_version: str = ""
-    refused: list[str] = []
-    reason: str = ""
+    rule: Rule
+    to: tuple[SlotState, ...] = ()
+    """The states that it can lead to; none: it stays."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Assigned:
-    """The cloud wants ``release`` here."""
+class Phase:
+    """One state."""
 
-    release: str
-    size: int
-    counter: int
-
-
-@dataclass(frozen=True)
-class Fetched:
-    """The offered release is whole, verified and for this task, and lies in the inactive slot."""
-
-    version: str
-
-
-@dataclass(frozen=True)
-class Unfit:
-    """The offered release can never run here: damaged at its source, unsafe, for another task, or its self-test failed."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class Passed:
-    """The self-test child found what the golden examples say."""
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """The offered release is in memory and warm."""
-
-
-@dataclass(frozen=True)
-class Healthy:
-    """Probation ended well."""
-
-
-@dataclass(frozen=True)
-class Tripped:
-    """The release failed on live input."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class RolledBack:
-    """The release before is active and in use again."""
-
-
-@dataclass(frozen=True)
-class Stopped:
-    """The process ends in good order: a start after this is no sign of a crash."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FellBack:
-    """The active slot cannot be used; ``slot``, which holds ``running``, can."""
-
-    slot: Slot
-    running: str
-    version: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Booted:
-    """The process starts. ``pointer``: the slot that the pointer file names."""
-
-    pointer: Slot
-
-
-Event = Assigned | Fetched | Unfit | Passed | Loaded | Healthy | Tripped | RolledBack | FellBack | Booted | Stopped
-
-Effect = Literal["cancel", "fetch", "test", "load", "point", "swap", "watch", "restore"]
-"""``cancel`` what runs; ``fetch`` into the inactive slot; ``test`` it in a child; ``load`` and warm it; ``point`` the pointer at
-the record's slot; ``swap`` the loaded model in; ``watch`` the probation; ``restore``: load the record's slot and swap it in."""
-
-Step = tuple[Record, tuple[Effect, ...]]
-
-SETTLED: tuple[SlotState, ...] = ("idle", "committed", "refused")
-"""Nothing is under way."""
-_FETCHING: tuple[SlotState, ...] = ("offered", "fetching", "staged")
-_ANY: tuple[SlotState, ...] = (*SETTLED, *_FETCHING, "testing", "armed", "probation", "rollback")
+    what: str
+    """What it waits for."""
+    keeps: tuple[str, ...]
+    """The fields of the record that mean something in it, beside those that always do."""
+    deadline_s: float | None = None
+    """Run time after which `late` follows."""
+    late: Rule | None = None
+    late_to: tuple[SlotState, ...] = ()
+    late_what: str = ""
+    boot: Callable[[Record, Booted], Step]
+    """How a start goes on in it."""
+    ways: Mapping[type, Way]
 
 
 def step(record: Record, event: Event) -> Step:
     """The record to persist, then the effects to run in their order. An event that does not belong to the state changes nothing."""
-    states, rule = _RULES[type(event)]
-    return rule(record, event) if record.state in states else (record, ())
-
-
-def _assigned(record: Record, wish: Assigned) -> Step:
-    if wish.counter < record.counter:
+    phase = PHASES[record.state]
+    if isinstance(event, Booted):
+        after, effects = phase.boot(_spent(record, TICK_S) if phase.deadline_s else record, event)
+    elif isinstance(event, Ticked):
+        after, effects = _ticked(record, event, phase)
+    elif (way := _EVERYWHERE.get(type(event)) or phase.ways.get(type(event))) is not None:
+        after, effects = way.rule(record, event)
+    else:
         return record, ()
-    newer = replace(record, counter=wish.counter)
-    if wish.release in record.refused:
-        if record.state in SETTLED and record.offered != wish.release:
-            newer = replace(newer, state="refused", offered=wish.release, reason="refused before")
-        return newer, ()
-    if wish.release == record.running:
-        if record.state in SETTLED:
-            newer = replace(newer, state="idle" if record.state == "refused" else record.state, offered="", reason="")
-        return newer, ()
-    if wish.release == record.offered and record.state not in SETTLED:
-        return newer, ()
-    if record.state in ("probation", "rollback"):
-        return record, ()  # the retained wish is looked at again when this one is settled
-    fetching = replace(
-        _cleared(newer, state="fetching"), offered=wish.release, size=wish.size, tries=0, boots=0, reason=""
-    )
-    return fetching, ("fetch",) if record.state in SETTLED else ("cancel", "fetch")
+    return replace(after, spent_s=0.0) if after.state != record.state else after, effects
 
 
-def _on_probation(record: Record) -> Record:
-    return replace(
-        record,
-        state="probation",
-        slot=OTHER[record.slot],
-        running=record.offered,
-        version=record.offered_version,
-        previous=record.running,
-        previous_version=record.version,
-        boots=0,
-    )
+def _ticked(record: Record, event: Ticked, phase: Phase) -> Step:
+    if phase.deadline_s is None or phase.late is None:
+        return record, ()
+    spent = replace(_spent(record, event.run_s), answers=record.answers + event.answers * (record.state == "probation"))
+    return phase.late(spent, event) if spent.spent_s >= phase.deadline_s else (spent, ())
 
 
-def _roll_back(record: Record, reason: str) -> Step:
-    back = replace(
-        record,
-        state="rollback",
-        slot=OTHER[record.slot],
-        running=record.previous,
-        version=record.previous_version,
-        reason=reason,
-    )
-    return back, ("point", "restore")
+def _spent(record: Record, run_s: float) -> Record:
+    return replace(record, spent_s=record.spent_s + run_s)
 
 
-def _refuse(record: Record, digest: str, reason: str) -> Record:
-    refused = [known for known in record.refused if known != digest] + [digest]
-    return replace(
-        _cleared(record, state="refused"), offered=digest, reason=reason[:512], refused=refused[-MAX_REFUSED:]
-    )
-
-
-def _cleared(record: Record, *, state: SlotState) -> Record:
-    """Nothing under way any more."""
-    return replace(
-        record,
-        state=state,
-        offered="",
-        offered_version="",
-        size=0,
-        tries=0,
-        boots=0,
-        previous="",
-        previous_version="",
-        reason="",
-    )
-
-
-def _fetched(record: Record, event: Fetched) -> Step:
-    return replace(record, state="testing", tries=1, offered_version=event.version), ("test",)
-
-
-def _unfit(record: Record, event: Unfit) -> Step:
-    return _refuse(record, record.offered, event.reason), ()
-
-
-def _passed(record: Record, _: Passed) -> Step:
-    return replace(record, state="armed"), ("load",)
-
-
-def _loaded(record: Record, _: Loaded) -> Step:
-    return _on_probation(record), ("point", "swap", "watch")
-
-
-def _healthy(record: Record, _: Healthy) -> Step:
-    return _cleared(record, state="committed"), ()
-
-
-def _tripped(record: Record, event: Tripped) -> Step:
-    return _roll_back(record, event.reason)
-
-
-def _rolled_back(record: Record, _: RolledBack) -> Step:
-    return _refuse(record, record.offered, record.reason), ()
-
-
-def _fell_back(record: Record, event: FellBack) -> Step:
-    whole = _cleared(record, state="idle")
-    return replace(whole, slot=event.slot, running=event.running, version=event.version, reason=event.reason), (
-        "point",
-    )
-
-
-def _booted(record: Record, event: Booted) -> Step:
-    if record.state in SETTLED:
-        return record, () if event.pointer == record.slot else ("point",)
-    if record.state in _FETCHING:
-        return replace(record, state="fetching"), ("fetch",)
-    return _RESUMED[record.state](record, event)
-
-
-def _test_again(record: Record, _: Booted) -> Step:
-    if record.tries >= MAX_TRIES:
-        return _refuse(record, record.offered, "the self-test took the process with it, twice"), ()
-    return replace(record, tries=record.tries + 1), ("test",)
-
-
-def _watch_again(record: Record, event: Booted) -> Step:
-    if record.boots + 1 >= MAX_BOOTS:
-        return _roll_back(record, f"the process started {MAX_BOOTS} times within its probation")
-    again = replace(record, boots=record.boots + 1)
-    return again, ("watch",) if event.pointer == record.slot else ("point", "watch")
-
-
-_RESUMED: dict[SlotState, Callable[[Record, Booted], Step]] = {
-    "testing": _test_again,
-    "armed": lambda record, _: (record, ("load",)),
-    "probation": _watch_again,
-    "rollback": lambda record, _: (record, ("point", "restore")),
+_OFFER = ("offered", "offered_counter", "back", "times", "size", "together", "spent_s")
+_WANTED = Way(moves.assigned, ("offered", "idle"))
+_ENDS = Way(moves.withdrawn, ("idle", "refused"))
+_UNFIT = Way(moves.unfit, ("refused",))
+_EVERYWHERE: Mapping[type, Way] = {FellBack: Way(moves.fell_back, ("idle", "refused"))}
+"""What can happen in any state: the slot that runs turns out to be damaged."""
+_SETTLED_WAYS: Mapping[type, Way] = {
+    Assigned: Way(moves.assigned, ("offered", "idle", "refused")),
+    Returned: Way(moves.returned, ("rollback",)),
+    Denied: Way(moves.denied),
 }
 
-_RULES: dict[type[Event], tuple[tuple[SlotState, ...], Callable[[Record, Any], Step]]] = {
-    Assigned: (_ANY, _assigned),
-    Fetched: (_FETCHING, _fetched),
-    Unfit: ((*_FETCHING, "testing", "armed"), _unfit),
-    Passed: (("testing",), _passed),
-    Loaded: (("armed",), _loaded),
-    Healthy: (("probation",), _healthy),
-    Tripped: (("probation",), _tripped),
-    RolledBack: (("rollback",), _rolled_back),
-    FellBack: (_ANY, _fell_back),
-    Stopped: (("testing", "probation"), lambda record, _: (replace(record, tries=0, boots=0), ())),
-    Booted: (_ANY, _booted),
+PHASES: Mapping[SlotState, Phase] = {
+    "idle": Phase(what="an order", keeps=("offered",), boot=moves.boot_settled, ways=_SETTLED_WAYS),
+    "offered": Phase(
+        what="its time: stage, window, freeze, link, room, no stop, no pin",
+        keeps=_OFFER,
+        deadline_s=30 * DAY_S,
+        late=moves.give_up("it could not begin for 30 days"),
+        late_to=("idle",),
+        late_what="given up",
+        boot=moves.boot_again("ask"),
+        ways={
+            Permitted: Way(moves.permitted_to_fetch, ("fetching",)),
+            Assigned: _WANTED,
+            Withdrawn: _ENDS,
+            Unfit: _UNFIT,
+        },
+    ),
+    "fetching": Phase(
+        what="every byte of it, verified",
+        keeps=_OFFER,
+        deadline_s=3 * DAY_S,
+        late=moves.give_up("it could not be fetched in 72 hours"),
+        late_to=("idle",),
+        late_what="given up",
+        boot=moves.boot_again("fetch"),
+        ways={Fetched: Way(moves.fetched, ("staged",)), Unfit: _UNFIT, Assigned: _WANTED, Withdrawn: _ENDS},
+    ),
+    "staged": Phase(
+        what="its time, again: it may have changed while it was fetched",
+        keeps=(*_OFFER, "offered_version"),
+        deadline_s=30 * DAY_S,
+        late=moves.give_up("it could not be tested for 30 days"),
+        late_to=("idle",),
+        late_what="given up",
+        boot=moves.boot_again("ask"),
+        ways={
+            Permitted: Way(moves.permitted_to_test, ("testing",)),
+            Unfit: _UNFIT,
+            Assigned: _WANTED,
+            Withdrawn: _ENDS,
+        },
+    ),
+    "testing": Phase(
+        what="the limited child on its golden examples",
+        keeps=(*_OFFER, "offered_version", "tries"),
+        deadline_s=HOUR_S,
+        late=lambda record, _: moves.unfit(record, Unfit("the self-test did not end", "selftest_overdue")),
+        late_to=("refused",),
+        late_what="refused",
+        boot=moves.boot_testing,
+        ways={
+            Passed: Way(moves.passed, ("armed",)),
+            Unfit: _UNFIT,
+            Assigned: _WANTED,
+            Withdrawn: _ENDS,
+            Stopped: Way(moves.rested),
+        },
+    ),
+    "armed": Phase(
+        what="the other tasks of its order, loaded too",
+        keeps=(*_OFFER, "offered_version"),
+        deadline_s=DAY_S,
+        late=moves.give_up("the other tasks of its order were not ready in a day"),
+        late_to=("idle",),
+        late_what="given up",
+        boot=moves.boot_again("load"),
+        ways={
+            Loaded: Way(moves.loaded),
+            Agreed: Way(moves.on_probation, ("probation",)),
+            Unfit: _UNFIT,
+            Assigned: _WANTED,
+            Withdrawn: _ENDS,
+        },
+    ),
+    "probation": Phase(
+        what="enough answers of it, watched, and the other tasks of its order",
+        keeps=(*_OFFER, "offered_version", "boots", "answers", "healthy"),
+        deadline_s=7 * DAY_S,
+        late=moves.healthy,
+        late_what="it ends well: nothing was amiss",
+        boot=moves.boot_probation,
+        ways={
+            Healthy: Way(moves.healthy),
+            Kept: Way(moves.committed, ("committed",)),
+            Tripped: Way(moves.tripped, ("rollback",)),
+            Withdrawn: Way(moves.withdrawn_from_use, ("rollback",)),
+            Assigned: Way(moves.assigned),
+            Stopped: Way(moves.rested),
+        },
+    ),
+    "committed": Phase(what="an order", keeps=("offered",), boot=moves.boot_settled, ways=_SETTLED_WAYS),
+    "rollback": Phase(
+        what="the release before, in use again",
+        keeps=(*_OFFER, "offered_version", "verdict"),
+        deadline_s=HOUR_S,
+        late=lambda record, _: (replace(record, spent_s=0.0), ("cancel", "point", "restore")),
+        late_what="tried again",
+        boot=moves.boot_rollback,
+        ways={RolledBack: Way(moves.rolled_back, ("refused", "idle")), Assigned: Way(moves.assigned)},
+    ),
+    "refused": Phase(what="an order", keeps=("offered",), boot=moves.boot_settled, ways=_SETTLED_WAYS),
 }
+
+__all__ = [
+    "MAX_BOOTS",
+    "MAX_REFUSED",
+    "MAX_TRIES",
+    "OTHER",
+    "PHASES",
+    "SETTLED",
+    "Phase",
+    "Record",
+    "Slot",
+    "Step",
+    "Way",
+    "step",
+]

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import msgspec
 
-from outrider_edge.updates.rules import OTHER, Record, Slot
+from outrider_edge.updates.record import OTHER, Record, Slot
 from outrider_engine.bundle import Bundle, open_bundle
 from outrider_link.files import fsync_dir, fsync_file, sha256_file, write_durably
 from outrider_wire.errors import BundleError, BundleMismatchError
-from outrider_wire.manifest import MANIFEST_FILE, BundleFile
+from outrider_wire.manifest import MANIFEST_FILE, BundleFile, Manifest
 from outrider_wire.task import Task
 
 log = logging.getLogger(__name__)
@@ -65,15 +65,28 @@ class SlotFolder:
         """Replaces the record."""
         write_durably(self.folder / "state.json", msgspec.json.format(msgspec.json.encode(record), indent=1))
 
-    def open(self, slot: Slot) -> Bundle:
-        """The verified bundle in a slot, as `open_fitting`."""
-        return open_fitting(self.path(slot), self.task)
+    def open(self, slot: Slot, digest: str = "") -> Bundle:
+        """The verified bundle in a slot, as `open_fitting`; when a ``digest`` is given, that release and no other."""
+        bundle = open_fitting(self.path(slot), self.task)
+        if digest and bundle.digest != digest:
+            raise BundleMismatchError(
+                f"slot {slot} holds {bundle.digest[:12]}…, and {digest[:12]}… was put there", reason="slot_edited"
+            )
+        return bundle
+
+    def holding(self, digest: str, slot: Slot) -> Bundle | None:
+        """The release in that slot, when it is whole and this one."""
+        try:
+            return self.open(slot, digest)
+        except BundleError:
+            return None
 
     def install(self, source: Path, slot: Slot) -> Bundle:
         """Copies a bundle from elsewhere on this machine into an inactive slot; errors as `open_fitting`."""
         bundle = open_fitting(source, self.task)
         staging = self.staging(bundle.digest)
-        for name in (MANIFEST_FILE, *(entry.path for entry in bundle.manifest.files)):
+        here = (entry.path for entry in bundle.manifest.files if (bundle.root / entry.path).exists())
+        for name in (MANIFEST_FILE, *here):
             _copy(bundle.root / name, staging / name)
         return self.place(bundle.digest, slot)
 
@@ -135,7 +148,16 @@ def open_fitting(path: Path, task: Task) -> Bundle:
         BundleError: it is damaged, unsafe, or for another task or other labels.
     """
     bundle = open_bundle(path)
-    manifest = bundle.manifest
+    check_fitting(bundle.manifest, task)
+    return bundle
+
+
+def check_fitting(manifest: Manifest, task: Task) -> None:
+    """Whether a bundle answers this task, by its manifest alone: before the first of its files is fetched.
+
+    Raises:
+        BundleMismatchError: it is for another task or other labels.
+    """
     if manifest.task != task.name:
         raise BundleMismatchError(
             f"the bundle is for task {manifest.task!r}, not {task.name!r}", reason="wrong_task", fix="assign another"
@@ -144,7 +166,6 @@ def open_fitting(path: Path, task: Task) -> Bundle:
         raise BundleMismatchError(
             f"the bundle's labels are not those of task {task.name!r}, in their order", reason="wrong_labels"
         )
-    return bundle
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -1,14 +1,19 @@
 """Which model a device starts with: the active slot's, or, when that cannot be used, whatever still works. Knows no network."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from msgspec.structs import replace
 
-from outrider_edge.updates.rules import OTHER, Booted, Effect, FellBack, Record, RolledBack, Slot, Tripped, step
+from outrider_edge.updates.events import Booted, FellBack, RolledBack, Tripped
+from outrider_edge.updates.ledger import TaskLedger
+from outrider_edge.updates.moves import Effect
+from outrider_edge.updates.record import OTHER, Record, Slot
+from outrider_edge.updates.rules import step
 from outrider_edge.updates.slots import SlotFolder, open_fitting
+from outrider_edge.updates.together import due, in_use
 from outrider_engine.bundle import Bundle
 from outrider_engine.model import Model
 from outrider_link.files import make_folder
@@ -26,32 +31,48 @@ class SlotStart:
     """A task's slots, ready: ``model`` is loaded from the record's slot, and ``pending`` is what an update still has to do."""
 
     folder: SlotFolder
+    factory: Path
+    """The configured bundle."""
     record: Record
     model: Model
     pending: tuple[Effect, ...] = ()
 
 
-def start_slots(*, folder: SlotFolder, factory: Path, load: Load) -> SlotStart:
+def settle_together(folders: Mapping[str, SlotFolder]) -> None:
+    """Before any task is started: where the power went while tasks of one order changed, the rest change too, or all go back.
+
+    So that no input is answered by half of an order.
+    """
+    records = {task: record for task, folder in folders.items() if (record := folder.record()) is not None}
+    while events := due(records, {task for task in records if in_use(task, records)}):
+        for task, event in events.items():
+            record, _ = step(records[task], event)
+            folders[task].save(record)
+            records[task] = record
+
+
+def start_slots(*, folder: SlotFolder, factory: Path, load: Load, kept: TaskLedger | None = None) -> SlotStart:
     """Opens a task's slots and loads its model. Blocks.
 
     Args:
         folder: the slots, empty on a device's first day.
         factory: the configured bundle. It is installed when there is nothing else, and when it is another than last time.
         load: how a bundle becomes a model here.
+        kept: what is known of the task beside its record, should that be lost.
 
     Raises:
         BundleError: neither a slot nor the configured bundle holds a model that can be used.
     """
     make_folder(folder.folder)
-    record = _wish_of_operator(folder, factory, _found(folder))
+    record = _wish_of_operator(folder, factory, _found(folder, kept))
     if record is None:
-        return _from_factory(folder, factory, load, "a", None)
+        return _from_factory(folder, factory, load, "a", _remembered(kept))
     before = record
     record, effects = step(record, Booted(folder.pointer() or record.slot))
     if record != before or folder.record() is None:
         folder.save(record)  # before the load: a model that takes the process with it has then been counted
     try:
-        model = load(folder.open(record.slot))
+        model = load(folder.open(record.slot, record.running))
     except BundleError as error:
         log.error("slots.unusable", extra={"task": folder.task.name, "slot": record.slot, "what": str(error)})
         return _without_active(folder, factory, load, record, error)
@@ -60,20 +81,33 @@ def start_slots(*, folder: SlotFolder, factory: Path, load: Load) -> SlotStart:
     if record.state == "rollback":
         record, effects = step(record, RolledBack())
         folder.save(record)
-    pending = tuple(effect for effect in effects if effect not in ("point", "restore"))
-    return SlotStart(folder=folder, record=record, model=model, pending=pending)
+    pending = tuple(effect for effect in effects if effect not in ("cancel", "point", "restore"))
+    return SlotStart(folder=folder, factory=factory, record=record, model=model, pending=pending)
 
 
-def _found(folder: SlotFolder) -> Record | None:
-    """The record; when it is gone, one of what the pointer names."""
-    if (record := folder.record()) is not None or (slot := folder.pointer()) is None:
+def _found(folder: SlotFolder, kept: TaskLedger | None) -> Record | None:
+    """The record; when it is gone, one of what the pointer names, or of the other slot: of a release that has run here."""
+    record, pointer = folder.record(), folder.pointer()
+    if record is not None or pointer is None:
         return record
-    try:
-        bundle = folder.open(slot)
-    except BundleError as error:
-        log.error("slots.unusable", extra={"task": folder.task.name, "slot": slot, "what": str(error)})
-        return None
-    return Record(slot=slot, running=bundle.digest, version=bundle.manifest.version, reason="the record was lost")
+    for slot in (pointer, OTHER[pointer]):
+        try:
+            bundle = folder.open(slot)
+        except BundleError as error:
+            log.error("slots.unusable", extra={"task": folder.task.name, "slot": slot, "what": str(error)})
+            continue
+        if kept is None or not kept.ran or bundle.digest in kept.ran:
+            lost = Record(slot=slot, running=bundle.digest, version=bundle.manifest.version, code="record_lost")
+            return _restored(replace(lost, reason="the record was lost"), kept)
+    return None
+
+
+def _restored(record: Record, kept: TaskLedger | None) -> Record:
+    return replace(record, floor=kept.floor, refused=list(kept.refused)) if kept else record
+
+
+def _remembered(kept: TaskLedger | None) -> Record | None:
+    return _restored(Record(running=""), kept) if kept else None
 
 
 def _wish_of_operator(folder: SlotFolder, factory: Path, record: Record | None) -> Record | None:
@@ -108,7 +142,7 @@ def _from_factory(folder: SlotFolder, factory: Path, load: Load, slot: Slot, rec
     installed = _of_factory(bundle, slot, record)
     folder.save(installed)
     folder.point(slot)
-    return SlotStart(folder=folder, record=installed, model=model)
+    return SlotStart(folder=folder, factory=factory, record=installed, model=model)
 
 
 def _of_factory(bundle: Bundle, slot: Slot, before: Record | None) -> Record:
@@ -118,27 +152,31 @@ def _of_factory(bundle: Bundle, slot: Slot, before: Record | None) -> Record:
         version=bundle.manifest.version,
         factory=bundle.digest,
         counter=before.counter if before else 0,
+        order=before.order if before else 0,
+        floor=before.floor if before else 0,
         refused=[digest for digest in before.refused if digest != bundle.digest] if before else [],
     )
 
 
 def _without_active(folder: SlotFolder, factory: Path, load: Load, record: Record, error: BundleError) -> SlotStart:
-    """The active slot cannot be used: roll back, or take the other slot, or the configured bundle."""
+    """The active slot cannot be used: roll back, or take the other slot if what it holds has run here, or the configured bundle."""
     other = OTHER[record.slot]
     try:
-        bundle = folder.open(other)
-        if record.state in ("testing", "armed") or bundle.digest in record.refused:
+        if not record.previous:
             raise error  # what the other slot holds has not been tried, or has failed
+        bundle = folder.open(other, record.previous)
         model = load(bundle)
     except BundleError:
+        if record.state == "rollback":
+            record, _ = step(record, RolledBack())  # what had failed is refused, whatever takes its place
         return _from_factory(folder, factory, load, other, record)
     reason = f"slot {record.slot} cannot be used: {error.what}"
     if record.state == "probation":
-        record, _ = step(record, Tripped(reason))
+        record, _ = step(record, Tripped(reason, "slot_unusable"))
         record, _ = step(record, RolledBack())
     else:
         version = bundle.manifest.version
         record, _ = step(record, FellBack(slot=other, running=bundle.digest, version=version, reason=reason))
     folder.save(record)
     folder.point(record.slot)
-    return SlotStart(folder=folder, record=record, model=model)
+    return SlotStart(folder=folder, factory=factory, record=record, model=model)

@@ -10,8 +10,8 @@ from outrider_wire.limits import SERVED_VERSIONS
 from outrider_wire.messages import Presence, Telemetry
 
 
-def online(device: str, boot_id: str, *, agent: str, releases: Mapping[str, str]) -> Presence:
-    """The device is here."""
+def online(device: str, boot_id: str, *, agent: str, releases: Mapping[str, str], facts: Mapping[str, str]) -> Presence:
+    """The device is here, with what it says of itself."""
     return Presence(
         device=device,
         online=True,
@@ -19,6 +19,7 @@ def online(device: str, boot_id: str, *, agent: str, releases: Mapping[str, str]
         agent=agent,
         wire=list(SERVED_VERSIONS),
         releases=dict(releases),
+        capabilities=dict(facts),
     )
 
 

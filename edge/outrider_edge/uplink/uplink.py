@@ -6,7 +6,7 @@ Knows the topics and the messages; what becomes of a question is `outrider_edge.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, assert_never
@@ -16,6 +16,7 @@ from outrider_edge.outbox.outbox import Outbox
 from outrider_edge.ports import FiguresPort, MaySpare, OnAside, OnFinal, OnPulled, OutboxEntry
 from outrider_edge.uplink.alone import AloneUplink
 from outrider_edge.uplink.delta_asking import DeltaAsking
+from outrider_edge.uplink.metadata import MetadataLine
 from outrider_edge.uplink.offering import Offering
 from outrider_edge.uplink.presence import offline, online, telemetry
 from outrider_link.blobs import BlobHolder, BlobPuller
@@ -34,10 +35,13 @@ from outrider_wire.messages import (
     DownlinkMessage,
     Escalation,
     Message,
+    MetadataFound,
+    MetadataNotice,
     Receipt,
     Refusal,
     Reported,
     SlotReport,
+    StopNotice,
 )
 from outrider_wire.topics import DEFAULT_ROOT, RELEASES, Address, Topics, row
 
@@ -59,6 +63,14 @@ class UpdatesPort(Protocol):
 
     def slots(self) -> list[SlotReport]:
         """What the slots hold now."""
+        ...
+
+    def facts(self) -> dict[str, str]:
+        """What the device says of itself, and plans ask for: site, profile, labels."""
+        ...
+
+    async def reported(self) -> Reported:
+        """The same as `slots` with all that belongs to it, numbered and signed: made anew each time it is told."""
         ...
 
 
@@ -112,6 +124,7 @@ class Uplink:
         self._clock = clock or run_clock()
         self._started_at = self._clock.now()
         self._updates: UpdatesPort | None = None
+        self._reporting = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._session = self._session_of(access)
         self.offering = Offering(
@@ -126,6 +139,14 @@ class Uplink:
             publish=self._session.publish, bytes_per_s=access.blob_cap, beside=http.fetch if http else None
         )
         self._deltas = DeltaAsking(publish=self._session.publish, topic=self._want_topic)
+        self.metadata = MetadataLine(
+            publish=self._session.publish, topic=self._want_topic, puller=self._puller, http=http
+        )
+        """Asks the cloud for signed metadata."""
+        self.on_stop: Callable[[bytes], None] = _ignored
+        """Hears of the emergency stop: its envelope, verified by nobody yet. Returns at once."""
+        self.on_newer: Callable[[int], None] = _ignored
+        """Hears that there may be metadata up to that version of the timestamp. Returns at once."""
         self.counts: Counter[str] = Counter()
         """``bad_messages``, and by reason what could not be handled."""
         self._bad: Counter[str] = Counter()
@@ -142,6 +163,8 @@ class Uplink:
             self._topics.of("answer", self._device),
             self._topics.of("blob-down", self._device, transfer="+"),
             self._topics.of("desired", self._device),
+            self._topics.of("stop", ""),
+            self._topics.of("metadata", ""),
         ]
 
     @property
@@ -162,7 +185,7 @@ class Uplink:
     def ignored(self) -> dict[str, int]:
         """What came from the cloud and changed nothing, by reason: bad messages, and answers and blocks that nobody asked for."""
         odd = {reason: self.offering.counts[reason] for reason in ("unknown", "repeated", "unfit", "idle_receipts")}
-        return {**odd, "unasked_block": self._puller.unasked, **self._bad}
+        return {**odd, "unasked_block": self._puller.unasked, "unasked_metadata": self.metadata.unasked, **self._bad}
 
     def listen(self, on_final: OnFinal) -> None:
         """As `outrider_edge.ports.UplinkPort.listen`."""
@@ -296,10 +319,14 @@ class Uplink:
         await self._report()
 
     async def _report(self) -> None:
-        slots = self._updates.slots() if self._updates else []
-        releases = {slot.task: slot.running for slot in slots}
-        await self._publish_presence(online(self._device, self._clock.boot_id, agent=self._agent, releases=releases))
-        await self._publish(self._topics.of("reported", self._device), Reported(slots=slots), retain=True)
+        updates = self._updates
+        async with self._reporting:  # one after the other: the newest number is the one that the broker keeps
+            told = await updates.reported() if updates else Reported(slots=[])
+            releases = {slot.task: slot.running for slot in told.slots}
+            facts = updates.facts() if updates else {}
+            presence = online(self._device, self._clock.boot_id, agent=self._agent, releases=releases, facts=facts)
+            await self._publish_presence(presence)
+            await self._publish(self._topics.of("reported", self._device), told, retain=True)
 
     async def _tell_now_and_then(self) -> None:
         while True:
@@ -340,7 +367,7 @@ class Uplink:
         address = self._topics.parse(message.topic)
         body = decode(message.payload, message.content_type)
         about = row(address.kind)
-        if about.sender != "cloud" or address.device != self._device or not isinstance(body, about.messages):
+        if about.sender != "cloud" or address.device not in (self._device, "") or not isinstance(body, about.messages):
             raise PeerMessageError(f"a {type(body).__name__} does not belong on that topic", reason="wrong_topic")
         return address, body  # type: ignore[return-value]  # the table's cloud rows are the downlink messages
 
@@ -360,11 +387,23 @@ class Uplink:
                 self._puller.unasked += 1
             case BlobBlock() | BlobGone():
                 self._puller.on_message(body)
+            case MetadataFound() | StopNotice() | MetadataNotice() | Desired():
+                self._on_releases(body)
+            case _ as never:
+                assert_never(never)
+
+    def _on_releases(self, body: MetadataFound | StopNotice | MetadataNotice | Desired) -> None:
+        """What the cloud says of releases, to whom it concerns."""
+        match body:
+            case MetadataFound():
+                self.metadata.take(body)
+            case StopNotice():
+                self.on_stop(body.envelope)
+            case MetadataNotice():
+                self.on_newer(body.timestamp)
             case Desired():
                 if self._updates is not None:
                     self._updates.on_desired(body)
-            case _ as never:
-                assert_never(never)
 
     async def _serve(self, want: BlobWant) -> None:
         await self._holder.on_want(
@@ -388,6 +427,10 @@ class Uplink:
             extra={"what": str(error)},
             exc_info=None if known else error,
         )
+
+
+def _ignored(_: object) -> None:
+    """Nobody listens for it."""
 
 
 __all__ = ["AloneUplink", "BrokerAccess", "UpdatesPort", "Uplink"]

@@ -333,6 +333,53 @@ def _update_row(name: str, case: Any) -> Sequence[object]:
     return (name, *said, *shares, f"{case.make_s:.2f}", f"{case.apply_mb_s:.0f}", f"{case.rss_mb:.0f}")
 
 
+@app.command()
+def export(
+    *,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(help="easy-vqa, mnist1d, fashion, text or digits; repeat it. Default: the first two."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of deals and trainings.")] = 0,
+    data: Annotated[
+        list[str] | None, typer.Option(metavar="TASK=DIR", help="Your own copy of a task's data; digits needs one.")
+    ] = None,
+    fetch: Annotated[bool, typer.Option("--fetch", help="Get other data with apt-get or npm first, once.")] = False,
+    work: Annotated[Path, typer.Option(metavar="DIR", help="What is kept for the next run.")] = Path(".outrider/bench"),
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure every variant of the demo's and other models."""
+    from outrider.bench.export import ExportPlan, aims, measure
+    from outrider.progress import bar
+
+    screen = Screen(json=json, quiet=quiet)
+    copies = dict(each.partition("=")[::2] for each in data or ())
+    plan = ExportPlan(
+        tasks=task or ["easy-vqa", "mnist1d"],
+        seed=seed,
+        folder=work,
+        data={name: Path(folder) for name, folder in copies.items()},
+        fetch=fetch,
+    )
+    with bar(screen) as tell:
+        found = measure(plan, tell)
+    columns = ("variant", "bytes", "of fp32", "p50 ms", "p95 ms", "MB", "agreement", "right (95 %)", "kept", "")
+    for model, variants in found.items():
+        rows = [_export_row(name, one, variants["fp32"].bytes) for name, one in variants.items()]
+        screen.table(columns, rows, title=model)
+    for sentence in aims(found):
+        screen.note(sentence)
+    Screen(json=True).value(found)
+
+
+def _export_row(name: str, one: Any, plain: int) -> Sequence[object]:
+    right = f"{one.accuracy:.1%} ({one.accuracy_low:.1%}–{one.accuracy_high:.1%})"
+    share, ships = f"{one.bytes / plain:.0%}", "" if one.ships else "out of tolerance"
+    times = (*_times(one.p50_ms, one.p95_ms), f"{one.resident_mb:.1f}")
+    return (name, f"{one.bytes:,}", share, *times, f"{one.agreement:.2%}", right, f"{one.coverage:.1%}", ships)
+
+
 def _escalation_rows(size: str, figures: Any) -> list[Sequence[object]]:
     disk = _times(figures.escalate_p50_ms, figures.escalate_p95_ms)
     memory = _times(figures.memory_p50_ms, figures.memory_p95_ms)

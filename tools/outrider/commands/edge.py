@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from outrider.commands import edge_installing, inferring, joining, outbox
+from outrider.commands import edge_installing, edge_updating, inferring, joining, outbox
 from outrider.commands.agent_options import Config, Demo, TaskBundle, TaskFile, configuration
 from outrider.commands.options import AgentAddress, Json, LogForm, LogFrom, Quiet, group
 from outrider.logs import LogFormat, LogLevel
@@ -16,6 +16,7 @@ app.command(name="infer")(inferring.infer)
 app.command(name="join")(joining.join)
 app.command(name="install")(edge_installing.install)
 app.add_typer(outbox.app, name="outbox")
+app.add_typer(edge_updating.app, name="update")
 
 
 @app.command()
@@ -30,17 +31,28 @@ def run(
     data_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Where everything durable is kept.")] = None,
     port: Annotated[int | None, typer.Option(help="Port of the local API; 0: any free one.")] = None,
     socket: Annotated[Path | None, typer.Option(metavar="PATH", help="Unix socket to serve as well.")] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SOURCE", help="Where inputs come from, again and again: docs/sources.md."),
+    ] = None,
+    part: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=TEXT", help="A part that all inputs of --source have.")
+    ] = None,
+    local_broker: Annotated[
+        str, typer.Option(metavar="mqtt://HOST:PORT", help="The broker of --source mqtt:…, told of events.")
+    ] = "",
     log_format: LogForm = LogFormat.CONSOLE,
     log_level: LogFrom = LogLevel.INFO,
 ) -> None:
     """Answer inputs until SIGTERM. Flags win over OUTRIDER_EDGE_… variables, these over the file."""
     import asyncio
 
-    from outrider import logs
+    from outrider import logs, start
     from outrider_edge.app import serve
 
     logs.set_up(form=log_format, level=log_level)
     flags = {"device": device, "broker__url": broker, "data_dir": data_dir, "api__port": port, "api__socket": socket}
+    flags |= {"local_broker__url": local_broker} | start.sources(source or [], start.texts(part or []))
     asyncio.run(serve(configuration(config, demo, task, bundle, flags)))
 
 
@@ -71,6 +83,12 @@ def ps(agent: AgentAddress = "", json: Json = False, quiet: Quiet = False) -> No
         screen.table(
             ("task", "memory", "answers", "hits", "audited", "disagreed"),
             [_memory_row(task, memory) for task, memory in status["memories"].items()],
+        )
+    if status.get("sources"):
+        columns = ("kind", "state", "read", "dropped", "paced", "events", "asked", "refused", "fault")
+        screen.table(
+            ("source", *columns),
+            [(name, *(str(about[key]) for key in columns)) for name, about in status["sources"].items()],
         )
     if status.get("outbox") and not json and not quiet:
         print(f"outbox: {outbox.in_words(status['outbox'])}")

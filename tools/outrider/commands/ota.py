@@ -1,52 +1,137 @@
-"""``outrider ota``: models over the air. Nothing is signed yet, and there is no staged rollout."""
+"""``outrider ota``: models over the air. Signed releases; the unsigned way of a lab, where no root of trust is set up."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from outrider.commands.options import BundleDir, DryRun, Json, Quiet, Yes, group
+from outrider.commands import ota_keys, ota_looking, ota_rollout
+from outrider.commands.options import BundleDir, CloudAddress, DryRun, Json, Quiet, Yes, group
+from outrider.commands.ota_options import (
+    DEFAULT_REPOSITORY,
+    CaFile,
+    Folder,
+    Keys,
+    PassphraseFile,
+    TokenFile,
+    cloud_of,
+    finish,
+    workplace,
+)
 from outrider.output import Screen
 from outrider.releases import DEFAULT_CLOUD, Plan
+from outrider_wire.errors import OperatorConfigError, RuleRefusalError
+
+if TYPE_CHECKING:
+    from outrider.ota.cloudlink import CloudSource
+    from outrider.releases import CloudApi
 
 app = group("Publish bundles to devices over the air.")
-
-Cloud = Annotated[str, typer.Option("--cloud", envvar="OUTRIDER_OTA_CLOUD", help="Address of the cloud's HTTP API.")]
-TokenFile = Annotated[
-    Path | None,
-    typer.Option(envvar="OUTRIDER_OTA_TOKEN_FILE", metavar="FILE", help="File with the cloud's bearer token."),
-]
-CaFile = Annotated[
-    Path | None,
-    typer.Option(envvar="OUTRIDER_OTA_CA_FILE", metavar="FILE", help="Who signed the certificate of an https:// API."),
-]
 
 
 @app.command()
 def publish(
     *,
     bundle: BundleDir,
-    to: Annotated[list[str] | None, typer.Option("--to", metavar="DEVICE", help="One device; default: all.")] = None,
-    cloud: Cloud = DEFAULT_CLOUD,
+    key: Keys = None,
+    counter: Annotated[
+        int | None, typer.Option(min=1, help="Release counter; default: one more than the task's highest.")
+    ] = None,
+    arch: Annotated[list[str] | None, typer.Option(help="A machine (uname -m) that may run it; default: any.")] = None,
+    profile: Annotated[list[str] | None, typer.Option(help="A device profile that may; default: any.")] = None,
+    agent: Annotated[str, typer.Option(help="The least version of the agent.")] = "",
+    memory_mb: Annotated[int, typer.Option(min=0, help="The least memory, in MB.")] = 0,
+    automatic: Annotated[bool, typer.Option("--automatic", help="Signed with the automatic role.")] = False,
+    to: Annotated[
+        list[str] | None, typer.Option("--to", metavar="DEVICE", help="Unsigned only: one device; default: all.")
+    ] = None,
+    folder: Folder = DEFAULT_REPOSITORY,
+    passphrase_file: PassphraseFile = None,
+    cloud: CloudAddress = DEFAULT_CLOUD,
     token_file: TokenFile = None,
     ca_file: CaFile = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Only sign here; --cloud is not asked.")] = False,
     dry_run: DryRun = False,
     yes: Yes = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Upload a bundle, make it a release, offer it to devices."""
+    """Upload a bundle, and sign it as a release.
+
+    A signed release reaches devices by a plan: outrider ota rollout. Without --key the bundle is offered unsigned, at once, which
+    only devices without a root of trust take, and no cloud that keeps signed metadata does.
+    """
+    screen = Screen(json=json, quiet=quiet)
+    if not key:
+        link = cloud_of(cloud, token_file, ca_file)
+        _publish_unsigned(screen, link, bundle, to or [], dry_run=dry_run, yes=yes)
+        return
+    from outrider.ota import signed_release
+    from outrider_trust.facts import Requires
+
+    requires = Requires(agent=agent, arch=arch or [], profiles=profile or [], memory_mb=memory_mb)
+    place = workplace(folder, passphrase_file)
+    link = None if offline else cloud_of(cloud, token_file, ca_file)
+    wanted = signed_release.prepare(place, link, bundle, counter=counter, requires=requires, automatic=automatic)
+    about = (
+        f"{wanted.facts.task} {wanted.facts.version} ({wanted.digest[:12]}…), release counter {wanted.facts.counter}"
+    )
+    if dry_run:
+        screen.result({"dry_run": True, **wanted.about()}, f"would sign {about}")
+        return
+    if not screen.confirmed(f"sign {about}?", yes=yes):
+        screen.note("nothing was signed")
+        raise typer.Exit(1)
+    from outrider.progress import bar
+
+    with bar(screen) as tell:
+        signed_release.upload(link, bundle, tell)
+    signed_release.sign(place, wanted, key)
+    came = finish(place, screen, link)
+    signed_release.register(link, wanted)
+    screen.result(
+        {"dry_run": False, **wanted.about(), **came},
+        f"✓ signed {about}; next: outrider ota rollout {wanted.digest[:12]}",
+    )
+
+
+def _brief(todo: Plan) -> dict[str, object]:
+    return {
+        "release": todo.release,
+        "task": todo.task,
+        "version": todo.version,
+        "devices": todo.devices,
+        "uploads": [blob.path.name for blob in todo.upload],
+    }
+
+
+def _publish_unsigned(
+    screen: Screen,
+    link: "tuple[CloudApi, CloudSource] | None",
+    bundle: Path,
+    to: list[str],
+    *,
+    dry_run: bool,
+    yes: bool,
+) -> None:
     from outrider import releases
     from outrider.bundle_report import size
     from outrider.progress import bar
 
-    screen = Screen(json=json, quiet=quiet)
-    api = releases.CloudApi(cloud, token_file=token_file, ca_file=ca_file)
-    todo = releases.plan(api, bundle, to or [])
+    if link is None:
+        raise OperatorConfigError("no cloud is named", reason="no_cloud", fix="give --cloud, or sign with --key")
+    api, source = link
+    todo = releases.plan(api, bundle, to)
     about = f"{todo.task} {todo.version} ({todo.release[:12]}…) to {todo.whom}: {size(todo.bytes)} to upload"
     if dry_run:
         screen.result({"dry_run": True, "bytes": todo.bytes, **_brief(todo)}, f"would publish {about}")
         return
+    if source.signs():
+        raise RuleRefusalError(
+            "this cloud keeps signed metadata, and offers nothing that is not signed",
+            reason="must_be_signed",
+            fix="sign the release: --key URI",
+        )
     if not screen.confirmed(f"publish {about}?", yes=yes):
         screen.note("nothing was published")
         raise typer.Exit(1)
@@ -58,44 +143,7 @@ def publish(
     )
 
 
-@app.command()
-def status(
-    cloud: Cloud = DEFAULT_CLOUD,
-    token_file: TokenFile = None,
-    ca_file: CaFile = None,
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Show what really runs on every device, and what should."""
-    from outrider import releases
-
-    screen = Screen(json=json, quiet=quiet)
-    rows = releases.rows(releases.CloudApi(cloud, token_file=token_file, ca_file=ca_file).devices())
-    screen.result({"devices": rows}, "" if rows else "no device was ever heard of; start one with: outrider edge run")
-    if rows:
-        screen.table(
-            ("device", "online", "task", "running", "version", "should run", "state", "reason"),
-            [
-                (
-                    row.device,
-                    "yes" if row.online else "no",
-                    row.task or "–",
-                    row.running[:12] or "–",
-                    row.version or "–",
-                    "the same" if row.current else row.desired[:12],
-                    row.state or "–",
-                    row.reason or "",
-                )
-                for row in rows
-            ],
-        )
-
-
-def _brief(todo: Plan) -> dict[str, object]:
-    return {
-        "release": todo.release,
-        "task": todo.task,
-        "version": todo.version,
-        "devices": todo.devices,
-        "uploads": [blob.path.name for blob in todo.upload],
-    }
+app.command("init")(ota_keys.init)
+app.add_typer(ota_keys.app, name="keys")
+for command in (*ota_rollout.COMMANDS, *ota_looking.COMMANDS):
+    app.command(command.__name__)(command)

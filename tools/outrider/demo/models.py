@@ -105,7 +105,7 @@ def _named(tell: Tell, name: str) -> Progress:
 
 
 def _train_large(world: World, out: Path, progress: Progress) -> None:
-    from outrider_export.build import build_bundle
+    from outrider_export.build import build_bundle, rather
     from outrider_export.students import find_architecture
 
     questions = world.questions(world.deal.large)
@@ -118,13 +118,14 @@ def _train_large(world: World, out: Path, progress: Progress) -> None:
         out=out,
         version="large-1",
         seed=world.seed,
-        precisions=("int8",),
+        precisions=("int8", "fp32"),
+        choose=rather(["int8"]),
         progress=progress,
     )
 
 
 def _train_small(world: World, out: Path, large: Path, progress: Progress) -> list[str]:
-    from outrider_export.build import build_bundle
+    from outrider_export.build import build_bundle, rather
     from outrider_export.certify import behind_model
     from outrider_export.students import find_architecture
 
@@ -140,7 +141,8 @@ def _train_small(world: World, out: Path, large: Path, progress: Progress) -> li
         out=out,
         version="small-1",
         seed=world.seed,
-        precisions=("int8",),
+        precisions=("int8", "fp32"),
+        choose=rather(["int8"]),
         progress=progress,
     )
     return list(report.sentences)

@@ -12,7 +12,7 @@ from outrider_edge.journey.pipeline import TaskRuntime
 from outrider_edge.outbox.outbox import Outbox
 from outrider_edge.outbox.outcomes import Answered
 from outrider_edge.ports import OutboxEntry, OutboxPart
-from outrider_edge.updates.rules import Assigned
+from outrider_edge.updates.events import Assigned
 from outrider_edge.updates.slots import SlotFolder
 from outrider_edge.updates.starting import SlotStart, start_slots
 from outrider_edge.updates.updater import TaskUpdater, UpdateTerms
@@ -133,12 +133,12 @@ async def switch(folder: Path, say: Say, work: Path) -> None:
         if report.state == "committed":
             committed.set()
 
-    source = _Shelf(work / "new")
+    source = Shelf(work / "new")
     updater = TaskUpdater(
         start=start,
         runtime=runtime,
         source=source,
-        load=_load,
+        load=load_plain,
         changed=changed,
         terms=UpdateTerms(probation_s=_PROBATION_S, retry_s=0.1),
     )
@@ -168,18 +168,19 @@ def check_slots(folder: Path, said: list[str], work: Path) -> list[Broken]:
 
 def _started(folder: Path, work: Path, factory: Path) -> SlotStart:
     slots = SlotFolder(folder=folder / "slots" / TASK, task=_task(work))
-    return start_slots(folder=slots, factory=factory, load=_load)
+    return start_slots(folder=slots, factory=factory, load=load_plain)
 
 
 def _task(work: Path) -> Task:
     return parse_task((work / "task.toml").read_text(), "task.toml")
 
 
-def _load(bundle: Bundle) -> Model:
+def load_plain(bundle: Bundle) -> Model:
+    """As an agent does, without a profile."""
     return load_model(bundle)
 
 
-class _Shelf:
+class Shelf:
     """`outrider_edge.updates.fetching.ReleaseSource` from a folder."""
 
     def __init__(self, bundle: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from outrider.sim.power import cloud_lives, edge_lives
+from outrider.sim.power import cloud_lives, edge_lives, trust_lives, update_lives
 from outrider.sim.power.promises import Broken, Say, sayer
 
 
@@ -38,6 +38,24 @@ LIVES: dict[str, Life] = {
         live=edge_lives.switch,
         check=edge_lives.check_slots,
         prepare=edge_lives.prepare_releases,
+    ),
+    "obey": Life(
+        what="a device carries out a signed order for two tasks",
+        live=update_lives.obey,
+        check=update_lives.check_together,
+        prepare=update_lives.prepare_site,
+    ),
+    "recoil": Life(
+        what="a new model fails on live input, and both tasks of the order go back",
+        live=update_lives.recoil,
+        check=update_lives.check_together,
+        prepare=update_lives.prepare_site,
+    ),
+    "believe": Life(
+        what="a device believes signed metadata, then newer metadata",
+        live=trust_lives.believe,
+        check=trust_lives.check_belief,
+        prepare=trust_lives.prepare_repository,
     ),
 }
 

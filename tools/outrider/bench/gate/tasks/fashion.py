@@ -9,6 +9,7 @@ import gzip
 import io
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from outrider.bench.gate.tasks.base import GateTask, dealt, names, need_data
 from outrider.bench.gate.tasks.pair import Captures, Pair
 from outrider.progress import Tell
 from outrider_wire.errors import OperatorSetupError
-from outrider_wire.roles import Shares, fraction_of
+from outrider_wire.roles import Role, Shares, fraction_of
 
 SIDE = 28
 PACKAGE = "dataset-fashion-mnist"
@@ -103,6 +104,13 @@ class Measuring:
     def __call__(self, seed: int, data: Path | None, folder: Path, tell: Tell) -> Measured:
         """One seed."""
         del folder
+        pair, captures, roles, chance = self.made(seed, data, tell)
+        return pair.measured(captures, roles, _strange(captures.inputs[roles["test"][:STRANGE_ROWS]], chance))
+
+    def made(
+        self, seed: int, data: Path | None, tell: Tell
+    ) -> tuple[Pair, Captures, Mapping[Role, NDArray[np.int64]], Generator]:
+        """Both models, what the device took, who may see which rows, and the chance that goes on from there."""
         pictures, labels = read(TASKS[self.task], data)
         order = sorted(range(len(labels)), key=lambda number: fraction_of(str(number), key=f"fashion-{seed}"))
         theirs, mine = np.asarray(order[:CLOUD_ROWS]), np.asarray(order[CLOUD_ROWS : CLOUD_ROWS + DEVICE_ROWS])
@@ -131,8 +139,7 @@ class Measuring:
             augment=JITTER,
             share=lambda done: tell("small model", done),
         )
-        pair = Pair(small=small, large=large, known=known(small, seen), glance=_glance)
-        return pair.measured(captures, roles, _strange(taken[roles["test"][:STRANGE_ROWS]], chance))
+        return Pair(small=small, large=large, known=known(small, seen), glance=_glance), captures, roles, chance
 
 
 def read(task: GateTask, data: Path | None) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

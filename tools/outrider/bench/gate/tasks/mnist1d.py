@@ -5,6 +5,7 @@ coupled to alternating current (slow parts are lost), runs a little fast, drifts
 4,000 clean signals, the small one from 1,200 of the sensor's own.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,11 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from outrider.bench.gate.networks import ConvNet, Fit, known, trained
-from outrider.bench.gate.rows import Floats, Measured
+from outrider.bench.gate.rows import Floats, Ints, Measured
 from outrider.bench.gate.tasks.base import GateTask, dealt, names
 from outrider.bench.gate.tasks.pair import Captures, Pair
 from outrider.progress import Tell
-from outrider_wire.roles import Shares
+from outrider_wire.roles import Role, Shares
 
 SAMPLES = 40
 CLOUD_ROWS = 4000
@@ -34,6 +35,12 @@ SMALL_FIT = Fit(epochs=60, batch=32, learning_rate=5e-3, weight_decay=1e-2)
 def measure(seed: int, data: Path | None, folder: Path, tell: Tell) -> Measured:
     """Draws the signals, trains both models, and asks them."""
     del data, folder
+    pair, captures, roles, chance = made(seed, tell)
+    return pair.measured(captures, roles, _strange(captures.inputs[roles["test"][:STRANGE_ROWS]], chance))
+
+
+def made(seed: int, tell: Tell) -> tuple[Pair, Captures, Mapping[Role, Ints], Generator]:
+    """Both models, what the device took, who may see which rows, and the chance that goes on from there."""
     clean, clean_labels = _signals(CLOUD_ROWS, 2 * seed)
     true, labels = _signals(DEVICE_ROWS, 2 * seed + 1)
     chance = Generator().manual_seed(seed)
@@ -57,8 +64,7 @@ def measure(seed: int, data: Path | None, folder: Path, tell: Tell) -> Measured:
         augment=_mild,
         share=lambda done: tell("small model", done),
     )
-    pair = Pair(small=small, large=large, known=known(small, mine), glance=_glance)
-    return pair.measured(captures, roles, _strange(captures.inputs[roles["test"][:STRANGE_ROWS]], chance))
+    return Pair(small=small, large=large, known=known(small, mine), glance=_glance), captures, roles, chance
 
 
 def _large() -> ConvNet:

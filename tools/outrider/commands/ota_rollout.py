@@ -1,0 +1,391 @@
+"""``outrider ota rollout|status|wait|approve|pause|resume|abort|rollback|stop``: a signed release on its way through a fleet."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from outrider.commands.options import CloudAddress, DryRun, Json, Quiet, Yes
+from outrider.commands.ota_options import (
+    DEFAULT_REPOSITORY,
+    CaFile,
+    Folder,
+    Keys,
+    PassphraseFile,
+    TokenFile,
+    cloud_of,
+    finish,
+    workplace,
+)
+from outrider.output import Screen
+from outrider.releases import DEFAULT_CLOUD
+from outrider_wire.errors import CallerInputError, OperatorConfigError
+
+if TYPE_CHECKING:
+    from outrider.rollouts import Foretold, RolloutApi
+    from outrider_wire.rollout import RolloutPlan
+
+
+def rollout(
+    *,
+    release: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="RELEASE…", help="Beginning of a signed release's digest, or its version; one a task."),
+    ] = None,
+    groups: Annotated[
+        str,
+        typer.Option(
+            metavar="5%,25%,100%",
+            help="Stages, apart by commas; terms of one by +: 5%, site=berlin, site=berlin+25%, devices=cam-1|cam-2.",
+        ),
+    ] = "5%,25%,100%",
+    minimum: Annotated[int, typer.Option("--min", min=1, help="Devices that must have finished a stage.")] = 1,
+    soak: Annotated[str, typer.Option(metavar="2h", help="The least time between the beginnings of stages.")] = "2h",
+    start: Annotated[str, typer.Option(metavar="TIME", help="ISO 8601 (UTC), or 2h for in two hours.")] = "",
+    expires: Annotated[str, typer.Option(metavar="30d", help="How long the plan is good for.")] = "30d",
+    freeze: Annotated[
+        str, typer.Option(metavar='"Fri 16:00-Mon 08:00"', help="When nothing begins (UTC), apart by commas.")
+    ] = "",
+    approve_each: Annotated[
+        bool, typer.Option("--approve-each", help="A person approves each stage after the first.")
+    ] = False,
+    rollback_to: Annotated[
+        list[str] | None, typer.Option(metavar="RELEASE", help="What may be returned to; default: what ran before.")
+    ] = None,
+    name: Annotated[str, typer.Option(metavar="NAME", help="Name of the rollout; default: one is made.")] = "",
+    failures: Annotated[str, typer.Option("--max-failures", metavar="2%", help="Halts above this rate.")] = "2%",
+    rollbacks: Annotated[str, typer.Option("--max-rollbacks", metavar="2%", help="Halts above this rate.")] = "2%",
+    alarms: Annotated[str, typer.Option("--max-alarms", metavar="2%", help="Of risk alarms on devices.")] = "2%",
+    silence: Annotated[str, typer.Option("--max-silence", metavar="10%", help="Of devices that fall silent.")] = "10%",
+    silent_after: Annotated[str, typer.Option(metavar="6h", help="When a device counts as silent.")] = "6h",
+    escalation: Annotated[
+        str, typer.Option("--max-escalation", metavar="5%", help="Rise of the escalated share, against the others.")
+    ] = "5%",
+    confidence: Annotated[str, typer.Option(metavar="95%", help="A good release is halted at most 1 − this.")] = "95%",
+    automatic: Annotated[
+        bool, typer.Option("--automatic", help="Signed with the automatic role, for its canary group alone.")
+    ] = False,
+    signed: Annotated[
+        str, typer.Option("--signed", metavar="NAME", help="Begin the plan of that name, which is signed already.")
+    ] = "",
+    key: Keys = None,
+    folder: Folder = DEFAULT_REPOSITORY,
+    passphrase_file: PassphraseFile = None,
+    cloud: CloudAddress = DEFAULT_CLOUD,
+    token_file: TokenFile = None,
+    ca_file: CaFile = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Plan a rollout, sign the plan, and begin it.
+
+    --dry-run says of each stage its devices, what it can detect, bytes, time and blockers, and needs no key.
+    Exit codes: 0 begun, 1 not confirmed, 2 usage, 3 refused, 4 the cloud does not answer, 5 signatures are still lacking.
+    """
+    from outrider import planning, rollouts
+
+    screen = Screen(json=json, quiet=quiet)
+    link = cloud_of(cloud, token_file, ca_file)
+    if link is None:
+        raise OperatorConfigError("no cloud is named", reason="no_cloud", fix="give --cloud")
+    api, place = rollouts.RolloutApi(link[0]), workplace(folder, passphrase_file)
+    if signed:
+        _begin(screen, api, place, signed)
+        return
+    if not release:
+        raise CallerInputError("no release is named", reason="invalid_rollout", fix="see: outrider ota history")
+    rates = {
+        "failures": failures,
+        "rollbacks": rollbacks,
+        "alarms": alarms,
+        "silence": silence,
+        "escalation": escalation,
+        "confidence": confidence,
+    }
+    asked = planning.Asked(
+        releases=release,
+        groups=groups,
+        minimum=minimum,
+        soak=soak,
+        start=start,
+        expires=expires,
+        freeze=freeze,
+        approve_each=approve_each,
+        rollback_to=rollback_to or [],
+        name=name,
+        thresholds={limit: rollouts.rate(text) for limit, text in rates.items()},
+        silent_after=silent_after,
+        automatic=automatic,
+    )
+    plan = planning.make_plan(place, asked)
+    foretold = api.forecast(plan)
+    _foretell(screen, plan, foretold)
+    if dry_run:
+        screen.result({"dry_run": True, "plan": plan, "forecast": foretold}, f"would begin {plan.rollout}")
+        return
+    if not key:
+        raise OperatorConfigError("a plan is signed with its task's key", reason="no_key", fix="give --key URI")
+    if not screen.confirmed(f"sign and begin {plan.rollout} for {foretold.devices} device(s)?", yes=yes):
+        screen.note("nothing was signed")
+        raise typer.Exit(1)
+    from outrider.ota import publishing
+
+    lacking = publishing.sign_plan(place, plan, key, automatic=automatic)
+    came = finish(place, screen, link)
+    if any(lacking.values()):
+        then = f"when all have signed: outrider ota rollout --signed {plan.rollout}"
+        screen.result({"dry_run": False, "plan": plan, "lacking": lacking, **came}, then)
+        raise typer.Exit(5)
+    standing = api.begin(plan.releases[0].task, plan.rollout)
+    done = {"dry_run": False, "plan": plan, "forecast": foretold, "rollout": standing, **came}
+    screen.result(done, f"✓ {plan.rollout} has begun; see: outrider ota status {plan.rollout} --watch")
+
+
+def status(
+    *,
+    rollout: Annotated[str, typer.Argument(metavar="[ROLLOUT]", help="One alone.", show_default=False)] = "",
+    watch: Annotated[bool, typer.Option("--watch", help="Show it anew until it is over.")] = False,
+    every: Annotated[str, typer.Option(metavar="2s", help="How often, with --watch.")] = "2s",
+    cloud: CloudAddress = DEFAULT_CLOUD,
+    token_file: TokenFile = None,
+    ca_file: CaFile = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show what really runs on every device, and what should; or how a rollout stands."""
+    from outrider import durations, releases, rollouts, rollouts_show
+
+    screen = Screen(json=json, quiet=quiet)
+    link = releases.CloudApi(cloud, token_file=token_file, ca_file=ca_file)
+    api = rollouts.RolloutApi(link)
+    if watch:
+        rollouts_show.watch(screen, api, rollouts.newest(api, rollout), every_s=float(durations.seconds(every)))
+    elif rollout:
+        rollouts_show.show(screen, api.one(rollout))
+    else:
+        rollouts_show.fleet(screen, releases.rows(link.devices()), api.all())
+
+
+def wait(
+    *,
+    rollout: Annotated[str, typer.Argument(metavar="[ROLLOUT]", help="Default: the one that is under way.")] = "",
+    timeout: Annotated[str, typer.Option(metavar="1h", help="Give up after this.")] = "1h",
+    cloud: CloudAddress = DEFAULT_CLOUD,
+    token_file: TokenFile = None,
+    ca_file: CaFile = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Wait for a rollout's end, for pipelines.
+
+    Exit codes: 0 finished; 3 halted by a threshold, aborted, expired or rolled back; 4 the cloud does not answer; 5 timed out, or
+    a person must decide.
+    """
+    from outrider import durations, rollouts
+
+    screen, api = Screen(json=json, quiet=quiet), _api(cloud, token_file, ca_file)
+    name, last = rollouts.newest(api, rollout), ""
+    code = 5
+    standing = rollouts.Standing(rollout=name, state="unknown")
+    for standing in rollouts.changes(api, name, every_s=1.0, within_s=float(durations.seconds(timeout))):
+        if (line := rollouts.headline(standing)) != last:
+            screen.note(line)
+            last = line
+        if standing.state in rollouts.ENDED_WELL | rollouts.ENDED_ILL | rollouts.UNDECIDED:
+            code = 0 if standing.state in rollouts.ENDED_WELL else 3 if standing.state in rollouts.ENDED_ILL else 5
+            break
+    else:
+        screen.note(f"after {timeout} it has not ended")
+    screen.result(standing, rollouts.headline(standing))
+    if code:
+        raise typer.Exit(code)
+
+
+Rollout = Annotated[
+    str,
+    typer.Argument(metavar="[ROLLOUT]", help="Default: the one that is under way.", show_default=False),
+]
+Note = Annotated[str, typer.Option("--note", metavar="TEXT", help="Kept with the rollout, for whoever reads it.")]
+
+
+def approve(
+    *,
+    rollout: Rollout = "",
+    note: Note = "",
+    cloud: CloudAddress = DEFAULT_CLOUD,
+    token_file: TokenFile = None,
+    ca_file: CaFile = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Let the next stage begin: after each stage where the plan asks for it, or where figures prove nothing."""
+    _act("approve", rollout, note, _api(cloud, token_file, ca_file), Screen(json=json, quiet=quiet), dry_run, yes)
+
+
+def pause(
+    *,
+    rollout: Rollout = "",
+    note: Note = "",
+    cloud: CloudAddress = DEFAULT_CLOUD,
+    token_file: TokenFile = None,
+    ca_file: CaFile = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Let nobody new begin; who has begun goes on."""
+    _act("pause", rollout, note, _api(cloud, token_file, ca_file), Screen(json=json, quiet=quiet), dry_run, yes)
+
+
+def resume(
+    *,
+    rollout: Rollout = "",
+    note: Note = "",
+    forgive: Annotated[
+        bool, typer.Option("--forgive", help="After a halt: what went wrong so far does not count.")
+    ] = False,
+    cloud: CloudAddress = DEFAULT_CLOUD,
+    token_file: TokenFile = None,
+    ca_file: CaFile = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Go on after a pause, or after a halt; its own stop is lifted."""
+    screen = Screen(json=json, quiet=quiet)
+    _act("resume", rollout, note, _api(cloud, token_file, ca_file), screen, dry_run, yes, forgive=forgive)
+
+
+def abort(
+    *,
+    rollout: Rollout = "",
+    note: Note = "",
+    cloud: CloudAddress = DEFAULT_CLOUD,
+    token_file: TokenFile = None,
+    ca_file: CaFile = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """End it; who has the release keeps it."""
+    _act("abort", rollout, note, _api(cloud, token_file, ca_file), Screen(json=json, quiet=quiet), dry_run, yes)
+
+
+def rollback(
+    *,
+    rollout: Rollout = "",
+    note: Note = "",
+    cloud: CloudAddress = DEFAULT_CLOUD,
+    token_file: TokenFile = None,
+    ca_file: CaFile = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Order everybody back: to what the plan names, else to what ran before. Needs no offline key."""
+    _act("rollback", rollout, note, _api(cloud, token_file, ca_file), Screen(json=json, quiet=quiet), dry_run, yes)
+
+
+def stop(
+    *,
+    rollout: Annotated[
+        list[str] | None, typer.Argument(metavar="[ROLLOUT]…", help="Default: all updates.", show_default=False)
+    ] = None,
+    lift: Annotated[bool, typer.Option("--lift", help="Let them go on.")] = False,
+    note: Note = "",
+    cloud: CloudAddress = DEFAULT_CLOUD,
+    token_file: TokenFile = None,
+    ca_file: CaFile = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Stop what is under way on all devices, at the next safe point, within seconds; or lift that. Needs no offline key."""
+    screen, api = Screen(json=json, quiet=quiet), _api(cloud, token_file, ca_file)
+    names = rollout or []
+    what = f"{'let go on' if lift else 'stop'} {', '.join(names) or 'all updates'}"
+    if not dry_run and not screen.confirmed(f"{what} on every device?", yes=yes):
+        raise typer.Exit(1)
+    said = api.stop(names, lifted=lift, reason=note, dry_run=dry_run)
+    screen.result(said, f"would {what}" if dry_run else f"✓ {what}: said to every device")
+
+
+COMMANDS = (rollout, status, wait, approve, pause, resume, abort, rollback, stop)
+"""Commands of the group, by the functions' names."""
+
+
+def _api(cloud: str, token_file: Path | None, ca_file: Path | None) -> "RolloutApi":
+    from outrider import releases, rollouts
+
+    return rollouts.RolloutApi(releases.CloudApi(cloud, token_file=token_file, ca_file=ca_file))
+
+
+def _act(  # noqa: PLR0917  the same seven of each command
+    wanted: str,
+    rollout: str,
+    note: str,
+    api: "RolloutApi",
+    screen: Screen,
+    dry_run: bool,
+    yes: bool,
+    *,
+    forgive: bool = False,
+) -> None:
+    """One word on one rollout. Exit codes: 0 done, 1 not confirmed, 3 not in its state, 4 the cloud does not answer."""
+    from outrider import rollouts
+
+    name = rollouts.newest(api, rollout)
+    would = api.act(name, wanted, note=note, forgive=forgive, dry_run=True)
+    if dry_run:
+        screen.result({"dry_run": True, "rollout": would}, f"would be {rollouts.headline(would)}")
+        return
+    members = rollouts.counted(would.members) or "no devices yet"
+    if not screen.confirmed(f"{wanted} {name} ({members})?", yes=yes):
+        screen.note("nothing was done")
+        raise typer.Exit(1)
+    done = api.act(name, wanted, note=note, forgive=forgive, dry_run=False)
+    screen.result({"dry_run": False, "rollout": done}, f"✓ {rollouts.headline(done)}")
+
+
+def _begin(screen: Screen, api: "RolloutApi", place: Any, name: str) -> None:
+    """Begins a plan that is signed in the working copy."""
+    from outrider.ota import publishing
+    from outrider_trust.facts import auto_role, plan_path
+
+    for task in publishing.tasks_of(place):
+        for automatic, role in ((False, task), (True, auto_role(task))):
+            path = plan_path(task, name, automatic=automatic)
+            if place.repository.version(role) and path in place.repository.read(role).signed.targets:
+                standing = api.begin(task, name)
+                screen.result({"rollout": standing}, f"✓ {name} has begun")
+                return
+    raise CallerInputError(
+        f"no plan {name!r} is signed in this working copy", reason="unknown_plan", fix="see: outrider ota history"
+    )
+
+
+def _foretell(screen: Screen, plan: "RolloutPlan", foretold: "Foretold") -> None:
+    from outrider import rollouts
+    from outrider.bundle_report import size
+    from outrider_wire.rollout_text import freeze_text
+
+    screen.table(
+        ("stage", "group", "devices", "must finish", "detects", "bytes", "time", "blocked"),
+        rollouts.stage_rows(foretold),
+        title=f"{plan.rollout}: {size(foretold.bytes)} to {foretold.devices} devices, {rollouts.span(foretold.seconds)} or more",
+    )
+    if plan.freeze:
+        screen.note(f"nothing begins {', '.join(freeze_text(window) for window in plan.freeze)} (UTC)")
+    if foretold.outside:
+        screen.note(f"{foretold.outside} device(s) are in no stage")
+    for warning in foretold.warnings:
+        screen.note(f"note: {warning}")

@@ -1,0 +1,138 @@
+"""Which releases and plans nobody needs any more, and their removal from signed metadata. The rule is pure."""
+
+import time
+from collections.abc import Collection, Sequence
+
+from msgspec import Struct
+
+from outrider.ota.publishing import Known, releases, tasks_of
+from outrider.ota.workplace import Workplace
+from outrider_trust.facts import auto_role, decode_plan
+from outrider_wire.rollout import RolloutPlan
+
+
+class Kept(Struct, kw_only=True):
+    """A release and why it stays; '' where nothing needs it."""
+
+    task: str
+    digest: str
+    version: str
+    counter: int
+    automatic: bool
+    why: str
+    path: str
+
+
+class OldPlan(Struct, kw_only=True):
+    """A plan that has expired."""
+
+    task: str
+    rollout: str
+    path: str
+
+
+class Survey(Struct, kw_only=True):
+    """What would go, and what stays."""
+
+    releases: list[Kept]
+    plans: list[OldPlan]
+
+    @property
+    def going(self) -> list[Kept]:
+        """Releases that nothing needs."""
+        return [each for each in self.releases if not each.why]
+
+
+def judge(
+    known: Sequence[Known], plans: Sequence[RolloutPlan], running: Collection[str], *, keep: int
+) -> dict[str, str]:
+    """Why each release is needed, by digest; '' where it is not. Pure.
+
+    Args:
+        known: releases of one task, the newest first.
+        plans: those that have not expired.
+        running: digests that a device runs, holds, or should hold.
+        keep: how many of the newest stay in any case.
+    """
+    planned = {each.release for plan in plans for each in plan.releases}
+    back = {each.release for plan in plans for each in plan.rollback_to}
+    reasons = (
+        (lambda _, each: each.digest in running, "a device holds it"),
+        (lambda _, each: each.digest in planned, "a plan names it"),
+        (lambda _, each: each.digest in back, "a plan may return to it"),
+        (lambda place, _: place < keep, f"one of the {keep} newest"),
+    )
+    return {
+        each.digest: next((why for needs, why in reasons if needs(place, each)), "") for place, each in enumerate(known)
+    }
+
+
+def survey(place: Workplace, running: Collection[str], *, keep: int = 2, now_ms: int | None = None) -> Survey:
+    """All tasks' releases and expired plans, judged."""
+    now = int(time.time() * 1000) if now_ms is None else now_ms
+    living, old = _plans(place, now)
+    found: list[Kept] = []
+    for task in tasks_of(place):
+        known = releases(place, task)
+        why = judge(known, living, running, keep=keep)
+        for each in known:
+            path = f"{task}/auto/{each.digest}.json" if each.automatic else f"{task}/{each.digest}.json"
+            found.append(
+                Kept(
+                    task=task,
+                    digest=each.digest,
+                    version=each.facts.version,
+                    counter=each.facts.counter,
+                    automatic=each.automatic,
+                    why=why[each.digest],
+                    path=path,
+                )
+            )
+    return Survey(releases=found, plans=old)
+
+
+def propose(place: Workplace, collection: Survey) -> list[str]:
+    """Proposes the roles without what goes; the roles, which must then be signed. Bytes are removed by `sweep`, after that."""
+    gone: dict[str, list[str]] = {}
+    for each in collection.going:
+        gone.setdefault(auto_role(each.task) if each.automatic else each.task, []).append(each.path)
+    for plan in collection.plans:
+        gone.setdefault(auto_role(plan.task) if "/auto/" in plan.path else plan.task, []).append(plan.path)
+    for role, paths in gone.items():
+        metadata = place.repository.fresh(role)
+        for path in paths:
+            metadata.signed.targets.pop(path, None)
+        place.repository.propose(role, metadata)
+    return sorted(gone)
+
+
+def sweep(place: Workplace) -> int:
+    """Removes the bytes of targets that no published or proposed role names; how many files went."""
+    named: set[str] = set()
+    for role in place.repository.roles():
+        for metadata in (place.repository.read(role), place.repository.pending(role)):
+            for target in getattr(metadata.signed if metadata else None, "targets", {}).values():
+                named.update(target.get_prefixed_paths())
+    folder = place.repository.folder / "targets"
+    gone = [path for path in folder.rglob("*.json") if str(path.relative_to(folder)) not in named]
+    for path in gone:
+        path.unlink()
+    return len(gone)
+
+
+def _plans(place: Workplace, now_ms: int) -> tuple[list[RolloutPlan], list[OldPlan]]:
+    living: list[RolloutPlan] = []
+    old: list[OldPlan] = []
+    for task in tasks_of(place):
+        for role in (task, auto_role(task)):
+            if not place.repository.version(role):
+                continue
+            for path, target in place.repository.read(role).signed.targets.items():
+                if "/plans/" not in path:
+                    continue
+                plan = decode_plan((place.repository.folder / "targets" / target.get_prefixed_paths()[0]).read_bytes())
+                if plan.expires_ms > now_ms:
+                    living.append(plan)
+                else:
+                    old.append(OldPlan(task=task, rollout=plan.rollout, path=path))
+    return living, old

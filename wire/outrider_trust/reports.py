@@ -1,0 +1,53 @@
+"""A device's signed report, opened by whoever knows its public key: the cloud, from its certificate. Believes nothing else of it.
+
+The envelope is DSSE's; the signature is ECDSA over P-256 with SHA-256 (FIPS 186-5, §6), as DER, with the key of the device's
+certificate or a key of its own. A key's id is the SHA-256 of its SubjectPublicKeyInfo.
+"""
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from outrider_trust.envelope import unseal
+from outrider_wire.errors import TrustRefusedError
+from outrider_wire.messages import Reported
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+
+REPORT_TYPE = "application/vnd.outrider.report+json"
+
+
+def key_id(key: "EllipticCurvePublicKey") -> str:
+    """Names a public key."""
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - a start need not wait for it
+
+    der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(der).hexdigest()
+
+
+def open_report(data: bytes, key: "EllipticCurvePublicKey", *, device: str) -> Reported:
+    """What a device has told under its signature. Whether its number is new is the caller's to know.
+
+    Args:
+        data: `Reported.signed`.
+        key: the device's.
+        device: its name.
+
+    Raises:
+        TrustRefusedError: ``envelope_invalid``, ``envelope_unsigned``, ``report_other_device``.
+    """
+    from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - see above
+    from cryptography.hazmat.primitives import hashes  # noqa: PLC0415 - see above
+    from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415 - see above
+
+    def verify(signature: bytes, message: bytes) -> bool:
+        try:
+            key.verify(signature, message, ec.ECDSA(hashes.SHA256()))
+        except InvalidSignature:
+            return False
+        return True
+
+    told = unseal(data, REPORT_TYPE, Reported, keys={key_id(key): verify}, threshold=1)
+    if told.device != device:
+        raise TrustRefusedError(f"the report is of {told.device}, not of {device}", reason="report_other_device")
+    return told
