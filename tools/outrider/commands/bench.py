@@ -68,24 +68,10 @@ def edge(
     screen.table(("daemon", ""), [("cold start", f"{found.cold_start_s:.2f} s"), ("resident", resident)])
     line = msgspec.to_builtins(found)
     if peers:
-        line |= _beside_peers(screen, rounds=rounds, seconds=seconds, swaps=swaps)
+        from outrider.bench.edge_peers.show import beside_peers
+
+        line |= beside_peers(screen, rounds=rounds, seconds=seconds, swaps=swaps)
     Screen(json=True).value(line)
-
-
-def _beside_peers(screen: Screen, *, rounds: int, seconds: float, swaps: int) -> dict[str, Any]:
-    """Measures, shows, and gives what is added to the line."""
-    import msgspec
-
-    from outrider.bench.edge_peers.measure import PeersPlan, measure_peers
-    from outrider.bench.edge_peers.show import show
-    from outrider.progress import bar
-
-    with tempfile.TemporaryDirectory() as folder, bar(screen) as tell:
-        plan = PeersPlan(folder=Path(folder), rounds=rounds, seconds=seconds, swaps=swaps)
-        found = measure_peers(plan, tell)
-    show(found, screen)
-    added: dict[str, Any] = msgspec.to_builtins(found)
-    return added
 
 
 @app.command()

@@ -1,9 +1,15 @@
-"""The comparison as tables for a person, with the aims that it is held against. Measures nothing."""
+"""The comparison as tables for a person, with the aims that it is held against."""
 
+import tempfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
-from outrider.bench.edge_peers.measure import AgainstFigures, PeersFigures
+import msgspec
+
+from outrider.bench.edge_peers.measure import AgainstFigures, PeersFigures, PeersPlan, measure_peers
 from outrider.output import Screen
+from outrider.progress import bar
 
 Aim = tuple[str, str, Callable[[PeersFigures], float], Callable[[float], bool]]
 """(what is wanted, how far, the figure, whether it is reached)"""
@@ -26,6 +32,16 @@ AIMS: Sequence[Aim] = (
     ("refused while the model is swapped", "0", lambda found: found.swap.refused, lambda x: x == 0),
     ("p99 during a swap, to p99 before it", "≤ 2", lambda found: found.swap.p99_ratio, lambda x: x <= 2),
 )
+
+
+def beside_peers(screen: Screen, *, rounds: int, seconds: float, swaps: int) -> dict[str, Any]:
+    """Measures, shows, and gives what is added to the JSON line; errors as `measure_peers`."""
+    with tempfile.TemporaryDirectory() as folder, bar(screen) as tell:
+        plan = PeersPlan(folder=Path(folder), rounds=rounds, seconds=seconds, swaps=swaps)
+        found = measure_peers(plan, tell)
+    show(found, screen)
+    added: dict[str, Any] = msgspec.to_builtins(found)
+    return added
 
 
 def show(found: PeersFigures, screen: Screen) -> None:
