@@ -5,7 +5,7 @@ What a stop leaves unanswered stands claimed in the store with its lease given u
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -246,7 +246,9 @@ class CloudService:
             topics=self._topics,
         )
         await intake.take_over(own=True)
-        await self._connect(hub, intake, store, deliveries, trust)
+        await self._connect(
+            hub, intake, store, deliveries, unsaid=[deliveries.resend, trust.announce, rollouts.connected]
+        )
         escalating.open(intake)
         housekeeping = Housekeeping(
             store=store,
@@ -305,9 +307,17 @@ class CloudService:
             metrics=self._metrics,
         )
 
-    async def _connect(self, hub: Hub, intake: Intake, store: Store, deliveries: Deliveries, trust: Trust) -> None:
+    async def _connect(
+        self,
+        hub: Hub,
+        intake: Intake,
+        store: Store,
+        deliveries: Deliveries,
+        *,
+        unsaid: Sequence[Callable[[], Awaitable[None]]],
+    ) -> None:
         """The last step: from here on escalations come in."""
-        self._session = session = make_session(self._config.broker, self.name, hub, deliveries, trust)
+        self._session = session = make_session(self._config.broker, self.name, hub, unsaid)
         await self._stack.enter_async_context(session)
         self._metrics.handler_failures.set_function(lambda: session.handler_failures)
         self._stack.push_async_callback(self._drain, store, intake, deliveries)
