@@ -169,7 +169,7 @@ class CloudService:
             quota_bytes=config.devices.upload_bytes,
             most_bytes=max(part.max_bytes for task in served.values() for part in task.inputs),
         )
-        fleet = Fleet(store=store, devices_max=config.limits.devices_max, metrics=self._metrics)
+        fleet = Fleet(store=store, devices_max=config.limits.devices_max, metrics=self._metrics, signed=trust.on)
         deliveries = Deliveries(
             name=self.name,
             store=store,
