@@ -244,6 +244,7 @@ class CloudService:
             pulls=pulls,
             publish=self._publish,
             topics=self._topics,
+            looked=rollouts.last.clear,
         )
         await intake.take_over(own=True)
         await self._connect(

@@ -18,6 +18,7 @@ from outrider_cloud.rollout.desk import RolloutDesk
 from outrider_cloud.rollout.running import Rollouts, following
 from outrider_cloud.store import release_rows, rollouts
 from outrider_cloud.store.schema import assignments, orders, rollout_members
+from outrider_cloud.store.schema import rollouts as rollout_table
 from outrider_cloud.store.store import Store
 from outrider_cloud.trust.control import Control
 from outrider_cloud.trust.plans import SignedPlans
@@ -393,10 +394,32 @@ async def test_what_is_forgotten_of_a_device_is_forgotten_here_too(office: Offic
     from outrider_cloud.store import forget
 
     running = office.controller()
+    for k in range(3):
+        told = Telemetry(device=f"cam-{k}", boot_id="b", task=TASK, uptime_s=1, account={"edge": 10})
+        await office.fleet.on_telemetry(f"cam-{k}", told)
     await office.begin(running, await office.release(1), devices=3)
     await running.turn()
+    assert "cam-1" in office.kept().progress.control
     await office.store.write(lambda c: forget.erase(c, whom=forget.Whom(device="cam-1")))
     assert {row["device"] for row in office.rows(orders)} == {"cam-0", "cam-2"}
+    assert {row["device"] for row in office.rows(rollout_members)} == {"cam-0", "cam-2"}
+    progress = office.kept().progress
+    assert progress.control and not {"cam-1"} & (progress.control.keys() | progress.since.keys())
+    assert "cam-1" not in str(office.rows(rollout_table)), "nowhere in what is stored of the rollout"
+
+
+async def test_a_step_that_was_under_way_does_not_write_a_forgotten_device_down_again(office: Office) -> None:
+    from outrider_cloud.rollout.controller import step
+    from outrider_cloud.store import forget
+
+    running = office.controller()
+    await office.begin(running, await office.release(1), devices=3)
+    await running.turn()
+    await office.says("cam-1", state="fetching", offered=office.kept().plan.releases[0].release)
+    found = await running.look("r-1")
+    await office.store.write(lambda c: forget.erase(c, whom=forget.Whom(device="cam-1")))
+    with pytest.raises(rollouts.OvertakenError):
+        await running.write(found, step(found.look))
     assert {row["device"] for row in office.rows(rollout_members)} == {"cam-0", "cam-2"}
 
 
