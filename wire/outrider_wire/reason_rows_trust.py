@@ -126,6 +126,14 @@ TRUST_ROWS: tuple[Reason, ...] = (
         "order_expired", "trust", _DEVICE, _NOBODY, "an order came after its time", "nothing: the cloud gives another"
     ),
     Reason(
+        "order_ahead",
+        "trust",
+        _DEVICE,
+        _SIGNER,
+        "an order's number is more than a day ahead of the device's clock: after it no other could follow",
+        "set the device's clock; if it is right, look who has the control key, and rotate it",
+    ),
+    Reason(
         "report_unsigned",
         "trust",
         ("cloud",),

@@ -52,6 +52,7 @@ UPDATE_REASONS: Mapping[str, UpdateReason] = {
             "the plan permits no return to it",
             "name it in rollback_to, and sign the plan again",
         ),
+        ("rollback_overtaken", "a newer release than the plan's runs here", "roll back by that release's plan"),
         ("counter_older", "a release with a higher counter has run here", "publish it with a higher one, or roll back"),
         ("counter_reused", "another release has had that counter", "publish it with a higher one"),
         ("counter_mismatch", "release and order disagree on its counter", "look who signs orders"),
