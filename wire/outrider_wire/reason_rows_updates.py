@@ -70,6 +70,11 @@ UPDATE_REASONS: Mapping[str, UpdateReason] = {
         ("replaced", "another task of the order was given another one", "order them together"),
         ("selftest_failed", "the limited child refused it", "see the reason"),
         ("selftest_slow", "one inference takes longer than updates.selftest_ms", "publish a faster one"),
+        (
+            "load_crash",
+            "the process ended twice while it was loaded beside the model in use",
+            "give the board more memory, or publish a smaller one",
+        ),
         ("selftest_crash", "the process ended in its self-test, twice", "test it on such a board"),
         ("selftest_overdue", "its self-test did not end", "test it on such a board"),
         ("bad_golden", "it does not give its golden answers here", "test it on such a board"),
