@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
@@ -388,6 +389,21 @@ async def test_numbers_outlive_the_store(office: Office, tmp_path: Path) -> None
     await RolloutDesk(store=office.store, running=running).create(TASK, plan.rollout)
     await running.turn()
     assert all(row["number"] > before[row["device"]] for row in office.rows(orders))
+
+
+async def test_an_order_follows_what_the_device_heeds_also_when_store_and_clock_went_back(office: Office) -> None:
+    running = office.controller()
+    release = await office.release(1)
+    ahead = round(time.time() * 1000) + 3_600_000
+    await office.says("cam-0", order=ahead)
+    await office.says("cam-1", order=2**53 - 1)  # it says what it likes, and hurts nobody
+    site_plan = plan_now(release, groups=[Group(name="all")])
+    office.site.plan(site_plan, task=TASK)
+    await RolloutDesk(store=office.store, running=running).create(TASK, "r-1")
+    await running.turn()
+    numbers = {row["device"]: row["number"] for row in office.rows(orders)}
+    assert numbers["cam-0"] == ahead + 1
+    assert numbers["cam-1"] < ahead
 
 
 async def test_what_is_forgotten_of_a_device_is_forgotten_here_too(office: Office) -> None:

@@ -25,6 +25,7 @@ from outrider_cloud.store import rollouts
 from outrider_cloud.store.rollouts import Kept, OvertakenError, Signed
 from outrider_cloud.store.schema import devices
 from outrider_cloud.store.store import Store
+from outrider_trust.client import NUMBER_AHEAD_MS
 from outrider_trust.facts import SignedPlan
 from outrider_wire.errors import OutriderError, PeerError, RuleRefusalError, UnreachableError
 from outrider_wire.rollout import DeviceOrder, PlannedRelease, Stop
@@ -227,7 +228,11 @@ class Rollouts:
             OutriderError: an order cannot be signed; nothing is stored.
         """
         taken = await self._store.read(partial(rollouts.numbers, devices=[each.device for each in done.orders]))
-        orders = [replace(each, number=max(taken[each.device] + 1, each.issued_ms)) for each in done.orders]
+        heeded = {name: _heeded(seen, self._clock()) for name, seen in found.look.fleet.items()}
+        orders = [
+            replace(each, number=max(taken[each.device] + 1, heeded.get(each.device, 0) + 1, each.issued_ms))
+            for each in done.orders
+        ]
         signed = await asyncio.to_thread(self._sign, orders) if orders else []
         given = {each.device: each.number for each in orders}
         members = {
@@ -313,6 +318,12 @@ def covers(last: tuple[Stop, bytes, bool] | None, rollout: str) -> bool:
 def fleet_of(connection: sa.Connection) -> dict[str, Seen]:
     """All devices, by name."""
     return {row["device"]: seen_of(dict(row)) for row in connection.execute(sa.select(devices)).mappings()}
+
+
+def _heeded(seen: Seen, now_ms: int) -> int:
+    """The newest order that a device says it heeds: after a store was lost and the clock set back, it still knows."""
+    numbers = (slot.order for slot in seen.slots.values())
+    return max((number for number in numbers if number <= now_ms + NUMBER_AHEAD_MS), default=0)
 
 
 def unsigned() -> RuleRefusalError:
