@@ -6,10 +6,10 @@ from outrider_cloud.config import CloudBrokerSettings
 from outrider_cloud.hub import Hub
 from outrider_link.session import MqttSession
 
+Unsaid = Sequence[Callable[[], Awaitable[None]]]
 
-def make_session(
-    broker: CloudBrokerSettings, name: str, hub: Hub, unsaid: Sequence[Callable[[], Awaitable[None]]]
-) -> MqttSession:
+
+def make_session(broker: CloudBrokerSettings, name: str, hub: Hub, unsaid: Unsaid) -> MqttSession:
     """The session; what was ``unsaid``, or what the broker may have lost, is said at each connection."""
 
     async def connected() -> None:

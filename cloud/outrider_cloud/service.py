@@ -5,7 +5,7 @@ What a stop leaves unanswered stands claimed in the store with its lease given u
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from outrider_cloud.answering.first import load_first
 from outrider_cloud.answering.settler import Settler
 from outrider_cloud.answering.worker import Worker
 from outrider_cloud.background import Background
-from outrider_cloud.broker_session import make_session
+from outrider_cloud.broker_session import Unsaid, make_session
 from outrider_cloud.config import CloudConfig, TaskSettings, check, read_tasks
 from outrider_cloud.fleet import Fleet
 from outrider_cloud.forgetting import Forgetting
@@ -247,9 +247,8 @@ class CloudService:
             looked=rollouts.last.clear,
         )
         await intake.take_over(own=True)
-        await self._connect(
-            hub, intake, store, deliveries, unsaid=[deliveries.resend, trust.announce, rollouts.connected]
-        )
+        unsaid = [deliveries.resend, trust.announce, rollouts.connected]
+        await self._connect(hub, intake, store, deliveries, unsaid)
         escalating.open(intake)
         housekeeping = Housekeeping(
             store=store,
@@ -308,15 +307,7 @@ class CloudService:
             metrics=self._metrics,
         )
 
-    async def _connect(
-        self,
-        hub: Hub,
-        intake: Intake,
-        store: Store,
-        deliveries: Deliveries,
-        *,
-        unsaid: Sequence[Callable[[], Awaitable[None]]],
-    ) -> None:
+    async def _connect(self, hub: Hub, intake: Intake, store: Store, deliveries: Deliveries, unsaid: Unsaid) -> None:
         """The last step: from here on escalations come in."""
         self._session = session = make_session(self._config.broker, self.name, hub, unsaid)
         await self._stack.enter_async_context(session)
