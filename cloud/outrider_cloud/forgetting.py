@@ -5,7 +5,7 @@ What was learnt from an example is not unlearnt by this: `Found.used` says which
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import msgspec
@@ -45,7 +45,7 @@ class Forgotten(Struct, kw_only=True, frozen=True):
 
 
 class Forgetting:
-    """Given everything that may hold something."""
+    """Given everything that may hold something; ``looked``: drops what was last seen of rollouts."""
 
     def __init__(
         self,
@@ -58,7 +58,9 @@ class Forgetting:
         pulls: Pulls,
         publish: Publish,
         topics: Topics,
+        looked: Callable[[], None] = lambda: None,
     ) -> None:
+        self._looked = looked
         self._store = store
         self._blobs = blobs
         self._workers = workers
@@ -82,6 +84,7 @@ class Forgetting:
         seen = await self.look(whom)
         held = await self._let_go(whom)
         erased = await self._store.write(partial(forget.erase, whom=whom))
+        self._looked()
         erased.digests.update(await self._store.read(partial(references.unnamed, digests=held)))
         await self._delete_files(whom, erased)
         not_cleared = await self._clear(seen.found.retained)
