@@ -122,6 +122,10 @@ class EngineDesk:
         except (OutriderError, OSError) as error:
             runtime.replaying = self._not_renewed(plain, error)
             return
+        except Exception as error:  # as of an engine: a replay that breaks must not end the desk
+            log.exception("replay.broken", extra={"task": self._task})
+            runtime.replaying = f"{type(error).__name__}: {error}"
+            return
         if runtime.renew(plain, claiming):
             runtime.replaying = ""
 

@@ -5,12 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from edge_agents import write_config
 from fake_tensorrt import ORIN, FakeDevice, FakeLibrary
 from items_factory import certified_bundle
 
-from factory import make_bundle, make_task, parts_of, sure
+from factory import file_entry, make_bundle, make_task, parts_of, sure
 from outrider_edge.app import serving
 from outrider_edge.config import load_edge_config
 from outrider_edge.engine_desk import EngineDesk, EngineTerms
@@ -28,6 +29,7 @@ from outrider_engine.native.engines import Native
 from outrider_engine.native.target import Target
 from outrider_engine.session import Feeds, Session
 from outrider_wire.errors import UnreachableError
+from outrider_wire.manifest import MANIFEST_FILE, decode_manifest, encode_manifest
 
 TASK = make_task()
 
@@ -288,4 +290,31 @@ async def test_a_damaged_record_of_replays_allows_none(tmp_path: Path) -> None:
     bench = Bench(tmp_path, when="certified", bundle=bundle)
     bench.desk.start()
     await until(lambda: "nobody knows how often" in bench.runtime.engines.get("tensorrt", ""))
+    await bench.desk.stop()
+
+
+async def test_items_without_one_of_the_models_tensors_end_a_replay_and_not_the_desk(tmp_path: Path) -> None:
+    bundle = certified_bundle(tmp_path / "bundle", TASK)
+    kept = msgspec.msgpack.decode((bundle / ITEMS_FILE).read_bytes())
+    del kept["tensors"]["words"]
+    data = msgspec.msgpack.encode(kept)
+    (bundle / ITEMS_FILE).write_bytes(data)
+    manifest = decode_manifest((bundle / MANIFEST_FILE).read_bytes())
+    files = [file for file in manifest.files if file.path != ITEMS_FILE]
+    files.append(file_entry(ITEMS_FILE, data, "certification"))
+    (bundle / MANIFEST_FILE).write_bytes(encode_manifest(msgspec.structs.replace(manifest, files=files)))
+    bench = Bench(tmp_path, bundle=bundle, provider="CUDAExecutionProvider")
+    bench.desk.start()
+    await until(lambda: "tensors" in bench.runtime.replaying)
+    assert bench.runtime.answer(parts_of(sure(0))).model.certified
+    await bench.desk.stop()
+
+
+async def test_what_claims_by_a_replay_answers_one_by_one_as_the_items_were_answered(tmp_path: Path) -> None:
+    """Kernels of a GPU are chosen by the size of the batch, and round otherwise in another."""
+    bench = Bench(tmp_path, when="certified", bundle=certified_bundle(tmp_path / "bundle", TASK))
+    assert not bench.plain.one_by_one
+    bench.desk.start()
+    await until(lambda: bench.runtime.model is not bench.plain)
+    assert (bench.runtime.model.certified, bench.runtime.model.one_by_one) == ("", True)
     await bench.desk.stop()
