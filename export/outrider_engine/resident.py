@@ -123,7 +123,9 @@ class Residents:
     def _make_room(self, wanted: _Slot) -> bool:
         """Lets go of the longest unused until ``wanted`` is held or fits; never of one in use."""
         dropped = False
-        while self._max_bytes is not None and wanted not in self._held and self._taken() + wanted.cost > self._max_bytes:
+        while (
+            self._max_bytes is not None and wanted not in self._held and self._taken() + wanted.cost > self._max_bytes
+        ):
             idle = next((slot for slot in self._held if not slot.users), None)
             if idle is None:
                 self._state.wait()
