@@ -137,6 +137,14 @@ def test_dynamic_int8_finds_its_ranges_as_it_runs(made: Variants) -> None:
     assert "QuantizeLinear" not in operators
 
 
+def test_a_variant_that_scales_by_its_batch_is_compared_as_a_device_asks_it(made: Variants, rows: Tensors) -> None:
+    session = OrtSession(made.files["model.int8-dynamic.onnx"])
+    alone = np.concatenate([session.run(rows.batch(slice(row, row + 1)))["logits"] for row in range(20)])
+    together = session.run(rows.batch(slice(0, 20)))["logits"]
+    assert np.array_equal(made.said["int8-dynamic"]["logits"][:20], alone)
+    assert not np.array_equal(together, alone), "a batch is another thing"
+
+
 def test_the_three_rules_find_three_ranges(tmp_path: Path) -> None:
     """A hundred values near 0 and one far away: min-max holds it, percentile and entropy do not."""
     nodes = [
