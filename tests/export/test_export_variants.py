@@ -291,6 +291,26 @@ def test_a_transformer_s_mask_stays_in_floating_point_and_is_named() -> None:
         assert found.agreement >= 0.9
 
 
+def test_a_small_token_beside_a_large_one_survives_8_bits() -> None:
+    """A transformer's class token is a thousandth of the others, and is normalised by itself; one range for all makes it zero."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("MatMul", ["x", "v"], ["hidden"]),
+        helper.make_node("Mul", ["hidden", "sizes"], ["tokens"]),
+        helper.make_node("LayerNormalization", ["tokens", "scale"], ["normal"], axis=-1),
+        helper.make_node("Gather", ["normal", "first"], ["token"], axis=1),
+        helper.make_node("MatMul", ["token", "w"], ["logits"]),
+    ]
+    weights: dict[str, Any] = {name: rng.normal(size=(8, 8)).astype(np.float32) for name in "vw"}
+    weights |= {"sizes": np.array([[0.001], [10.0]], np.float32), "scale": np.ones(8, np.float32), "first": np.array(0)}
+    model = _model(nodes, weights, ["batch", 2, 8], ["batch", 8])
+    found = to_int8(model, [{"x": rng.normal(size=(64, 2, 8)).astype(np.float32)}])
+    assert (found.agreement >= 0.9, found.float_layers) == (True, 0)
+    [left] = found.left
+    assert left.operators["LayerNormalization"] == 1
+    assert "token" in left.why
+
+
 def test_a_variant_out_of_its_tolerance_does_not_ship_and_the_bundle_says_so(
     task: Task, architecture: Architecture, squares: Squares, tmp_path: Path
 ) -> None:
