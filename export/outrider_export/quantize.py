@@ -33,7 +33,7 @@ _NO_KERNEL = "the quantizer has no 8-bit form of them"
 _NORMALISED = frozenset(
     {"LayerNormalization", "SimplifiedLayerNormalization", "SkipLayerNormalization", "RMSNormalization"}
 )
-_PER_TOKEN = (
+_NORMALISED_APART = (
     "each token is normalised by itself, and 8 bits with one range for all of them leave nothing of a small one"
 )
 
@@ -88,7 +88,9 @@ def to_int8(
             if tries:
                 stayed = f"with one layer less {tries[-1].agreement:.2%} of the answers stayed, and {AGREEMENT:.0%} are wanted"
                 reasons.append((tail.nodes, f"the last layers with weights, {tail.layers} of them", stayed))
-            left = left_of(graph, made.graph, reasons=reasons, rest=_PER_TOKEN if _normalises(graph) else _NO_KERNEL)
+            left = left_of(
+                graph, made.graph, reasons=reasons, rest=_NORMALISED_APART if _normalises(graph) else _NO_KERNEL
+            )
             tries.append(
                 Quantized(
                     data=data,
