@@ -27,6 +27,7 @@ from outrider_engine.native.build import build_engine
 from outrider_engine.native.building import BuildReport, Progress
 from outrider_engine.native.engines import Native
 from outrider_engine.native.target import Target
+from outrider_engine.resident import BASE_BYTES, Residents
 from outrider_engine.session import Feeds, Session
 from outrider_wire.errors import UnreachableError
 from outrider_wire.manifest import MANIFEST_FILE, decode_manifest, encode_manifest
@@ -86,6 +87,7 @@ class Bench:
         source: Any = None,
         provider: str = "CPUExecutionProvider",
         version: str = "10.3.0",
+        residents: Residents | None = None,
     ) -> None:
         self.library = FakeLibrary(version, shift=shift)
         self.native = Native(adapter=ADAPTERS["tensorrt"], library=self.library, device=FakeDevice(ORIN))
@@ -111,6 +113,7 @@ class Bench:
             replays=Replays(
                 book=ReplayBook(folder / "replays"), shelf=ItemShelf(folder / "replays", source or AloneUplink())
             ),
+            residents=residents or Residents(),
             opened=lambda name: self.native,
             build=build,
         )
@@ -317,4 +320,25 @@ async def test_what_claims_by_a_replay_answers_one_by_one_as_the_items_were_answ
     bench.desk.start()
     await until(lambda: bench.runtime.model is not bench.plain)
     assert (bench.runtime.model.certified, bench.runtime.model.one_by_one) == ("", True)
+    await bench.desk.stop()
+
+
+async def test_an_engine_counts_under_the_bound_of_memory_and_comes_back_the_same(tmp_path: Path) -> None:
+    residents_bytes = 64 << 20
+    residents = Residents(residents_bytes)
+    bench = Bench(tmp_path, residents=residents)
+    bench.desk.start()
+    await until(lambda: bench.runtime.model is not bench.plain)
+    assert residents.taken_bytes > BASE_BYTES
+    other = residents.session("other", (residents_bytes - BASE_BYTES) // 2, lambda: bench.plain.session)
+    assert (other.provider, bench.runtime.model.resident) == ("CPUExecutionProvider", False)
+    assert bench.provider == "tensorrt"
+    await bench.desk.stop()
+
+
+async def test_an_engine_above_the_bound_of_memory_is_passed_over(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, residents=Residents(1 << 20))
+    bench.desk.start()
+    await until(lambda: "models_mb" in bench.runtime.engines.get("tensorrt", ""))
+    assert bench.provider == "CPUExecutionProvider"
     await bench.desk.stop()
