@@ -39,9 +39,9 @@ from outrider_wire.errors import BundleError, OutriderError
 log = logging.getLogger(__name__)
 
 SelfTest = Callable[[Path], SelfTestReport]
+MayGoOn = Callable[[], Coroutine[Any, Any, None]]
 Job = Literal["ask", "fetch", "test", "load", "watch", "restore"]
 RETRY_MAX_S = 300.0
-POLL_S = 0.05
 DAMAGED_TRIES = 3
 """A release that arrives with another digest this often is damaged where it comes from."""
 _SPREAD = random.Random()  # noqa: S311 - spreads load, guards nothing
@@ -63,6 +63,8 @@ class UpdateTerms:
     """How often it is asked whether the next step may begin."""
     tick_s: float = 60.0
     """How often run time is counted."""
+    look_s: float = 0.05
+    """How often it is looked at how a model on probation fares."""
     selftest_ms: float = 0.0
     """The most milliseconds that one inference may take in the self-test; 0: any."""
     watch: ProbationTerms = field(default_factory=ProbationTerms)
@@ -172,7 +174,7 @@ class UpdateJobs:
                     size=record.size,
                     slot=OTHER[record.slot],
                     folder=self._folder,
-                    source=_polite(self._source(), self._may_go_on),
+                    source=polite(self._source(), self._may_go_on),
                 )
                 problem = lacks_embedding(self._folder.task, bundle.manifest)
                 return Unfit(problem, "wrong_task") if problem else Fetched(bundle.manifest.version)
@@ -228,7 +230,7 @@ class UpdateJobs:
             while True:
                 if (found := verdict(watching.seen(loop.time() - began), self._terms.probation)) is not None:
                     return found
-                await asyncio.sleep(POLL_S)
+                await asyncio.sleep(self._terms.look_s)
         finally:
             watching.close()
 
@@ -265,18 +267,14 @@ class UpdateJobs:
         return model, check_golden(model)
 
 
-MayGoOn = Callable[[], Coroutine[Any, Any, None]]
-
-
-def _polite(source: ReleaseSource, may_go_on: MayGoOn) -> ReleaseSource:
+def polite(source: ReleaseSource, may_go_on: MayGoOn) -> ReleaseSource:
+    """The same source, with its deltas if it has them, that asks before every file."""
     if isinstance(source, DeltaSource):
-        return _PoliteDeltas(source, may_go_on, deltas=source)
+        return _PoliteWithDeltas(source, source, may_go_on)
     return _Polite(source, may_go_on)
 
 
 class _Polite:
-    """`outrider_edge.updates.fetching.ReleaseSource` that asks before every file."""
-
     def __init__(self, source: ReleaseSource, may_go_on: MayGoOn) -> None:
         self._source = source
         self._may_go_on = may_go_on
@@ -290,10 +288,8 @@ class _Polite:
         return await self._source.pull_file(sha256=sha256, size=size, to=to)
 
 
-class _PoliteDeltas(_Polite):
-    """The same of a source that has deltas too."""
-
-    def __init__(self, source: ReleaseSource, may_go_on: MayGoOn, *, deltas: DeltaSource) -> None:
+class _PoliteWithDeltas(_Polite):
+    def __init__(self, source: ReleaseSource, deltas: DeltaSource, may_go_on: MayGoOn) -> None:
         super().__init__(source, may_go_on)
         self._deltas = deltas
 

@@ -1,5 +1,6 @@
 """``outrider sim``: what Outrider promises, held against faults that are really caused. A table, then one JSON line."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -8,11 +9,6 @@ from outrider.commands.options import Json, Quiet, group
 from outrider.output import Screen
 
 app = group("Cause real faults, and check that nothing is lost.")
-
-
-@app.callback()
-def _commands() -> None:
-    """`faults` is a command of its own, though it is the only one."""
 
 
 @app.command()
@@ -54,6 +50,47 @@ def faults(
             screen.note(f"{name}: no log shows that anything happened; more rounds may")
     Screen(json=True).value({name: found[name] for name in NAMES if name in found})
     if not all(figures.sound for figures in found.values()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def fleet(
+    *,
+    devices: Annotated[int, typer.Option(min=3, max=2000, help="How many.")] = 200,
+    naive: Annotated[
+        bool,
+        typer.Option("--naive", help="Roll out to 1 %, 10 % and 100 % of all, in place of canaries of each profile."),
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, max=9999, help="Of faults, links and who goes first.")] = 0,
+    speed: Annotated[float, typer.Option(min=1, max=600, help="Seconds of the fleet's calendar in a second.")] = 60.0,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the rollouts over time: .png, .svg or .pdf.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Roll a bad release out to a fleet, take it back, then a good one.
+
+    The devices run the agent's own updater, in one process, under power cuts, bad links and full disks; the broker and the cloud are
+    real ones, of this command's own. The bad release passes its self-test, and fails on what the cameras of one profile see.
+    """
+    from outrider.progress import bar
+    from outrider.sim.fleet.running import FleetOrder, simulate
+    from outrider.sim.fleet.telling import notes, rows, title
+
+    screen = Screen(json=json, quiet=quiet)
+    with bar(screen) as tell:
+        story = simulate(FleetOrder(devices=devices, naive=naive, seed=seed, speed=speed), tell)
+    screen.table(("what", "found", "promised"), rows(story))
+    for note in notes(story):
+        screen.note(note)
+    if picture is not None:
+        from outrider.sim.fleet.picture import draw_rollouts
+
+        draw_rollouts(story.timeline, devices=devices, speed=speed, title=title(story), file=picture)
+        screen.note(f"the rollouts over time: {picture}")
+    Screen(json=True).value(story.figures)
+    if story.figures.broken():
         raise typer.Exit(1)
 
 

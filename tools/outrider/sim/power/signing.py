@@ -59,6 +59,13 @@ class SigningSite:
             self._target(task, plan_path(task, plan.rollout), msgspec.json.encode(plan), None)
         self._repository.snapshot({name: [self._keys[name]] for name in ("snapshot", "timestamp")})
 
+    def hand_over(self) -> None:
+        """Puts the online keys where a cloud finds them: beside the repository, not encrypted."""
+        folder = self._repository.folder / "keys"
+        folder.mkdir()
+        for role in ("snapshot", "timestamp", CONTROL):
+            (folder / f"{role}.pem").write_bytes(self._keys[role].private_bytes)  # type: ignore[attr-defined]
+
     def order(self, order: DeviceOrder) -> bytes:
         """Signs an order."""
         from outrider_trust.keys import PayloadSigner
