@@ -13,6 +13,9 @@ STAMP := $(VENV)/.ready-$(shell cksum pyproject.toml | cut -d' ' -f1)
 # What the tests use beyond Python, where it is to be had: tried once.
 BEYOND := $(VENV)/.beyond-python
 
+# Test files run side by side, as many as there are cores to spare. TEST_JOBS=0: one after another, in one process.
+TEST_JOBS ?= 2
+
 # ONNX Runtime sends usage data on Linux unless this is set before it is imported.
 export ORT_DISABLE_TELEMETRY := 1
 
@@ -22,10 +25,10 @@ demo: $(STAMP)
 	$(BIN)/outrider demo $(ARGS)
 
 test: $(STAMP) $(BEYOND) lint
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile -m "not slow and not gpu"
 
 test-all: $(STAMP) $(BEYOND) lint
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile -m "not gpu"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

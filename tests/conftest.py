@@ -1,5 +1,6 @@
 """What every test may ask for: a broker of each kind. And what a run says at its end: what it could not test."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,13 +8,24 @@ import pytest
 from absent import lines_of
 from mosquitto import AnyBroker, Mosquitto
 
+import outrider.processes
 from outrider_link.broker import EmbeddedBroker
+
+_PORTS_A_WORKER = 6000
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+        _keep_apart(int(worker.removeprefix("gw")))
     config.addinivalue_line(
         "markers", "both_brokers: runs on mosquitto in `make test` too; without it, only in `make test-all`"
     )
+
+
+def _keep_apart(worker: int) -> None:
+    """Runs side by side look for free ports in ranges of their own: between finding one and using it another run could take it."""
+    found = outrider.processes.free_port
+    outrider.processes.free_port = lambda wanted: found(wanted + worker % 6 * _PORTS_A_WORKER)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -1,18 +1,20 @@
 """The cloud's session with its broker, made of what listens to it. Opens nothing itself."""
 
-from outrider_cloud.answering.deliveries import Deliveries
+from collections.abc import Awaitable, Callable, Sequence
+
 from outrider_cloud.config import CloudBrokerSettings
 from outrider_cloud.hub import Hub
-from outrider_cloud.trust.service import Trust
 from outrider_link.session import MqttSession
 
+Unsaid = Sequence[Callable[[], Awaitable[None]]]
 
-def make_session(broker: CloudBrokerSettings, name: str, hub: Hub, deliveries: Deliveries, trust: Trust) -> MqttSession:
-    """The session; what was unsaid is said at each connection."""
+
+def make_session(broker: CloudBrokerSettings, name: str, hub: Hub, unsaid: Unsaid) -> MqttSession:
+    """The session; what was ``unsaid``, or what the broker may have lost, is said at each connection."""
 
     async def connected() -> None:
-        await deliveries.resend()
-        await trust.announce()
+        for say in unsaid:
+            await say()
 
     return MqttSession(
         url=broker.url,

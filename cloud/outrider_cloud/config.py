@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -128,7 +129,10 @@ class StoreSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tru
     """The durable store."""
 
     url: str = ""
-    """``sqlite:///PATH``; empty: ``cloud.db`` in the data folder."""
+    """``sqlite:///PATH``; empty: ``cloud.db`` in the data folder. Or ``postgresql://USER@HOST:PORT/NAME``, for workers on several
+    machines, which then share the data folder too."""
+    password_file: str = ""
+    """File that holds the server's password; empty: the environment's ``PGPASSWORD``, if it asks for one."""
 
 
 class RoleSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -183,7 +187,7 @@ def check(config: CloudConfig, source: str = "cloud.toml") -> None:
 
     Raises:
         OperatorConfigError: an open host without a token, a large model that is none or does not go with its strategy, a
-            store that is not SQLite.
+            store that is none or whose address holds a secret.
     """
     if not is_loopback(config.api.host) and not config.api.token_file:
         raise OperatorConfigError(
@@ -201,11 +205,29 @@ def check(config: CloudConfig, source: str = "cloud.toml") -> None:
     check_access(config.access, config.api, config.broker.url, source)
     for entry in config.tasks:
         _check_task(entry, source)
-    if config.store.url and not config.store.url.startswith("sqlite:///"):
+    _check_store(config.store.url, source)
+
+
+def _check_store(url: str, source: str) -> None:
+    """An address shows in logs and errors, so that it must hold no secret; nor does this refusal repeat it.
+
+    Raises:
+        OperatorConfigError: it is none, or holds a password.
+    """
+    if not url or url.startswith("sqlite:///"):
+        return
+    parts = urlsplit(url)
+    if parts.password is not None or "password" in parse_qs(parts.query, keep_blank_values=True):
         raise OperatorConfigError(
-            f"{source}: store.url {config.store.url!r} is not an SQLite address",
+            f"{source}: store.url holds a password",
+            reason="secret_in_address",
+            fix="put it into a file of its own, and name that as store.password_file",
+        )
+    if parts.scheme != "postgresql" or not parts.path.strip("/"):
+        raise OperatorConfigError(
+            f"{source}: store.url {url!r} names no database",
             reason="unknown_store",
-            fix='write "sqlite:///PATH", or leave it out',
+            fix='write "sqlite:///PATH" or "postgresql://USER@HOST:PORT/NAME", or leave it out',
         )
 
 
@@ -298,7 +320,8 @@ def _anchored(config: CloudConfig, folder: Path) -> CloudConfig:
         return f"{kind}:{anchor(rest)}" if kind in _FOLDERS and rest else name
 
     replace = msgspec.structs.replace
-    store = config.store.url.removeprefix("sqlite:///")
+    path = config.store.url.removeprefix("sqlite:///")
+    store = f"sqlite:///{anchor(path)}" if path != config.store.url else config.store.url
     return replace(
         config,
         data_dir=anchor(config.data_dir),
@@ -309,9 +332,7 @@ def _anchored(config: CloudConfig, folder: Path) -> CloudConfig:
         broker=config.broker.anchored(anchor),
         api=replace(config.api.anchored(anchor), token_file=anchor(config.api.token_file)),
         access=config.access.anchored(anchor),
-        store=replace(config.store, url=f"sqlite:///{anchor(store)}")
-        if config.store.url.startswith("sqlite:///")
-        else config.store,
+        store=replace(config.store, url=store, password_file=anchor(config.store.password_file)),
         trust=config.trust.anchored(anchor),
         roles=replace(config.roles, key_file=anchor(config.roles.key_file)),
     )

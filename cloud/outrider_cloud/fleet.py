@@ -9,8 +9,9 @@ import msgspec
 import sqlalchemy as sa
 
 from outrider_cloud.clock import now_ms
+from outrider_cloud.device_reports import believed, row_of
 from outrider_cloud.metrics import Metrics
-from outrider_cloud.store.schema import assignments, devices
+from outrider_cloud.store.schema import assignments, devices, identities
 from outrider_cloud.store.store import Store
 from outrider_wire.codec import common_version
 from outrider_wire.errors import PeerMessageError
@@ -30,16 +31,18 @@ _NEW: dict[str, Any] = {
     "telemetry": {},
 }
 
-_REPORTED = ("sequence", "clock_ms", "order", "stop", "metadata", "attack", "held", "ends")
-"""What is kept of a report beside the slots."""
-
 
 class Fleet:
-    """Writes what devices say, reads it back for people."""
+    """Writes what devices say, reads it back for people.
 
-    def __init__(self, *, store: Store, devices_max: int, metrics: Metrics) -> None:
+    Args:
+        signed: Whether reports are believed as `outrider_cloud.device_reports` says; without, as they come.
+    """
+
+    def __init__(self, *, store: Store, devices_max: int, metrics: Metrics, signed: bool = False) -> None:
         self._store = store
         self._devices_max = devices_max
+        self._signed = signed
         self._metrics = metrics
 
     async def on_presence(self, device: str, said: Presence) -> None:
@@ -61,14 +64,14 @@ class Fleet:
         """What the device's slots really hold, and how its orders ended.
 
         Raises:
-            PeerMessageError: it speaks for another device.
+            PeerMessageError: it speaks for another device, or is not believed.
         """
         if said.device:
             _check_speaker(device, said.device)
-        slots = {slot.task: msgspec.to_builtins(slot) for slot in said.slots}
-        told = msgspec.to_builtins(said)  # what it has nothing to say of is left out
-        report = {name: told[name] for name in _REPORTED if name in told}
-        await self._note(device, {"slots": slots, "report": report})
+        if not self._signed:
+            await self._note(device, row_of(said))
+            return
+        await self._take(partial(note_report, device=device, said=said, seen_ms=now_ms()))
 
     async def on_telemetry(self, device: str, said: Telemetry) -> None:
         """The last telemetry of each task.
@@ -119,6 +122,20 @@ def note(connection: sa.Connection, *, device: str, values: dict[str, Any], seen
     row = _NEW | values | {"device": device, "first_seen_ms": seen_ms, "seen_ms": seen_ms}
     connection.execute(sa.insert(devices).values(row))
     return True
+
+
+def note_report(connection: sa.Connection, *, device: str, said: Reported, seen_ms: int, most: int) -> bool:
+    """Stores a report that is believed and new; True when the device was not known.
+
+    Raises:
+        PeerMessageError: it is not believed.
+        TooManyDevicesError: it was not known, and there is no room.
+    """
+    kept = connection.execute(sa.select(devices.c.report).where(devices.c.device == device)).scalar_one_or_none()
+    accepted = (identities.c.device == device, identities.c.state == "accepted")
+    certified = connection.execute(sa.select(identities.c.key_sha256).where(*accepted)).scalar_one_or_none()
+    values = believed(said, device=device, kept=kept or {}, certified=certified or "")
+    return values is not None and note(connection, device=device, values=values, seen_ms=seen_ms, most=most)
 
 
 def note_telemetry(connection: sa.Connection, *, device: str, said: Telemetry, seen_ms: int, most: int) -> bool:

@@ -5,7 +5,7 @@ What was learnt from an example is not unlearnt by this: `Found.used` says which
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import msgspec
@@ -40,10 +40,12 @@ class Forgotten(Struct, kw_only=True, frozen=True):
     """Retained topics that the broker did not let us clear, and why."""
     compacted: bool = False
     """Whether the store's files were written anew, so that no byte of it is left in them."""
+    remains: str = ""
+    """Where bytes of it are left until others let go of them; '': nowhere."""
 
 
 class Forgetting:
-    """Given everything that may hold something."""
+    """Given everything that may hold something; ``looked``: drops what was last seen of rollouts."""
 
     def __init__(
         self,
@@ -56,7 +58,9 @@ class Forgetting:
         pulls: Pulls,
         publish: Publish,
         topics: Topics,
+        looked: Callable[[], None] = lambda: None,
     ) -> None:
+        self._looked = looked
         self._store = store
         self._blobs = blobs
         self._workers = workers
@@ -80,12 +84,16 @@ class Forgetting:
         seen = await self.look(whom)
         held = await self._let_go(whom)
         erased = await self._store.write(partial(forget.erase, whom=whom))
+        self._looked()
         erased.digests.update(await self._store.read(partial(references.unnamed, digests=held)))
         await self._delete_files(whom, erased)
         not_cleared = await self._clear(seen.found.retained)
         await self._tell(erased)
         log.info("forgotten", extra={"rows": seen.found.inputs + seen.found.examples})  # and not of whom
-        return msgspec.structs.replace(seen, dry_run=False, not_cleared=not_cleared, compacted=await self._compact())
+        compacted, remains = await self._compact(), self._store.remains
+        return msgspec.structs.replace(
+            seen, dry_run=False, not_cleared=not_cleared, compacted=compacted, remains=remains
+        )
 
     async def _let_go(self, whom: Whom) -> set[str]:
         """Out of memory first, so that nothing writes it down again; SHA-256 of the parts of what was there."""

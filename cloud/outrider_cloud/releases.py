@@ -1,6 +1,7 @@
 """Releases: bundles whose every file is here, offered to devices as a retained wish and pulled by them block by block.
 
-The cloud says what a device should hold; the device verifies and decides. Nothing here is signed yet, and there is no rollout.
+The cloud says what a device should hold; the device verifies and decides. Who is to hold what is said by rollouts
+(`outrider_cloud.rollout`), whose signed orders travel in the same wish, or, where nothing is signed, by people.
 """
 
 import logging

@@ -23,7 +23,7 @@ from outrider_cloud.answering.first import load_first
 from outrider_cloud.answering.settler import Settler
 from outrider_cloud.answering.worker import Worker
 from outrider_cloud.background import Background
-from outrider_cloud.broker_session import make_session
+from outrider_cloud.broker_session import Unsaid, make_session
 from outrider_cloud.config import CloudConfig, TaskSettings, check, read_tasks
 from outrider_cloud.fleet import Fleet
 from outrider_cloud.forgetting import Forgetting
@@ -47,6 +47,7 @@ from outrider_cloud.store import inputs
 from outrider_cloud.store.blobstore import BlobStore
 from outrider_cloud.store.retention import Keeper
 from outrider_cloud.store.store import Store
+from outrider_cloud.store_opening import store_of
 from outrider_cloud.trust.opening import open_trust
 from outrider_cloud.trust.service import TEND_EVERY_S, Trust
 from outrider_cloud.web.api import Api
@@ -140,7 +141,7 @@ class CloudService:
         tasks = read_tasks(config)
         folder = _made(config.folder)
         self._stack.enter_context(held(self.name, folder))
-        store = await self._open_store(folder)
+        store = await self._open_store()
         blobs = BlobStore(root=_made(folder / "blobs"))
         served = {name: task for name, (_, task) in tasks.items()}
         self.trust = trust = await asyncio.to_thread(
@@ -169,7 +170,7 @@ class CloudService:
             quota_bytes=config.devices.upload_bytes,
             most_bytes=max(part.max_bytes for task in served.values() for part in task.inputs),
         )
-        fleet = Fleet(store=store, devices_max=config.limits.devices_max, metrics=self._metrics)
+        fleet = Fleet(store=store, devices_max=config.limits.devices_max, metrics=self._metrics, signed=trust.on)
         deliveries = Deliveries(
             name=self.name,
             store=store,
@@ -244,9 +245,11 @@ class CloudService:
             pulls=pulls,
             publish=self._publish,
             topics=self._topics,
+            looked=rollouts.last.clear,
         )
         await intake.take_over(own=True)
-        await self._connect(hub, intake, store, deliveries, trust)
+        unsaid = [deliveries.resend, trust.announce, rollouts.connected]
+        await self._connect(hub, intake, store, deliveries, unsaid)
         escalating.open(intake)
         housekeeping = Housekeeping(
             store=store,
@@ -305,9 +308,9 @@ class CloudService:
             metrics=self._metrics,
         )
 
-    async def _connect(self, hub: Hub, intake: Intake, store: Store, deliveries: Deliveries, trust: Trust) -> None:
+    async def _connect(self, hub: Hub, intake: Intake, store: Store, deliveries: Deliveries, unsaid: Unsaid) -> None:
         """The last step: from here on escalations come in."""
-        self._session = session = make_session(self._config.broker, self.name, hub, deliveries, trust)
+        self._session = session = make_session(self._config.broker, self.name, hub, unsaid)
         await self._stack.enter_async_context(session)
         self._metrics.handler_failures.set_function(lambda: session.handler_failures)
         self._stack.push_async_callback(self._drain, store, intake, deliveries)
@@ -315,8 +318,8 @@ class CloudService:
         for worker in intake.workers:
             self._background.spawn(worker.run(), "worker")
 
-    async def _open_store(self, folder: Path) -> Store:
-        store = Store(url=self._config.store.url or f"sqlite:///{folder / 'cloud.db'}")
+    async def _open_store(self) -> Store:
+        store = store_of(self._config)
         self._stack.callback(store.close)
         await asyncio.to_thread(store.open)
         self._store = store

@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from outrider_edge.engine_desk import EngineDesk, EngineTerms
 from outrider_edge.exposition import AgentCollector, page
 from outrider_edge.ground import audit_key, bound_sockets, hold_folder
 from outrider_edge.journey.agent import NO_TASK, Agent
-from outrider_edge.loading import load_tasks
+from outrider_edge.loading import Loaded, load_tasks
 from outrider_edge.local_api.api import Api
 from outrider_edge.local_api.docs_route import DocsRoute
 from outrider_edge.local_api.ended_route import EndedRoute
@@ -167,7 +167,7 @@ async def serving(config: EdgeConfig) -> AsyncIterator[Serving]:
         sinks = Sinks(settings=config.sinks, device=config.device, agent=agent, outbox=outbox)
         sinks.start(stack)
         sources = Sources(settings=config.sources, broker=config.local_broker, device=config.device, agent=agent)
-        await _build_engines(config, agent, uplink, cache=cache, decode=decoder or decode_picture, stack=stack)
+        await _build_engines(config, loaded, uplink, cache=cache, decode=decoder or decode_picture, stack=stack)
         api = Api(
             agent=agent,
             status=_status(config, agent, uplink, updater, outbox, heat=heat, sinks=sinks, sources=sources),
@@ -254,7 +254,7 @@ async def _start(uplink: Uplink | AloneUplink, updater: Updater, stack: AsyncExi
 
 async def _build_engines(
     config: EdgeConfig,
-    agent: Agent,
+    loaded: Mapping[str, Loaded],
     uplink: Uplink | AloneUplink,
     *,
     cache: CacheFolder,
@@ -265,11 +265,16 @@ async def _build_engines(
     wanted = wish(config.runtime.providers).native
     folder, one_build_at_a_time = config.folder / "replays", asyncio.Lock()
     replays = Replays(book=ReplayBook(folder), shelf=ItemShelf(folder, uplink))
-    for runtime in agent.runtimes.values():
+    for ready in loaded.values():
         terms = EngineTerms(
-            wanted=wanted, when=config.runtime.engines, decode=decode, turn=one_build_at_a_time, replays=replays
+            wanted=wanted,
+            when=config.runtime.engines,
+            decode=decode,
+            turn=one_build_at_a_time,
+            replays=replays,
+            residents=ready.residents,
         )
-        desk = EngineDesk(runtime=runtime, folder=cache, terms=terms)
+        desk = EngineDesk(runtime=ready.runtime, folder=cache, terms=terms)
         desk.start()
         stack.push_async_callback(desk.stop)
 

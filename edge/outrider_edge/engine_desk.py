@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -23,6 +23,7 @@ from outrider_engine.model import Model
 from outrider_engine.native.building import BuildReport, EngineBuild, Progress
 from outrider_engine.native.engines import Native, find_engine, open_native, prove
 from outrider_engine.native.target import Target
+from outrider_engine.resident import Residents
 from outrider_engine.session import runtime_name
 from outrider_wire.errors import BundleError, BundleMismatchError, OutriderError
 from outrider_wire.images import Decode, decode_picture
@@ -59,6 +60,8 @@ class EngineTerms:
     turn: asyncio.Lock
     """Held while one is built: a device has no room for two."""
     replays: Replays
+    residents: Residents = field(default_factory=Residents)
+    """The bound of memory that engines share with all other models."""
     opened: Callable[[str], Native] = open_native
     build: Callable[[Target, Path, bytes], Build] = lambda target, folder, data: EngineBuild(
         target=target, folder=folder, data=data
@@ -122,6 +125,10 @@ class EngineDesk:
         except (OutriderError, OSError) as error:
             runtime.replaying = self._not_renewed(plain, error)
             return
+        except Exception as error:  # as of an engine: a replay that breaks must not end the desk
+            log.exception("replay.broken", extra={"task": self._task})
+            runtime.replaying = f"{type(error).__name__}: {error}"
+            return
         if runtime.renew(plain, claiming):
             runtime.replaying = ""
 
@@ -173,6 +180,7 @@ class EngineDesk:
             bounds=self._runtime.task.inputs,
             decode=self._terms.decode,
             passed_over=plain.session.passed_over,
+            residents=self._terms.residents,
         )
         return await self._claiming(name, engine, plain, native.facts(found, target))
 

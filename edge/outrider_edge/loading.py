@@ -15,6 +15,7 @@ from outrider_edge.updates.ledger import LedgerFile
 from outrider_edge.updates.slots import SlotFolder
 from outrider_edge.updates.starting import Load, SlotStart, settle_together, start_slots
 from outrider_engine.cache_folder import CacheFolder
+from outrider_engine.resident import Residents
 from outrider_wire.errors import OperatorConfigError
 from outrider_wire.images import Decode
 
@@ -30,6 +31,8 @@ class Loaded:
     start: SlotStart
     load: Load
     selftest: SelfTest
+    residents: Residents
+    """The bound of memory that all models of the agent share."""
 
 
 def load_tasks(config: EdgeConfig, decode: Decode, cache: CacheFolder, ledger: LedgerFile) -> dict[str, Loaded]:
@@ -64,6 +67,11 @@ def load_tasks(config: EdgeConfig, decode: Decode, cache: CacheFolder, ledger: L
         )
         subtasks = load_subtasks(settings.subtasks, task, load)
         loaded[task.name] = Loaded(
-            runtime=runtime, subtasks=subtasks, start=start, load=load, selftest=self_test(terms)
+            runtime=runtime,
+            subtasks=subtasks,
+            start=start,
+            load=load,
+            selftest=self_test(terms),
+            residents=terms.residents,
         )
     return loaded

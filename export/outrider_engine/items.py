@@ -76,6 +76,11 @@ class CertificationItems:
     def __len__(self) -> int:
         return len(self.rows.labels)
 
+    @property
+    def tensors(self) -> frozenset[str]:
+        """What each row has."""
+        return frozenset(self._columns)
+
     def examples(self, start: int, stop: int) -> list[dict[str, NDArray[Any]]]:
         """The tensors of these rows, each as `outrider_engine.model.Model.infer` takes it."""
         places = range(start, min(stop, len(self)))

@@ -103,6 +103,7 @@ class Model:
         found.certified = ""
         found.certificate_id = self.manifest.certificate.id if self.manifest.certificate else ""
         found.replayed = replayed
+        found.one_by_one = True  # as the items were answered: a GPU's kernels are chosen by the size of the batch
         return found
 
     @property

@@ -37,6 +37,13 @@ class Replaying:
                 reason="certification_mismatch",
                 fix="export the bundle again with its items",
             )
+        wanted = {entry.tensor for entry in model.manifest.inputs}
+        if items.tensors != wanted:
+            raise BundleMismatchError(
+                f"the items hold the tensors {', '.join(sorted(items.tensors))}, and the model reads {', '.join(sorted(wanted))}",
+                reason="certification_mismatch",
+                fix="export the bundle again with its items",
+            )
         self._model = model
         self._items = items
         self._certificate = certificate

@@ -105,12 +105,11 @@ class Residents:
     def _enter(self, slot: _Slot) -> None:
         with self._state:
             slot.users += 1
-            dropped = self._bury()
+            dropped = self._bury() | self._make_room(slot)
             if slot in self._held:
                 self._held.remove(slot)
-            else:
-                dropped |= self._make_room(slot.cost)
             self._held.append(slot)
+            self._state.notify_all()  # another thread may wait for room for the same one
         if dropped:
             give_back()
 
@@ -121,10 +120,12 @@ class Residents:
                 self._held.remove(slot)  # it could not be loaded
             self._state.notify_all()
 
-    def _make_room(self, cost: int) -> bool:
-        """Lets go of the longest unused until it fits; never of one in use."""
+    def _make_room(self, wanted: _Slot) -> bool:
+        """Lets go of the longest unused until ``wanted`` is held or fits; never of one in use."""
         dropped = False
-        while self._max_bytes is not None and self._taken() + cost > self._max_bytes:
+        while (
+            self._max_bytes is not None and wanted not in self._held and self._taken() + wanted.cost > self._max_bytes
+        ):
             idle = next((slot for slot in self._held if not slot.users), None)
             if idle is None:
                 self._state.wait()

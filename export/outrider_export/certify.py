@@ -133,7 +133,7 @@ def calibrate_and_certify(
         check_disjoint(tuning, certification)
         check_copies(tuning, certification)
         rows = certifying_rows(certification, key, strata, tuning=held)
-        tensors = rows.tensors(model.manifest.inputs, bounds)
+        tensors = rows.tensors(model.manifest.inputs, bounds, encoders=model.encoders)
         trial = _Trial(
             table=rows,
             tensors=tensors,

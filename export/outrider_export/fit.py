@@ -225,7 +225,7 @@ class Fit:
             system_accuracy=float(np.where(kept, right, large_right).mean()),
             test_rows=len(labels),
             certificate=small.manifest.certificate,
-            sentences=[*sentences, *self._compared(small, large)],
+            sentences=[*sentences, *_left_out(large), *self._compared(small, large)],
             small=small.digest,
             large=large.digest,
             sides=self._sides(small, large),
@@ -269,6 +269,16 @@ class Fit:
 
     def _named(self, who: str) -> Progress:
         return lambda what, share: self.progress(f"{who}: {what}", share)
+
+
+def _left_out(large: Model) -> list[str]:
+    """Why a variant of the teacher is not among the sides."""
+    notes = sorted(large.manifest.provenance.items())
+    return [
+        f"the large model's {name.removeprefix('left-out-')} does not ship: {why}"
+        for name, why in notes
+        if name.startswith("left-out-")
+    ]
 
 
 def _long_enough(plan: TrainingPlan, rows: Tensors) -> TrainingPlan:

@@ -20,9 +20,13 @@ _ALPHA = 0.05
 """The interval of the accuracy is a 95 % one."""
 
 
-def run_rows(session: Session, tensors: Tensors) -> dict[str, NDArray[Any]]:
-    """All outputs of all rows, by name; one by one where the model takes no more."""
-    one_by_one = any(fact.shape and fact.shape[0] == 1 for fact in session.inputs)
+def run_rows(session: Session, tensors: Tensors, *, apart: bool = False) -> dict[str, NDArray[Any]]:
+    """All outputs of all rows, by name; one by one where the model takes no more.
+
+    ``apart``: one by one too, as a device does where the rows beside it change what a model says of one
+    (`outrider_engine.model.scales_by_batch`).
+    """
+    one_by_one = apart or any(fact.shape and fact.shape[0] == 1 for fact in session.inputs)
     found = [session.run(batch) for batch in tensors.batches(1 if one_by_one else _ROWS)]
     return {name: np.concatenate([each[name] for each in found]) for name in found[0]}
 

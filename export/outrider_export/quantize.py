@@ -1,7 +1,8 @@
 """INT8 of an ONNX model, static on real inputs or dynamic. Knows no bundles and no labels.
 
 Static for convolutions: dynamic INT8 makes such a net several times slower. What stays in floating point: the
-support distance (its precision matrix magnifies a rounding error), the deferral head, and as many of the last layers as the answers need.
+support distance (its precision matrix magnifies a rounding error), the deferral head, as many of the last layers as the answers need,
+and of a transformer all but its layers with weights.
 """
 
 import logging
@@ -15,8 +16,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from outrider_engine.model import scales_by_batch
 from outrider_engine.session import OrtSession, load_runtime
-from outrider_export.branches import left_of, name_nodes, read_inputs_exactly, side_branch, tails
+from outrider_export.branches import WEIGHTED, left_of, name_nodes, read_inputs_exactly, side_branch, tails
 from outrider_export.ranges import Feeds, find_ranges
 from outrider_export.recipes import Scheme
 from outrider_export.to_onnx import canonical
@@ -28,6 +30,12 @@ _MOST_FLOAT_LAYERS = 3
 _Make = Callable[[Sequence[str]], onnx.ModelProto]
 _PLAIN = Scheme(ranges="min-max")
 _NO_KERNEL = "the quantizer has no 8-bit form of them"
+_NORMALISED = frozenset(
+    {"LayerNormalization", "SimplifiedLayerNormalization", "SkipLayerNormalization", "RMSNormalization"}
+)
+_NORMALISED_APART = (
+    "each token is normalised by itself, and 8 bits with one range for all of them leave nothing of a small one"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +88,9 @@ def to_int8(
             if tries:
                 stayed = f"with one layer less {tries[-1].agreement:.2%} of the answers stayed, and {AGREEMENT:.0%} are wanted"
                 reasons.append((tail.nodes, f"the last layers with weights, {tail.layers} of them", stayed))
-            left = left_of(graph, made.graph, reasons=reasons, rest=_NO_KERNEL)
+            left = left_of(
+                graph, made.graph, reasons=reasons, rest=_NORMALISED_APART if _normalises(graph) else _NO_KERNEL
+            )
             tries.append(
                 Quantized(
                     data=data,
@@ -132,7 +142,8 @@ def _maker(prepared: Path, feeds: Sequence[Feeds], scheme: Scheme) -> tuple[_Mak
 
     if scheme.ranges == "dynamic":
         return dynamic, frozenset()
-    operators = sorted({*QLinearOpsRegistry, *QDQRegistry})
+    known = {*QLinearOpsRegistry, *QDQRegistry}
+    operators = sorted(known & WEIGHTED if _normalises(onnx.load(prepared).graph) else known)
     found = find_ranges(prepared, feeds, scheme.ranges, operators=operators)
     symmetric = {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False}
 
@@ -156,8 +167,19 @@ def _maker(prepared: Path, feeds: Sequence[Feeds], scheme: Scheme) -> tuple[_Mak
     return static, found.wild
 
 
+def _normalises(graph: onnx.GraphProto) -> bool:
+    """Whether a model is of the transformers' kind: what its layers with weights add up is normalised token by token."""
+    return any(node.op_type in _NORMALISED for node in graph.node)
+
+
 def _answers(model: bytes, feeds: Sequence[Feeds], logits: str) -> NDArray[np.int64]:
     session = OrtSession(model)
+    if scales_by_batch(model):  # as a device asks it: the rows beside it would change what it says of one
+        feeds = [
+            {name: row[None] for name, row in zip(each, rows, strict=True)}
+            for each in feeds
+            for rows in zip(*each.values(), strict=True)
+        ]
     return np.concatenate([session.run(each)[logits].argmax(1) for each in feeds])
 
 

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from outrider_engine.model import scales_by_batch
 from outrider_engine.session import OrtSession
 from outrider_engine.walk import walk
 from outrider_export.data import Tensors
@@ -107,17 +108,17 @@ def make_variants(
     if isinstance(model, bytes):
         outputs = _outputs_of(model, inputs, embedding=embedding)
         _check_rows(model, tuning, calibration)
-        plain, exact = model, run_rows(OrtSession(model), tuning)
+        plain, exact = model, _said(model, tuning)
     else:
         plain, outputs, exact = _exported(model, inputs, tuning, support, embedding=embedding, head=head)
         _check_rows(plain, tuning, calibration)
-    before = run_rows(OrtSession(plain), tuning)
+    before = _said(plain, tuning)
     maker = _Maker(plain=plain, outputs=outputs, tuning=tuning, calibration=calibration, fixed_for=fixed_for)
     files: dict[str, bytes] = {}
     variants, said, left_out = [], {}, {}
     for recipe in recipes:
         made = maker.make(recipe)
-        found = run_rows(OrtSession(made.data), tuning)
+        found = _said(made.data, tuning)
         reference = exact if recipe.name == "fp32" else before
         figures = parity(reference, found, tuning.labels, outputs, groups=tuning.groups)
         fault = _nothing_done(recipe, made.data) or recipe.tolerance.fault(figures)
@@ -181,6 +182,11 @@ class _Maker:
             halved = to_fp16(self.plain, logits=self.outputs.logits, exact=exactly)
             return _Made(halved.data, halved.left)
         return _Made(self.plain)
+
+
+def _said(data: bytes, rows: Tensors) -> Arrays:
+    """All outputs of all rows, as a device would get them."""
+    return run_rows(OrtSession(data), rows, apart=scales_by_batch(data))
 
 
 def _nothing_done(recipe: Recipe, data: bytes) -> str:

@@ -26,10 +26,10 @@ TASK = make_task("colours")
 
 
 @pytest.fixture
-def work(tmp_path: Path) -> Iterator[OpenTask]:
+def work(tmp_path: Path, store_toml: str) -> Iterator[OpenTask]:
     (tmp_path / "colours.toml").write_text(task_to_toml(TASK))
     (tmp_path / "cloud.toml").write_text(
-        'data_dir = "cloud"\n[[tasks]]\nfile = "colours.toml"\nlarge = "zero:uniform"\n'
+        f'data_dir = "cloud"\n{store_toml}[[tasks]]\nfile = "colours.toml"\nlarge = "zero:uniform"\n'
     )
     with opened(load_cloud_config(tmp_path / "cloud.toml"), "colours") as opened_task:
         yield opened_task

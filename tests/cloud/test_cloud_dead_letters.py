@@ -236,8 +236,8 @@ async def test_a_flood_of_bad_messages_fills_neither_table_nor_log_nor_memory(
     assert sum(record.msg == "message.dead" for record in caplog.records) <= 30
 
 
-def test_the_table_is_bounded_in_bytes_and_says_how_many_went(tmp_path: Path) -> None:
-    store = Store(url=f"sqlite:///{tmp_path / 'cloud.db'}")
+def test_the_table_is_bounded_in_bytes_and_says_how_many_went(opens: dict[str, Any]) -> None:
+    store = Store(**opens)
     store.open()
     letter = dead_letters.DeadLetter(
         received_ms=0, topic="t", device="", input="", reason="unparsable", detail="", size=1000, payload=b"x" * 1000
@@ -249,8 +249,8 @@ def test_the_table_is_bounded_in_bytes_and_says_how_many_went(tmp_path: Path) ->
     assert sum(gone) == 6
 
 
-def test_a_letter_of_no_bytes_is_shown_like_any_other(tmp_path: Path) -> None:
-    store = Store(url=f"sqlite:///{tmp_path / 'cloud.db'}")
+def test_a_letter_of_no_bytes_is_shown_like_any_other(opens: dict[str, Any]) -> None:
+    store = Store(**opens)
     store.open()
     empty = dead_letters.DeadLetter(
         received_ms=0, topic="t", device="", input="", reason="unparsable", detail="", size=0, payload=b""

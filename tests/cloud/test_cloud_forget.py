@@ -252,8 +252,8 @@ def begun(data: Path) -> bool:
     return any(path.stat().st_size > 0 for path in data.glob("incoming/*/*.part"))
 
 
-def test_an_import_is_no_devices_and_can_be_forgotten_by_its_own_id(tmp_path: Path) -> None:
-    store = Store(url=f"sqlite:///{tmp_path / 'cloud.db'}")
+def test_an_import_is_no_devices_and_can_be_forgotten_by_its_own_id(opens: dict[str, Any]) -> None:
+    store = Store(**opens)
     store.open()
     row = examples.NewExample(
         task="t", group="g", role="train", source="import", parts={"q": "d"}, payloads={"d": b"x"}, created_ms=1,
@@ -272,8 +272,8 @@ def test_an_import_is_no_devices_and_can_be_forgotten_by_its_own_id(tmp_path: Pa
 DAY = 86_400_000
 
 
-def test_what_is_older_than_it_may_be_goes_and_nothing_else(tmp_path: Path) -> None:
-    store = Store(url=f"sqlite:///{tmp_path / 'cloud.db'}")
+def test_what_is_older_than_it_may_be_goes_and_nothing_else(opens: dict[str, Any]) -> None:
+    store = Store(**opens)
     store.open()
 
     def example(name: str, source: Any, day: int) -> examples.NewExample:

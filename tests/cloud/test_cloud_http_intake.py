@@ -202,7 +202,8 @@ async def test_a_full_cloud_says_when_to_come_again(broker: str, tmp_path: Path)
         one, two = (make_escalation(the_task(tmp_path), {"image": b"1", "question": f"{k}"}) for k in range(2))
         assert (await post(service, one, wait_ms=200))[0] == 202
         status, error, headers = await post(service, two)
-        assert (status, error["reason"], headers["Retry-After"]) == (503, "busy", "3")
+        assert (status, error["reason"]) == (503, "busy")
+        assert headers["Retry-After"] in ("2", "3", "4")  # 2.5 s, a quarter more or less by chance, in whole seconds
         model.open.set()
 
 

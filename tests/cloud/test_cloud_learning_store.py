@@ -29,12 +29,12 @@ KEY = "a key"
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> Path:
+def config(tmp_path: Path, store_toml: str) -> Path:
     (tmp_path / "roles.key").write_text(KEY)
     for name in ("colours", "hues"):
         (tmp_path / f"{name}.toml").write_text(task_to_toml(make_task(name)))
     tasks = "".join(f'[[tasks]]\nfile = "{name}.toml"\nlarge = "zero:uniform"\n' for name in ("colours", "hues"))
-    (tmp_path / "cloud.toml").write_text(f'data_dir = "cloud"\n[roles]\nkey_file = "roles.key"\n{tasks}')
+    (tmp_path / "cloud.toml").write_text(f'data_dir = "cloud"\n[roles]\nkey_file = "roles.key"\n{store_toml}{tasks}')
     return tmp_path / "cloud.toml"
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from outrider_cloud.rollout.desk import RolloutDesk
 from outrider_cloud.rollout.running import Rollouts, following
 from outrider_cloud.store import release_rows, rollouts
 from outrider_cloud.store.schema import assignments, orders, rollout_members
+from outrider_cloud.store.schema import rollouts as rollout_table
 from outrider_cloud.store.store import Store
 from outrider_cloud.trust.control import Control
 from outrider_cloud.trust.plans import SignedPlans
@@ -33,16 +35,19 @@ class Wire:
         self.connected = True
         self.offered: list[str] = []
         self.stops: list[bytes] = []
+        self.said: list[str] = []
 
     async def offer(self, device: str) -> bool:
         if self.connected:
             self.offered.append(device)
+            self.said.append(device)
         return self.connected
 
     async def stop(self, envelope: bytes) -> bool:
         if not self.connected:
             raise UnreachableError("away", reason="broker_unreachable")
         self.stops.append(envelope)
+        self.said.append("stop")
         return True
 
 
@@ -386,12 +391,142 @@ async def test_numbers_outlive_the_store(office: Office, tmp_path: Path) -> None
     assert all(row["number"] > before[row["device"]] for row in office.rows(orders))
 
 
+async def test_an_order_follows_what_the_device_heeds_also_when_store_and_clock_went_back(office: Office) -> None:
+    running = office.controller()
+    release = await office.release(1)
+    ahead = round(time.time() * 1000) + 3_600_000
+    await office.says("cam-0", order=ahead)
+    await office.says("cam-1", order=2**53 - 1)  # it says what it likes, and hurts nobody
+    site_plan = plan_now(release, groups=[Group(name="all")])
+    office.site.plan(site_plan, task=TASK)
+    await RolloutDesk(store=office.store, running=running).create(TASK, "r-1")
+    await running.turn()
+    numbers = {row["device"]: row["number"] for row in office.rows(orders)}
+    assert numbers["cam-0"] == ahead + 1
+    assert numbers["cam-1"] < ahead
+
+
 async def test_what_is_forgotten_of_a_device_is_forgotten_here_too(office: Office) -> None:
+    from outrider_cloud.store import forget
+
+    running = office.controller()
+    for k in range(3):
+        told = Telemetry(device=f"cam-{k}", boot_id="b", task=TASK, uptime_s=1, account={"edge": 10})
+        await office.fleet.on_telemetry(f"cam-{k}", told)
+    await office.begin(running, await office.release(1), devices=3)
+    await running.turn()
+    assert "cam-1" in office.kept().progress.control
+    await office.store.write(lambda c: forget.erase(c, whom=forget.Whom(device="cam-1")))
+    assert {row["device"] for row in office.rows(orders)} == {"cam-0", "cam-2"}
+    assert {row["device"] for row in office.rows(rollout_members)} == {"cam-0", "cam-2"}
+    progress = office.kept().progress
+    assert progress.control and not {"cam-1"} & (progress.control.keys() | progress.since.keys())
+    assert "cam-1" not in str(office.rows(rollout_table)), "nowhere in what is stored of the rollout"
+
+
+async def test_a_step_that_was_under_way_does_not_write_a_forgotten_device_down_again(office: Office) -> None:
+    from outrider_cloud.rollout.controller import step
     from outrider_cloud.store import forget
 
     running = office.controller()
     await office.begin(running, await office.release(1), devices=3)
     await running.turn()
+    await office.says("cam-1", state="fetching", offered=office.kept().plan.releases[0].release)
+    found = await running.look("r-1")
     await office.store.write(lambda c: forget.erase(c, whom=forget.Whom(device="cam-1")))
-    assert {row["device"] for row in office.rows(orders)} == {"cam-0", "cam-2"}
+    with pytest.raises(rollouts.OvertakenError):
+        await running.write(found, step(found.look))
     assert {row["device"] for row in office.rows(rollout_members)} == {"cam-0", "cam-2"}
+
+
+async def test_a_rollout_that_goes_on_while_the_broker_is_away_is_let_go_on_when_it_is_back(office: Office) -> None:
+    running = office.controller()
+    await office.begin(running, await office.release(1), devices=2)
+    await running.turn()
+    desk = RolloutDesk(store=office.store, running=running)
+    await desk.stop(["r-1"], lifted=False, reason="a look", dry_run=False)
+    await desk.act("r-1", "pause", note="", forgive=False, dry_run=False)
+    office.wire.connected = False
+    await desk.act("r-1", "resume", note="", forgive=False, dry_run=False)
+    assert len(office.wire.stops) == 1, "nobody has heard of it yet"
+    office.wire.connected = True
+    office.wire.said.clear()
+    await running.turn()
+    device = office.site.device(office.folder / "device")
+    device.refresh(office.site.source)
+    assert device.open_stop(office.wire.stops[-1]).lifted
+    assert office.wire.said[-1] == "stop" and len(office.wire.said) > 1, "the orders are said before it"
+
+
+async def test_a_broker_that_has_lost_what_it_retained_is_told_the_newest_stop_again(office: Office) -> None:
+    running = office.controller()
+    await running.stop([], lifted=False, reason="a fire")
+    await running.turn()
+    assert len(office.wire.stops) == 1
+    await running.connected()
+    await running.turn()
+    assert office.wire.stops[0] == office.wire.stops[1] and len(office.wire.stops) == 2
+
+
+async def test_the_newest_stop_is_the_last_that_is_said_whoever_else_says_one_meanwhile(office: Office) -> None:
+    two = office.controller("two")
+
+    class Slow(Wire):
+        """The publish of ``one`` is under way while ``two`` makes and says another stop."""
+
+        async def stop(self, envelope: bytes) -> bool:
+            if not self.stops:
+                self.stops.append(b"")
+                await two.stop([], lifted=False, reason="newer")
+            self.stops.append(envelope)
+            return True
+
+    slow = office.wire = Slow()
+    await office.controller("three", sender=slow).stop([], lifted=True, reason="older")
+    device = office.site.device(office.folder / "device")
+    device.refresh(office.site.source)
+    assert device.open_stop(slow.stops[-1]).reason == "newer"
+
+
+async def test_a_rollout_that_cannot_be_looked_at_holds_up_neither_others_nor_a_stop(office: Office) -> None:
+    running = office.controller()
+    await office.begin(running, await office.release(1), devices=2)
+    look = running.look
+
+    async def broken(rollout: str, *, returning: bool = False) -> Any:
+        if rollout == "r-1":
+            raise UnreachableError("the metadata has expired", reason="source_unreachable")
+        return await look(rollout, returning=returning)
+
+    running.look = broken  # type: ignore[method-assign]
+    await office.store.write(
+        partial(
+            rollouts.add_stop,
+            stop=Stop(number=1, issued_ms=1, reason="a fire"),
+            envelope=office.sign_stop(Stop(number=1, issued_ms=1, reason="a fire")),
+            after=0,
+        )
+    )
+    await running.turn()
+    assert len(office.wire.stops) == 1
+
+
+def test_one_rollout_alone_is_not_let_go_on_while_all_are_stopped() -> None:
+    everything = following(None, [], lifted=False, reason="a fire", stamp_ms=1)
+    with pytest.raises(RuleRefusalError) as refused:
+        following(everything, ["a"], lifted=True, reason="", stamp_ms=2)
+    assert refused.value.reason == "all_stopped"
+    assert following(everything, [], lifted=True, reason="", stamp_ms=2).lifted
+
+
+def test_an_order_is_signed_without_reading_the_delegation_again(office: Office) -> None:
+    control, read = office.control, []
+    reading = office.site.repository.read
+    office.site.repository.read = lambda *what: (read.append(what), reading(*what))[1]  # type: ignore[method-assign]
+    order = DeviceOrder(
+        device="cam-0", number=1, rollout="r-1", stage=0, issued_ms=1, expires_ms=2,
+        releases=[PlannedRelease(task=TASK, release=FIRST, size=1, counter=1)],
+    )  # fmt: skip
+    for _ in range(3):
+        control.sign_order(order)
+    assert len(read) == 1

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,61 +10,55 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from msgspec.structs import replace
+from store_rows import ANSWER, CLAIM, do, life
 
 from outrider_cloud.lease_clock import Lease
 from outrider_cloud.store import dead_letters, examples, inputs
 from outrider_cloud.store.dead_letters import DeadLetter
-from outrider_cloud.store.examples import NewExample
-from outrider_cloud.store.inputs import Claim, Life, Settlement
+from outrider_cloud.store.inputs import Life
 from outrider_cloud.store.retention import Retention, delete_older
 from outrider_cloud.store.schema import METADATA, counts, payloads
 from outrider_cloud.store.store import Store
 
-CLAIM = Claim(
-    device="cam",
-    id="1",
-    task="t",
-    worker="one",
-    lease=Lease("boot", 1000, 2000),
-    received_ms=1000,
-    answer_by_ms=1500,
-    keep_until_ms=9000,
-    content_type="application/msgpack",
-    correlation=b"c",
-    request=b"request",
-)
-ANSWER = Settlement(device="cam", id="1", task="t", state="answered", reply=b"first", settled_ms=1200)
-
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    made = Store(url=f"sqlite:///{tmp_path / 'cloud.db'}")
+def store(opens: dict[str, Any]) -> Iterator[Store]:
+    made = Store(**opens)
     made.open()
     yield made
     made.close()
 
 
-def do(store: Store, change: Any, **arguments: Any) -> Any:
-    return store.submit(partial(change, **arguments)).result(10)
+of_one_machine = pytest.mark.parametrize("opens", ["file"], indirect=True)
+"""Leases by a machine's run time; those by a server's clock are in test_cloud_store_server.py."""
 
 
 def test_the_migrations_make_exactly_the_tables_that_the_code_knows(store: Store) -> None:
+    def texts_alike(_context: Any, _there: Any, _known: Any, there: Any, known: Any) -> bool | None:
+        """A server's texts have no longest."""
+        return False if isinstance(there, sa.Text) and isinstance(known, sa.String) else None
+
     def differences(connection: sa.Connection) -> list[Any]:
-        return list(compare_metadata(MigrationContext.configure(connection), METADATA))
+        ours = {"compare_type": texts_alike, "include_name": lambda name, *_: name != "outrider_writers"}
+        return list(compare_metadata(MigrationContext.configure(connection, opts=ours), METADATA))
 
     assert store.run(differences) == []
 
 
-def test_opening_again_keeps_everything_and_pragmas_hold(store: Store, tmp_path: Path) -> None:
+DURABLE = {
+    "sqlite": {"PRAGMA journal_mode": "wal", "PRAGMA synchronous": 2},
+    "postgresql": {"SHOW synchronous_commit": "on", "SHOW transaction_isolation": "repeatable read"},
+}
+
+
+def test_opening_again_keeps_everything_and_the_promised_settings_hold(store: Store, opens: dict[str, Any]) -> None:
     do(store, inputs.start, wanted=CLAIM)
-    again = Store(url=f"sqlite:///{tmp_path / 'cloud.db'}")
+    again = Store(**opens)
     again.open()
     try:
         assert again.run(inputs.accounts)["t"].pending == 1
-        pragmas = again.run(
-            lambda c: [c.exec_driver_sql(f"PRAGMA {p}").scalar() for p in ("journal_mode", "synchronous")]
-        )
-        assert pragmas == ["wal", 2]
+        said = again.run(lambda c: {q: c.exec_driver_sql(q).scalar() for q in DURABLE[c.dialect.name]})
+        assert said in DURABLE.values()
     finally:
         again.close()
 
@@ -106,8 +99,8 @@ async def test_whoever_stops_waiting_does_not_stop_the_writer(store: Store) -> N
     await store.write(partial(inputs.count, task="t", name="n"))
 
 
-async def test_two_processes_write_to_one_file(store: Store, tmp_path: Path) -> None:
-    other = Store(url=f"sqlite:///{tmp_path / 'cloud.db'}")
+async def test_two_processes_write_to_one_store(store: Store, opens: dict[str, Any]) -> None:
+    other = Store(**opens)
     await asyncio.to_thread(other.open)
     try:
         await asyncio.gather(
@@ -118,6 +111,7 @@ async def test_two_processes_write_to_one_file(store: Store, tmp_path: Path) -> 
         await asyncio.to_thread(other.close)
 
 
+@of_one_machine
 def test_a_claim_is_held_until_its_lease_runs_out_and_settled_for_good(store: Store) -> None:
     def start(**changes: Any) -> inputs.Found:
         return do(store, inputs.start, wanted=replace(CLAIM, **changes))
@@ -133,6 +127,7 @@ def test_a_claim_is_held_until_its_lease_runs_out_and_settled_for_good(store: St
     assert account.adds_up
 
 
+@of_one_machine
 def test_a_worker_takes_over_its_own_at_once_and_others_when_their_lease_is_over(store: Store) -> None:
     do(store, inputs.start, wanted=CLAIM)
     do(store, inputs.start, wanted=replace(CLAIM, id="2", worker="two"))
@@ -216,6 +211,7 @@ def test_dead_letters_are_bounded(store: Store) -> None:
     assert store.run(partial(dead_letters.latest, limit=1))[0]["head"] == "c1"
 
 
+@of_one_machine
 def test_a_wall_clock_that_jumps_neither_ends_a_lease_nor_prolongs_one(store: Store) -> None:
     """The wall clock of whoever claims says nothing: an hour ahead or behind, only run time and boot count."""
     hour = 3_600_000
@@ -227,6 +223,7 @@ def test_a_wall_clock_that_jumps_neither_ends_a_lease_nor_prolongs_one(store: St
     assert do(store, inputs.start, wanted=claim).outcome == "claimed"
 
 
+@of_one_machine
 def test_after_a_reboot_every_lease_is_void(store: Store) -> None:
     do(store, inputs.start, wanted=CLAIM)
     claim = replace(CLAIM, worker="two", lease=Lease("the next boot", 5, 30_005))
@@ -277,22 +274,6 @@ def test_what_is_unsent_is_read_page_by_page(store: Store) -> None:
         after = (rows[-1]["device"], rows[-1]["id"])
         seen += [row["id"] for row in rows]
     assert sorted(seen) == [str(k) for k in range(7)]
-
-
-def life(id_: str, reply: bytes = b"reply", *, device: str = "cam") -> Life:
-    example = NewExample(
-        task="t",
-        group=id_,
-        role="train",
-        source="escalation",
-        device=device,
-        input=id_,
-        parts={"image": f"digest of {id_}"},
-        payloads={f"digest of {id_}": b"pixels"},
-        created_ms=1000,
-    )
-    end = replace(ANSWER, id=id_, device=device, reply=reply, example=example)
-    return replace(CLAIM, id=id_, device=device), end
 
 
 def write(store: Store, lives: Sequence[Life]) -> list[bytes]:
@@ -354,15 +335,15 @@ async def test_a_change_between_two_items_of_a_bulk_sees_the_first_and_not_the_s
     assert seen[-1] == 1
 
 
-def test_a_glance_sees_what_is_committed_and_holds_nothing_up(store: Store) -> None:
-    assert store.glance(inputs.STANDING, "cam", "1") is None
+async def test_a_glance_sees_what_is_committed_and_holds_nothing_up(store: Store) -> None:
+    assert await store.glance(inputs.STANDING, "cam", "1") is None
     do(store, inputs.start, wanted=CLAIM)
-    assert inputs.found(store.glance(inputs.STANDING, "cam", "1")) == inputs.Found("held")
+    assert inputs.found(await store.glance(inputs.STANDING, "cam", "1")) == inputs.Found("held")
     do(store, inputs.settle, end=ANSWER)
-    assert inputs.found(store.glance(inputs.STANDING, "cam", "1")) == inputs.Found("settled", b"first")
+    assert inputs.found(await store.glance(inputs.STANDING, "cam", "1")) == inputs.Found("settled", b"first")
     assert store.compact(), "a glance that left a reader behind would keep the log from being emptied"
 
 
-def test_a_glance_at_a_damaged_file_is_the_stores_own_error(store: Store) -> None:
+async def test_a_glance_at_a_damaged_file_is_the_stores_own_error(store: Store) -> None:
     with pytest.raises(sa.exc.SQLAlchemyError):
-        store.glance("SELECT nothing FROM nowhere")
+        await store.glance("SELECT nothing FROM nowhere")

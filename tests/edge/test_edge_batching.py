@@ -13,7 +13,7 @@ from factory import make_bundle, make_task, parts_of, sure
 from outrider_edge.journey.batching import LEAST_GAIN, rows_now
 from outrider_edge.journey.pipeline import TaskRuntime
 from outrider_engine.model import Model, load_model
-from outrider_wire.errors import BundleMismatchError, CallerInputError
+from outrider_wire.errors import BundleDamagedError, BundleMismatchError, CallerInputError
 
 DENSE = {1: 0.006, 2: 0.006, 4: 0.010, 8: 0.011}
 CONVOLUTIONAL = {1: 0.0011, 2: 0.0063, 4: 0.0124, 8: 0.0247}
@@ -88,7 +88,7 @@ class Heavy:
     def infer(self, batch: Any) -> Any:
         """As the model, slowly."""
         self.sizes.append(len(batch))
-        time.sleep(DENSE[len(batch)])
+        time.sleep(DENSE.get(len(batch), 0.01))
         if self._fails and len(batch) > 1:
             raise BundleMismatchError("no batches", reason="model_failed")
         return self._model.infer(batch)
@@ -113,6 +113,33 @@ async def test_inputs_that_wait_are_answered_together_each_with_its_own_answer(m
     assert max(heavy.sizes) == 8
     assert sum(heavy.sizes) == 24
     assert runtime.served == 24
+    runtime.close()
+
+
+async def test_whoever_judges_a_release_sees_the_answers_of_batches_too(model: Model) -> None:
+    runtime, shown = running(Heavy(model), 8), list[str]()
+    runtime.listen(lambda parts, answer: shown.append(answer.label))
+    await asyncio.gather(*(runtime.ask(parts_of(sure(n % 3))) for n in range(24)))
+    assert sorted(shown) == sorted(["red", "green", "blue"] * 8)
+    assert runtime.p95_ms >= 1e3 * DENSE[1]
+    runtime.close()
+
+
+async def test_an_input_that_the_bundles_own_files_fail_on_costs_the_others_nothing(model: Model) -> None:
+    class Unreadable(Heavy):
+        def prepare(self, parts: Any) -> Any:
+            """As where a tokenizer's file breaks on one text."""
+            if parts["question"] == "breaks":
+                raise BundleDamagedError("it does not work", reason="tokenizer_unusable")
+            return self._model.prepare(parts)
+
+    runtime = running(Unreadable(model), 8)
+    first = runtime.ask(parts_of(sure(0)))  # the thread is busy while the others come
+    asked = [runtime.ask(parts_of(sure(n % 3))) for n in range(4)]
+    bad = runtime.ask({**parts_of(sure(0)), "question": "breaks"})
+    found = await asyncio.gather(first, bad, *asked, return_exceptions=True)
+    assert isinstance(found[1], BundleDamagedError)
+    assert [getattr(each, "label", each) for each in found[2:]] == ["red", "green", "blue", "red"]
     runtime.close()
 
 

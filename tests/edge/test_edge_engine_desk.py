@@ -5,12 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from edge_agents import write_config
 from fake_tensorrt import ORIN, FakeDevice, FakeLibrary
 from items_factory import certified_bundle
 
-from factory import make_bundle, make_task, parts_of, sure
+from factory import file_entry, make_bundle, make_task, parts_of, sure
 from outrider_edge.app import serving
 from outrider_edge.config import load_edge_config
 from outrider_edge.engine_desk import EngineDesk, EngineTerms
@@ -26,8 +27,10 @@ from outrider_engine.native.build import build_engine
 from outrider_engine.native.building import BuildReport, Progress
 from outrider_engine.native.engines import Native
 from outrider_engine.native.target import Target
+from outrider_engine.resident import BASE_BYTES, Residents
 from outrider_engine.session import Feeds, Session
 from outrider_wire.errors import UnreachableError
+from outrider_wire.manifest import MANIFEST_FILE, decode_manifest, encode_manifest
 
 TASK = make_task()
 
@@ -84,6 +87,7 @@ class Bench:
         source: Any = None,
         provider: str = "CPUExecutionProvider",
         version: str = "10.3.0",
+        residents: Residents | None = None,
     ) -> None:
         self.library = FakeLibrary(version, shift=shift)
         self.native = Native(adapter=ADAPTERS["tensorrt"], library=self.library, device=FakeDevice(ORIN))
@@ -109,6 +113,7 @@ class Bench:
             replays=Replays(
                 book=ReplayBook(folder / "replays"), shelf=ItemShelf(folder / "replays", source or AloneUplink())
             ),
+            residents=residents or Residents(),
             opened=lambda name: self.native,
             build=build,
         )
@@ -288,4 +293,52 @@ async def test_a_damaged_record_of_replays_allows_none(tmp_path: Path) -> None:
     bench = Bench(tmp_path, when="certified", bundle=bundle)
     bench.desk.start()
     await until(lambda: "nobody knows how often" in bench.runtime.engines.get("tensorrt", ""))
+    await bench.desk.stop()
+
+
+async def test_items_without_one_of_the_models_tensors_end_a_replay_and_not_the_desk(tmp_path: Path) -> None:
+    bundle = certified_bundle(tmp_path / "bundle", TASK)
+    kept = msgspec.msgpack.decode((bundle / ITEMS_FILE).read_bytes())
+    del kept["tensors"]["words"]
+    data = msgspec.msgpack.encode(kept)
+    (bundle / ITEMS_FILE).write_bytes(data)
+    manifest = decode_manifest((bundle / MANIFEST_FILE).read_bytes())
+    files = [file for file in manifest.files if file.path != ITEMS_FILE]
+    files.append(file_entry(ITEMS_FILE, data, "certification"))
+    (bundle / MANIFEST_FILE).write_bytes(encode_manifest(msgspec.structs.replace(manifest, files=files)))
+    bench = Bench(tmp_path, bundle=bundle, provider="CUDAExecutionProvider")
+    bench.desk.start()
+    await until(lambda: "tensors" in bench.runtime.replaying)
+    assert bench.runtime.answer(parts_of(sure(0))).model.certified
+    await bench.desk.stop()
+
+
+async def test_what_claims_by_a_replay_answers_one_by_one_as_the_items_were_answered(tmp_path: Path) -> None:
+    """Kernels of a GPU are chosen by the size of the batch, and round otherwise in another."""
+    bench = Bench(tmp_path, when="certified", bundle=certified_bundle(tmp_path / "bundle", TASK))
+    assert not bench.plain.one_by_one
+    bench.desk.start()
+    await until(lambda: bench.runtime.model is not bench.plain)
+    assert (bench.runtime.model.certified, bench.runtime.model.one_by_one) == ("", True)
+    await bench.desk.stop()
+
+
+async def test_an_engine_counts_under_the_bound_of_memory_and_comes_back_the_same(tmp_path: Path) -> None:
+    residents_bytes = 64 << 20
+    residents = Residents(residents_bytes)
+    bench = Bench(tmp_path, residents=residents)
+    bench.desk.start()
+    await until(lambda: bench.runtime.model is not bench.plain)
+    assert residents.taken_bytes > BASE_BYTES
+    other = residents.session("other", (residents_bytes - BASE_BYTES) // 2, lambda: bench.plain.session)
+    assert (other.provider, bench.runtime.model.resident) == ("CPUExecutionProvider", False)
+    assert bench.provider == "tensorrt"
+    await bench.desk.stop()
+
+
+async def test_an_engine_above_the_bound_of_memory_is_passed_over(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, residents=Residents(1 << 20))
+    bench.desk.start()
+    await until(lambda: "models_mb" in bench.runtime.engines.get("tensorrt", ""))
+    assert bench.provider == "CPUExecutionProvider"
     await bench.desk.stop()

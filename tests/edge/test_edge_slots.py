@@ -1,5 +1,6 @@
 """Which model a device starts with, whatever has become of its disk."""
 
+import errno
 import shutil
 from pathlib import Path
 
@@ -7,10 +8,11 @@ import pytest
 from edge_releases import TASK, Device
 
 from factory import make_bundle, make_task
+from outrider_edge.updates.fetching import SPARE_BYTES, _prepare
 from outrider_edge.updates.rules import Record
 from outrider_edge.updates.slots import SlotFolder, open_fitting
 from outrider_engine.bundle import open_bundle
-from outrider_wire.errors import BundleError, BundleMismatchError
+from outrider_wire.errors import BundleError, BundleMismatchError, OperatorSetupError
 
 
 @pytest.fixture
@@ -158,3 +160,64 @@ def test_placing_a_release_replaces_the_slot_whole(tmp_path: Path) -> None:
         assert open_bundle(slots.path("b")).digest == bundle.digest
     assert {path.name for path in tmp_path.iterdir()} == {"b", "incoming", "source-0", "source-1", "source-2"}
     assert not any((tmp_path / "incoming").iterdir())
+
+
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of a slot folder can be written any more."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for name in ("save", "point", "install"):
+        monkeypatch.setattr(SlotFolder, name, full)
+
+
+@pytest.mark.parametrize("state", ["offered", "fetching", "testing", "armed", "probation", "rollback"])
+def test_a_full_disk_keeps_no_device_from_starting(device: Device, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    digest = install_second(device, state=state, offered="c" * 64, spent_s=1.0)
+    full_disk(monkeypatch)
+    assert device.boot().model.digest == digest
+
+
+def test_a_full_disk_and_another_configured_bundle_leave_what_runs(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = install_second(device)
+    shutil.rmtree(device.factory)
+    make_bundle(device.factory, TASK, seed=3, version="3")
+    full_disk(monkeypatch)
+    assert device.boot().model.digest == digest
+    monkeypatch.undo()
+    assert device.boot().model.manifest.version == "3", "the next start tries again"
+
+
+def test_with_a_full_disk_and_both_slots_damaged_the_configured_bundle_answers_from_where_it_lies(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_second(device)
+    break_slot(device, "a")
+    break_slot(device, "b")
+    full_disk(monkeypatch)
+    assert device.boot().model.digest == open_bundle(device.factory).digest
+
+
+async def test_what_is_gathered_already_needs_no_room_and_what_nobody_wants_makes_room(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device.boot()
+    slots = device.slots()
+    bundle = open_bundle(make_bundle(device.folder / "second", TASK, seed=2, version="2"))
+    data = (bundle.root / "manifest.json").read_bytes()
+    slots.staging("f" * 64).joinpath("model.onnx.part").write_bytes(b"x" * 1000)
+    _prepare(slots, bundle.digest, data, bundle.manifest)
+    assert [path.name for path in (slots.folder / "incoming").iterdir()] == [bundle.digest]
+    part = slots.staging(bundle.digest) / "model.onnx.part"
+    needed = sum(entry.size for entry in bundle.manifest.needed)
+    part.write_bytes(b"x" * (needed // 2))
+    usage = shutil.disk_usage("/")._replace(free=SPARE_BYTES + needed - needed // 2)
+    monkeypatch.setattr("outrider_edge.updates.fetching.shutil.disk_usage", lambda _: usage)
+    _prepare(slots, bundle.digest, data, bundle.manifest)
+    part.unlink()
+    (slots.staging(bundle.digest) / "manifest.json").unlink()
+    with pytest.raises(OperatorSetupError):
+        _prepare(slots, bundle.digest, data, bundle.manifest)

@@ -20,8 +20,9 @@ from factory import QUESTION, make_task, sure, unsure
 from outrider_edge.local_api.api import Api
 from outrider_edge.local_api.docs_route import DocsRoute
 from outrider_edge.local_api.events_route import EventsRoute
-from outrider_edge.sources.events import SourceEvent
+from outrider_edge.sources.events import EventLog, SourceEvent
 from outrider_edge.sources.figures import families
+from outrider_edge.sources.publishing import EventPublisher
 from outrider_edge.sources.settings import LocalBrokerSettings, MotionSettings, SourceSettings
 from outrider_edge.sources.starting import Sources
 from outrider_link.session import Incoming, MqttSession, Outgoing
@@ -372,3 +373,34 @@ def test_the_metrics_say_how_every_source_fares() -> None:
     assert found["outrider_source_dropped_total", "gate"] == 4
     assert found["outrider_source_up", "gate"] == 1
     assert list(families({})) == []
+
+
+@pytest.mark.broker
+async def test_an_event_that_the_local_broker_refuses_holds_up_none_behind_it(tmp_path: Path) -> None:
+    heard: list[Incoming] = []
+
+    async def hear(message: Incoming) -> None:
+        heard.append(message)
+
+    broker = Mosquitto(tmp_path / "broker", extra="max_packet_size 2000").start()
+    events = EventLog()
+    publisher = EventPublisher(device="cam-7", broker=LocalBrokerSettings(url=broker.url), events=events)
+    try:
+        async with MqttSession(
+            url=broker.url, client_id="shop", subscriptions=["outrider/events/#"], on_message=hear
+        ) as shop:
+            await shop.wait_connected(20)
+            for number, origin in enumerate(("small", "x" * 4000, "small")):
+                events.tell(
+                    SourceEvent(
+                        id=f"{number}", type="new", source="gate", task="colours", device="cam-7", why="file",
+                        at_ms=1, began_ms=1, lasted_ms=0, origin=origin,
+                    )
+                )  # fmt: skip
+            running = asyncio.create_task(publisher.run())
+            await until(lambda: len(heard) == 2)
+            assert [json.loads(each.payload)["id"] for each in heard] == ["0", "2"]
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+    finally:
+        broker.kill()

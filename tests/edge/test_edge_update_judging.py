@@ -136,3 +136,36 @@ def test_what_may_not_begin_now_says_why(record: Record, around: dict[str, Any],
     found = hold(record, Surroundings(**({"now_ms": 2000} | around)), WhenTerms())
     assert (found.code if found else "") == code
     assert found is None or found.what
+
+
+def test_a_device_that_the_plan_itself_does_not_fit_takes_nothing_of_it() -> None:
+    with pytest.raises(RuleRefusalError) as refused:
+        asked(a_plan(planned(), requires=Requires(memory_mb=4000)))
+    assert refused.value.reason == "too_little_memory"
+
+
+def test_cloud_and_device_choose_a_group_by_the_same_facts() -> None:
+    assert asked(
+        a_plan(planned(), groups=[Group(name="boards", facts={"arch": "aarch64", "memory_mb": "2000"})]), stage=0
+    )
+    with pytest.raises(RuleRefusalError) as refused:
+        asked(a_plan(planned(), groups=[Group(name="boards", facts={"arch": "x86_64"})]))
+    assert refused.value.reason == "not_in_group"
+
+
+def back(counter: int) -> Any:
+    """A rollback by a plan of counter 6, on a device that runs a release of ``counter``."""
+    older = planned(release=OLD, counter=4)
+    plan = a_plan(planned(), rollback_to=[older])
+    local = replace(HERE, tasks={"t": TaskFacts(running=NEW, version="2.0", floor=counter, counter=counter)})
+    facts = ReleaseFacts(task="t", version="1.4", counter=4)
+    found = SignedRelease(digest=OLD, size=100, facts=facts, automatic=False)
+    order = an_order(plan, number=4, stage=1, kind="rollback", releases=[older])
+    return judge(order, sha256="f" * 64, signed=signed(plan), returning={"t": found}, local=local, now_ms=NOW_MS)
+
+
+def test_a_plan_takes_a_device_back_from_its_own_release_and_not_from_a_newer_one() -> None:
+    assert back(6).wishes["t"].back
+    with pytest.raises(RuleRefusalError) as refused:
+        back(7)
+    assert refused.value.reason == "rollback_overtaken"

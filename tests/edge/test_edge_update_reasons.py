@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import outrider_edge.updates
+import outrider_wire.fitness
 from outrider_wire.reason_rows_updates import UPDATE_REASONS, update_reasons
 from outrider_wire.reasons import TABLE
 
@@ -14,7 +15,7 @@ GIVEN = {"_refusal": 0, "Withdrawn": 2, "Unfit": 1, "Tripped": 1, "_back": 2, "_
 
 
 def said() -> Iterator[str]:
-    for path in sorted(ROOM.glob("*.py")):
+    for path in (*sorted(ROOM.glob("*.py")), Path(outrider_wire.fitness.__file__)):
         for node in ast.walk(ast.parse(path.read_text())):
             yield from _told(node)
 
@@ -24,7 +25,7 @@ def _told(node: ast.AST) -> Iterator[str]:
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         place = GIVEN.get(name)
         found = [node.args[place]] if place is not None and len(node.args) > place else []
-        errors = name.endswith("Error") and name not in ("PeerError", "BundleDamagedError")
+        errors = (name.endswith("Error") or name == "Misfit") and name not in ("PeerError", "BundleDamagedError")
         found += [kw.value for kw in node.keywords if kw.arg == "code" or (kw.arg == "reason" and errors)]
         for each in found:
             yield from (part.value for part in ast.walk(each) if isinstance(part, ast.Constant) and part.value)

@@ -276,6 +276,17 @@ def test_a_self_test_that_takes_the_process_with_it_is_not_begun_for_ever() -> N
     assert (record.state, record.refused, record.code, effects) == ("refused", [NEW], "selftest_crash", ())
 
 
+def test_a_load_that_takes_the_process_with_it_is_not_begun_for_ever() -> None:
+    armed = after(*TO["testing"], Passed())[0]
+    assert armed.state == "armed"
+    record, effects = after(*TO["testing"], Passed(), *itertools.repeat(Booted("a"), MAX_TRIES))
+    assert (record.state, record.refused, record.code, effects) == ("refused", [NEW], "load_crash", ())
+    waits = after(*TO["testing"], Passed(), *[Loaded(), Booted("a")] * 5)
+    assert waits[0].state == "armed", (
+        "whoever waits for its companions, loaded, may lose its power as often as it likes"
+    )
+
+
 def test_a_start_on_another_slot_than_the_pointers_corrects_the_pointer() -> None:
     assert after(Booted("b")) == (START, ("point",))
 

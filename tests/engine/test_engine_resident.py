@@ -71,6 +71,32 @@ def test_one_that_is_in_use_is_waited_for_and_never_let_go() -> None:
     assert (said, slow.resident) == (["slow", "other"], False)  # type: ignore[attr-defined]
 
 
+def test_two_threads_that_want_the_same_model_wait_for_room_for_one() -> None:
+    residents, began, go = Residents(ONE), threading.Event(), threading.Event()
+
+    class Slow(OrtSession):
+        def run(self, feeds: Feeds) -> dict[str, Any]:
+            """Until it may go on."""
+            began.set()
+            assert go.wait(20)
+            return super().run(feeds)
+
+    wanted = residents.session("wanted", len(DATA), Loads())
+    slow = residents.session("slow", len(DATA), lambda: Slow(DATA))
+    running = threading.Thread(target=lambda: slow.run(FEEDS), daemon=True)
+    running.start()
+    assert began.wait(20)
+    asking = [threading.Thread(target=lambda: wanted.run(FEEDS), daemon=True) for _ in range(2)]
+    for thread in asking:
+        thread.start()
+        thread.join(0.1)
+    go.set()
+    for thread in (running, *asking):
+        thread.join(5)
+    assert not any(thread.is_alive() for thread in asking)
+    assert residents.taken_bytes == ONE
+
+
 def test_one_model_above_the_bound_is_refused_in_words() -> None:
     with pytest.raises(BundleMismatchError, match=r"runtime\.models_mb is 1") as caught:
         Residents(1 << 20).session("colours 7 (fp32)", len(DATA), Loads())

@@ -276,6 +276,8 @@ SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
     "code of its own": (_config({"auto_map": {"AutoModel": "x--y.Z"}}), "code of its own"),
     "several labels at once": (_config({"problem_type": "multi_label_classification"}), "multi_label_classification"),
     "a size without bound": (_config({"hidden_size": 10**12}), "asks for hidden_size"),
+    "a size of a part": (_config({"vision_config": {"hidden_size": 10**12}}), "asks for hidden_size"),
+    "a size of a stage": (_config({"hidden_sizes": [8, 10**12]}), "asks for hidden_sizes"),
     "layers without end": (_config({"num_hidden_layers": 10**6}), "asks for num_hidden_layers"),
     "a configuration that is none": (lambda folder: (folder / CONFIG).write_text("[1"), "cannot be read"),
     "no image processor": (lambda folder: (folder / "preprocessor_config.json").unlink(), "no preprocessor_config.json"),

@@ -137,6 +137,14 @@ def test_dynamic_int8_finds_its_ranges_as_it_runs(made: Variants) -> None:
     assert "QuantizeLinear" not in operators
 
 
+def test_a_variant_that_scales_by_its_batch_is_compared_as_a_device_asks_it(made: Variants, rows: Tensors) -> None:
+    session = OrtSession(made.files["model.int8-dynamic.onnx"])
+    alone = np.concatenate([session.run(rows.batch(slice(row, row + 1)))["logits"] for row in range(20)])
+    together = session.run(rows.batch(slice(0, 20)))["logits"]
+    assert np.array_equal(made.said["int8-dynamic"]["logits"][:20], alone)
+    assert not np.array_equal(together, alone), "a batch is another thing"
+
+
 def test_the_three_rules_find_three_ranges(tmp_path: Path) -> None:
     """A hundred values near 0 and one far away: min-max holds it, percentile and entropy do not."""
     nodes = [
@@ -281,6 +289,26 @@ def test_a_transformer_s_mask_stays_in_floating_point_and_is_named() -> None:
         [mask] = [left for left in found.left if "mask" in left.what]
         assert mask.operators["Add"] == 1
         assert found.agreement >= 0.9
+
+
+def test_a_small_token_beside_a_large_one_survives_8_bits() -> None:
+    """A transformer's class token is a thousandth of the others, and is normalised by itself; one range for all makes it zero."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("MatMul", ["x", "v"], ["hidden"]),
+        helper.make_node("Mul", ["hidden", "sizes"], ["tokens"]),
+        helper.make_node("LayerNormalization", ["tokens", "scale"], ["normal"], axis=-1),
+        helper.make_node("Gather", ["normal", "first"], ["token"], axis=1),
+        helper.make_node("MatMul", ["token", "w"], ["logits"]),
+    ]
+    weights: dict[str, Any] = {name: rng.normal(size=(8, 8)).astype(np.float32) for name in "vw"}
+    weights |= {"sizes": np.array([[0.001], [10.0]], np.float32), "scale": np.ones(8, np.float32), "first": np.array(0)}
+    model = _model(nodes, weights, ["batch", 2, 8], ["batch", 8])
+    found = to_int8(model, [{"x": rng.normal(size=(64, 2, 8)).astype(np.float32)}])
+    assert (found.agreement >= 0.9, found.float_layers) == (True, 0)
+    [left] = found.left
+    assert left.operators["LayerNormalization"] == 1
+    assert "token" in left.why
 
 
 def test_a_variant_out_of_its_tolerance_does_not_ship_and_the_bundle_says_so(

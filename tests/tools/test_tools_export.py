@@ -10,6 +10,7 @@ import factory
 from outrider.task_template import task_text
 from outrider.wanted import Wanted
 from outrider_edge.profile import load_profile
+from outrider_engine.items import ITEMS_FILE
 from outrider_wire.errors import OutriderError
 
 MODULE = """\
@@ -56,6 +57,7 @@ def test_an_own_module_becomes_a_certified_bundle(outrider, site):
     assert ran.code == 0, ran.err
     assert [variant["name"] for variant in ran.json["variants"]] == ["int8", "fp32"]
     assert ran.json["certificate"]["risk"] == 0.05
+    assert (site / "out" / ITEMS_FILE).exists()
     assert outrider("bundle", "verify", "out", "--run", "--json").json["certified"]
     asked = outrider("edge", "infer", "--task", "task.toml", "--bundle", "out", "photos/red/1.png")
     assert asked.lines[0]["label"] == "red"
@@ -138,15 +140,24 @@ def test_an_objective_picks_one_variant_from_a_front_that_is_shown(outrider, sit
     assert said["variants"][0]["about"][:20] in " ".join(shown.out.split())
 
 
-def test_a_profile_that_needs_fixed_shapes_gets_them(outrider, site):
+def test_a_profile_that_needs_fixed_shapes_gets_them_and_items_are_left_out_where_asked(outrider, site):
     (site / "qnn.toml").write_text(
         'name = "qnn"\n[hardware]\narch = "aarch64"\n[runtime]\n'
         'providers = ["QNNExecutionProvider", "CPUExecutionProvider"]\nprecisions = ["fp32"]\n'
     )
     ran = outrider(
-        "export", "run", "--from", "mine:NearestColour", *FLAGS, "--profile", "./qnn.toml", PYTHONPATH=beside(site)
+        "export",
+        "run",
+        "--from",
+        "mine:NearestColour",
+        *FLAGS,
+        "--profile",
+        "./qnn.toml",
+        "--no-items",
+        PYTHONPATH=beside(site),
     )
     assert ran.code == 0, ran.err
+    assert not (site / "out" / ITEMS_FILE).exists()
     from outrider_engine.walk import walk
 
     assert walk((site / "out" / "model.fp32.onnx").read_bytes()).inputs[0].shape[0] == 1

@@ -25,11 +25,15 @@ from outrider_edge.outbox.outbox import Outbox
 from outrider_edge.uplink.metadata import UplinkMetadata
 from outrider_edge.uplink.uplink import BrokerAccess, Uplink
 from outrider_link.http import CloudHttp
+from outrider_link.session import Outgoing
 from outrider_trust.client import TrustedMetadata
 from outrider_trust.facts import ReleaseFacts, Requires
+from outrider_wire.codec import encode
 from outrider_wire.errors import OutriderError, RuleRefusalError, TrustRefusedError
 from outrider_wire.manifest import MANIFEST_FILE, manifest_digest
+from outrider_wire.messages import StopNotice
 from outrider_wire.rollout import DeviceOrder, Group, RolloutPlan, Stop
+from outrider_wire.topics import Topics
 
 pytestmark = pytest.mark.broker
 TASK = "colours"
@@ -138,7 +142,8 @@ async def test_a_stop_and_a_hint_reach_every_device_that_comes_later_too(broker:
         control = site.service.trust.control
         assert control is not None
         said = control.sign_stop(Stop(number=4, issued_ms=1))
-        await site.service.trust.stop_all(said)
+        notice = Outgoing(Topics().of("stop", ""), encode(StopNotice(envelope=said)), retain=True)
+        await site.service._publish(notice)
         heard: list[Any] = []
         outbox = Outbox(folder=tmp_path / "late")
         await outbox.start()

@@ -15,9 +15,11 @@ from outrider.commands.ota import app
 from outrider.ota import collecting, publishing
 from outrider.ota.checklist import CHECKLIST
 from outrider.ota.passphrases import VARIABLE
+from outrider.ota.publishing import next_facts, sign_release
 from outrider.ota.workplace import Workplace
 from outrider_trust.facts import ReleaseFacts
-from outrider_wire.errors import OutriderError
+from outrider_wire.errors import OutriderError, RuleRefusalError
+from outrider_wire.manifest import MANIFEST_FILE, decode_manifest, manifest_digest
 from outrider_wire.rollout import Group, PlannedRelease, RolloutPlan
 
 SECRET = "correct horse battery staple"
@@ -319,3 +321,18 @@ def test_a_plan_that_no_device_would_take_is_not_signed(ota: Ota, bundle: Path, 
         with pytest.raises(OutriderError) as refused:
             publishing.sign_plan(place, plan, [KEY], automatic=automatic)
         assert refused.value.reason == reason
+
+
+def test_a_counter_is_given_once_also_while_the_first_still_lacks_signatures(
+    ota: Ota, bundle: Path, tmp_path: Path
+) -> None:
+    ota("init", "--task", TASK)
+    place = Workplace(tmp_path / "outrider-releases", lambda _: b"")
+    data = (bundle / MANIFEST_FILE).read_bytes()
+    manifest = decode_manifest(data)
+    first = next_facts(place, manifest)
+    assert sign_release(place, data, manifest_digest(data), first, []) == {TASK: 1}
+    assert next_facts(place, manifest).counter == first.counter + 1
+    with pytest.raises(RuleRefusalError) as refused:
+        sign_release(place, data, manifest_digest(data), first, [])
+    assert refused.value.reason == "already_signed"

@@ -34,6 +34,7 @@ WALKED = (
     "wire/outrider_wire/topics.py",
     "cloud/outrider_cloud/answering/*.py",
     "cloud/outrider_cloud/deltas.py",
+    "cloud/outrider_cloud/device_reports.py",
     "cloud/outrider_cloud/fleet.py",
     "cloud/outrider_cloud/forgetting.py",
     "cloud/outrider_cloud/hub.py",

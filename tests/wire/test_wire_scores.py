@@ -8,7 +8,7 @@ from scipy.special import logsumexp
 from scipy.stats import entropy as shannon
 
 from outrider_wire.calibration import softmax
-from outrider_wire.scores import SCORE_NAMES, SCORES, area_under_risk_coverage, score_of
+from outrider_wire.scores import SCORE_NAMES, SCORES, ScoreName, area_under_risk_coverage, score_of
 
 LOGITS = np.array([[4.0, 0.0, 0.0], [1.0, 0.9, 0.0], [0.0, 0.0, 0.0]])
 PROBABILITIES = softmax(LOGITS)
@@ -68,3 +68,17 @@ def test_the_order_of_equal_rows_changes_no_area(rows: list[tuple[float, bool]],
 def test_no_rows_have_no_area_and_scores_that_are_no_numbers_come_last() -> None:
     assert area_under_risk_coverage([], []) == 0.0
     assert area_under_risk_coverage([np.nan, 0.1], [False, True]) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("name", list(SCORES))
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_one_input_without_rows_scores_as_its_row_does_and_never_on_what_is_no_number(
+    name: ScoreName, bad: float
+) -> None:
+    logits = np.asarray([2.0, -1.0, 0.5])
+    good = softmax(logits)
+    assert score_of(name, logits, good, None) == score_of(name, logits[None], good[None], None)[0]
+    damaged = good.copy()
+    damaged[1] = bad
+    with np.errstate(invalid="ignore"):
+        assert np.isnan(score_of(name, logits, damaged, None))

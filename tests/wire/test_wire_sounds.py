@@ -1,6 +1,7 @@
 """Sound files become samples, samples another rate and log-mel frames; hostile files are refused with the part and the reason."""
 
 import struct
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -175,3 +176,30 @@ def test_the_mask_says_where_the_sound_ends() -> None:
 def test_sound_steps_that_do_not_fit_are_the_bundles(steps: list[Step], shape: list[int], message: str) -> None:
     with pytest.raises(BundleMismatchError, match=message):
         made(steps, shape, wav(SOUND))
+
+
+@pytest.mark.parametrize(
+    ("rate", "seconds"), [(384_000, 1.0), (16_000, 120.0)], ids=["a rate far above the model's", "a long sound"]
+)
+def test_a_sound_takes_little_more_memory_than_its_own_samples(rate: int, seconds: float) -> None:
+    value = wav(np.zeros(round(rate * seconds), np.float32), rate=rate)
+    mels = {"mels": 8, "window": 400, "hop": 160, "transform": 512, "high_hz": 8000.0}
+    steps = [
+        Step(op="decode_audio"),
+        Step(op="resample", args={"rate": 16_000}),
+        Step(op="log_mel", args=mels),
+        Step(op="fit", args={"length": 4}),
+    ]
+    tracemalloc.start()
+    try:
+        made(steps, [4, 8], value)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 12 * len(value) + (40 << 20)
+
+
+def test_a_rate_that_would_need_millions_of_weights_is_refused_before_they_are_made() -> None:
+    with pytest.raises(CallerInputError, match="odd rate") as caught:
+        resampled_wave(Sound(np.zeros(1000, np.float32), 383_999), 16_000, part="p")
+    assert caught.value.reason == "unsupported_sound"

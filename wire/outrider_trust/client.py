@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+NUMBER_AHEAD_MS = 86_400_000
+"""Orders are numbered by the time, or by ones: whoever has the control key for a moment must not use up all numbers."""
+
 ClockFloor = Callable[[], float]
 """UTC in seconds before which it cannot be: when this was built, or what a broker or cloud last proved."""
 
@@ -172,13 +175,20 @@ class TrustedMetadata:
         """The cloud's order to this device.
 
         Raises:
-            TrustRefusedError: ``envelope_invalid``, ``envelope_unsigned``, ``order_other_device``, ``order_expired``.
+            TrustRefusedError: ``envelope_invalid``, ``envelope_unsigned``, ``order_other_device``, ``order_expired``, ``order_ahead``.
         """
         order = self._opened(data, ORDER_TYPE, DeviceOrder)
         if order.device != device:
             raise TrustRefusedError(f"the order is to {order.device}, not to {device}", reason="order_other_device")
-        if order.expires_ms <= max(self._clock(), self._earliest()) * 1000:
+        now_ms = max(self._clock(), self._earliest()) * 1000
+        if order.expires_ms <= now_ms:
             raise TrustRefusedError(f"order {order.number} has expired", reason="order_expired")
+        if order.number > now_ms + NUMBER_AHEAD_MS:
+            raise TrustRefusedError(
+                f"order {order.number} has a number that is far ahead of the time in milliseconds: after it none could follow",
+                reason="order_ahead",
+                fix="set this device's clock, and look who signs orders",
+            )
         return order
 
     def open_stop(self, data: bytes) -> Stop:

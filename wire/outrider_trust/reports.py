@@ -19,10 +19,33 @@ REPORT_TYPE = "application/vnd.outrider.report+json"
 
 def key_id(key: "EllipticCurvePublicKey") -> str:
     """Names a public key."""
-    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - a start need not wait for it
+    return hashlib.sha256(public_der(key)).hexdigest()
 
-    der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(der).hexdigest()
+
+def read_key(der: bytes) -> "EllipticCurvePublicKey":
+    """A public key from `Reported.key`.
+
+    Raises:
+        TrustRefusedError: ``report_key``: it is no key over P-256.
+    """
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415 - a start need not wait for it
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - see above
+    from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415 - see above
+
+    try:
+        key = serialization.load_der_public_key(der)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise TrustRefusedError("what the report is signed with is no key", reason="report_key") from error
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise TrustRefusedError("the report's key is not one over P-256", reason="report_key")
+    return key
+
+
+def public_der(key: "EllipticCurvePublicKey") -> bytes:
+    """A public key as SubjectPublicKeyInfo."""
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - see above
+
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 def open_report(data: bytes, key: "EllipticCurvePublicKey", *, device: str) -> Reported:

@@ -4,6 +4,7 @@ The rule has one definition here, on rows; `judge` is the same rule on one of th
 finite number refuses, whether or not the rule has a threshold for it.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -94,9 +95,9 @@ def judge(
         why = "no_certificate"
     elif not supported:
         why = "unsupported"
-    elif not np.isfinite(score) or score < threshold:
+    elif not math.isfinite(score) or score < threshold:
         why = "low_confidence"
-    shown = score if np.isfinite(score) else 0.0
+    shown = score if math.isfinite(score) else 0.0
     return Verdict(
         accepted=why == "accepted",
         why=why,

@@ -336,6 +336,8 @@ class Reported(Struct, kw_only=True, frozen=True, tag="reported"):
     """The newest ends, oldest first."""
     signed: Annotated[bytes, Meta(max_length=512 * 1024)] | UnsetType = UNSET
     """The same without this field, as an `outrider_trust.envelope.Envelope` signed with the device's key."""
+    key: Annotated[bytes, Meta(max_length=256)] | UnsetType = UNSET
+    """That key's public half (SubjectPublicKeyInfo, DER): believed at first sight, or where the device's certificate is for it."""
     v: Version = WIRE_VERSION
 
 

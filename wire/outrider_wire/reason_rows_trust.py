@@ -126,6 +126,30 @@ TRUST_ROWS: tuple[Reason, ...] = (
         "order_expired", "trust", _DEVICE, _NOBODY, "an order came after its time", "nothing: the cloud gives another"
     ),
     Reason(
+        "order_ahead",
+        "trust",
+        _DEVICE,
+        _SIGNER,
+        "an order's number is more than a day ahead of the device's clock: after it no other could follow",
+        "set the device's clock; if it is right, look who has the control key, and rotate it",
+    ),
+    Reason(
+        "report_unsigned",
+        "trust",
+        ("cloud",),
+        _SIGNER,
+        "a device that signs its reports has sent one without a signature: it counts for nothing",
+        "look what that device is; on a full disk it cannot number its reports, and does not sign them",
+    ),
+    Reason(
+        "report_key",
+        "trust",
+        ("cloud",),
+        _SIGNER,
+        "what a report is signed with is no key over P-256, or no key was ever told",
+        "look what that device is, and update its agent",
+    ),
+    Reason(
         "report_other_device",
         "trust",
         ("cloud",),

@@ -115,7 +115,7 @@ class DeviceOrder(Struct, kw_only=True, frozen=True):
 
     device: Name
     number: Number
-    """Grows with every order to this device."""
+    """Grows with every order to this device. The time in milliseconds, or a number after the last: further ahead it is refused."""
     rollout: Name
     stage: Annotated[int, Meta(ge=0, lt=32)]
     kind: Literal["update", "rollback"] = "update"

@@ -61,6 +61,8 @@ def score_of(name: ScoreName, logits: ArrayLike, probabilities: ArrayLike, defer
         plain = np.full(p.shape[:-1], np.nan) if deferral is None else np.asarray(deferral, np.float64)
     else:
         plain = SCORES[name](np.asarray(logits, np.float64), p)
+    if p.ndim == 1 and np.isfinite(p.sum()):
+        return plain  # a device's one input: a finite sum has finite terms
     return np.where(np.isfinite(p).all(axis=-1), plain, np.nan)
 
 

@@ -7,7 +7,6 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from outrider_wire.errors import CallerInputError
 from outrider_wire.sounds import (
     RATES,
     Framing,
@@ -16,10 +15,9 @@ from outrider_wire.sounds import (
     Wave,
     Window,
     decode_wav,
-    logarithm,
+    log_bands,
     mel_filters,
     resampled_wave,
-    spectrum,
     window_of,
 )
 from outrider_wire.step import Finite, Flow, Function, Length, Positive, StepOp
@@ -155,15 +153,7 @@ class LogMel(StepOp, kw_only=True, frozen=True):
         )
 
         def log_mel(wave: Wave) -> NDArray[np.float32]:
-            found = spectrum(wave, how)
-            if not len(found):
-                raise CallerInputError(
-                    f"part {part!r} is shorter than one frame of {len(how.window)} samples",
-                    reason="sound_length",
-                    fix="send a longer sound",
-                    part=part,
-                )
-            return logarithm(np.maximum(found @ filters, floor), kind)
+            return log_bands(wave, how, filters, floor=floor, kind=kind, part=part)
 
         return log_mel, replace(flow, kind="frames", shape=(None, self.mels))
 

@@ -28,7 +28,12 @@ _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _ZEROS = 10
 """Zero crossings of the resampling filter on either side, and its Kaiser β: as scipy.signal.resample_poly has them."""
 _BETA = 5.0
-_BLOCK = 1 << 16
+_BLOCK = 1 << 20
+"""Numbers that are laid out at once: what a sound takes in memory grows with its length, and not with how often each sample is read."""
+_WEIGHTS = 1 << 20
+"""Of a resampling filter. Usual rates need some thousands; a rate that shares no divisor with the other needs millions, a second's work."""
+_BANDS = 1 << 24
+"""Numbers that a sound may become: 128 bands of 17 minutes, 100 frames a second."""
 
 
 class Sound(NamedTuple):
@@ -129,7 +134,7 @@ def resampled_wave(sound: Sound, rate: int, *, part: str) -> Wave:
     """The sound at another rate: windowed sinc, polyphase; ⌈n · rate / old⌉ samples, as scipy.signal.resample_poly gives.
 
     Raises:
-        CallerInputError: more than `SAMPLES` would come of it.
+        CallerInputError: more than `SAMPLES` would come of it, or the two rates share too small a divisor.
     """
     shared = math.gcd(rate, sound.rate)
     up, down = rate // shared, sound.rate // shared
@@ -138,13 +143,21 @@ def resampled_wave(sound: Sound, rate: int, *, part: str) -> Wave:
     n = -(-len(sound.samples) * up // down)
     if n > SAMPLES:
         raise _refused(part, f"makes {n} samples at {rate} a second", "sound_length", f"send at most {SAMPLES}")
+    if up * (2 * _ZEROS * max(up, down) // up + 3) > _WEIGHTS:
+        raise _refused(
+            part,
+            f"has {sound.rate} samples a second, an odd rate beside {rate}",
+            "unsupported_sound",
+            "send a usual rate: 8000, 11025, 16000, 22050, 44100, 48000 …",
+        )
     taps, bank = _bank(up, down)
     ahead = taps // 2
     padded = np.pad(sound.samples.astype(np.float64), (ahead, taps - ahead))
     windows = sliding_window_view(padded, taps)
     made = np.empty(n, np.float32)
-    for start in range(0, n, _BLOCK):
-        at = np.arange(start, min(start + _BLOCK, n), dtype=np.int64) * down
+    rows = max(1, _BLOCK // taps)
+    for start in range(0, n, rows):
+        at = np.arange(start, min(start + rows, n), dtype=np.int64) * down
         made[start : start + len(at)] = np.einsum("nt,nt->n", windows[at // up], bank[at % up])
     return made
 
@@ -242,15 +255,33 @@ class Framing(NamedTuple):
     """The mean of each frame is taken off."""
 
 
-def spectrum(wave: Wave, how: Framing) -> NDArray[np.float64]:
-    """(frames, transform // 2 + 1); no frame where the wave is shorter than one."""
+def log_bands(
+    wave: Wave, how: Framing, filters: NDArray[np.float64], *, floor: float, kind: Logarithm, part: str
+) -> NDArray[np.float32]:
+    """The logarithm of the energy in each band of each frame, (frames, bands); ``floor`` stands for less than it.
+
+    Raises:
+        CallerInputError: the wave is shorter than one frame, or makes more than `_BANDS` numbers.
+    """
     length = len(how.window)
     samples = wave.astype(np.float64)
     if how.centred and len(samples) > length // 2:
         samples = np.pad(samples, length // 2, mode="reflect")
     if len(samples) < length:
-        return np.zeros((0, how.transform // 2 + 1))
-    frames = sliding_window_view(samples, length)[:: how.hop].copy()
+        raise _refused(part, f"is shorter than one frame of {length} samples", "sound_length", "send a longer sound")
+    frames = sliding_window_view(samples, length)[:: how.hop]
+    if len(frames) * filters.shape[1] > _BANDS:
+        raise _refused(part, f"makes {len(frames)} frames", "sound_length", "send a shorter sound")
+    made = np.empty((len(frames), filters.shape[1]), np.float32)
+    rows = max(1, _BLOCK // (length + how.transform))
+    for start in range(0, len(frames), rows):
+        found = _spectrum(frames[start : start + rows].copy(), how)
+        made[start : start + rows] = _logarithm(np.maximum(found @ filters, floor), kind)
+    return made
+
+
+def _spectrum(frames: NDArray[np.float64], how: Framing) -> NDArray[np.float64]:
+    """(frames, transform // 2 + 1)"""
     if how.without_offset:
         frames -= frames.mean(axis=1, keepdims=True)
     if how.emphasis:
@@ -261,7 +292,7 @@ def spectrum(wave: Wave, how: Framing) -> NDArray[np.float64]:
     return np.asarray(np.abs(found).astype(np.float64) ** how.power, np.float64)
 
 
-def logarithm(values: NDArray[np.float64], kind: Logarithm) -> NDArray[np.float32]:
+def _logarithm(values: NDArray[np.float64], kind: Logarithm) -> NDArray[np.float32]:
     """Of positive numbers."""
     made = np.log(values) if kind == "ln" else np.log10(values) * (10.0 if kind == "db" else 1.0)
     return np.asarray(made, np.float32)

@@ -246,7 +246,7 @@ class Intake:
     async def _fetch_once(self, worker: Worker, job: Job, *, pull: bool) -> None:
         """Pulls behind, unless it is known: a device that has its receipt may not have the payload any more."""
         worker.admit(job)
-        if self._known(worker, job):
+        if await self._known(worker, job):
             return
         offered = [part for part in job.escalation.parts if part.inline is None]
         lacking = [part for part in offered if not pull and not self._pulls.was_put(job.device, part)]
@@ -258,10 +258,10 @@ class Intake:
         detail = f"part {lacking[0].name!r} is not here: put it, then send this again"
         self._tell(job, Refusal(id=job.escalation.id, reason="part_not_here", detail=detail, retry_after_s=1.0))
 
-    def _known(self, worker: Worker, job: Job) -> bool:
+    async def _known(self, worker: Worker, job: Job) -> bool:
         """Whether the store knows an admitted one already: then it gets its reply or receipt, and comes to nothing here."""
         try:
-            found = inputs.found(self._store.glance(inputs.STANDING, job.device, job.escalation.id))
+            found = inputs.found(await self._store.glance(inputs.STANDING, job.device, job.escalation.id))
         except SQLAlchemyError:
             worker.drop(job)
             self._cannot_store(job)
@@ -302,7 +302,7 @@ class Intake:
         reason = error.reason if isinstance(error, OutriderError) else "disk"
         gone = isinstance(error, PeerError | BundleDamagedError)
         log.warning("payload.unfetched", extra={"device": job.device, "input": job.escalation.id, "reason": reason})
-        if gone and self._known(worker, job):
+        if gone and await self._known(worker, job):
             return
         self._count(job, "unfetched")
         if gone:
@@ -319,7 +319,7 @@ class Intake:
             return
         if worker.quick and job.escalation.offer == 1:
             # A device that died after its first offer offers for the first time again, and a broker may repeat it.
-            if not self._known(worker, job):
+            if not await self._known(worker, job):
                 await self._ask_first(worker, job)
             return
         try:

@@ -8,7 +8,7 @@ from outrider_cloud.config import CloudConfig, TaskSettings, read_task
 from outrider_cloud.learning.library import Library
 from outrider_cloud.roles_key import roles_key
 from outrider_cloud.store.blobstore import BlobStore
-from outrider_cloud.store.store import Store
+from outrider_cloud.store_opening import store_of
 from outrider_wire.errors import CallerUnknownError
 from outrider_wire.roles import Shares
 from outrider_wire.task import Task
@@ -34,7 +34,7 @@ def opened(config: CloudConfig, name: str) -> Iterator[OpenTask]:
         OperatorError: a file or the store cannot be used.
     """
     settings, task = _find(config, name)
-    store = Store(url=config.store.url or f"sqlite:///{config.folder / 'cloud.db'}")
+    store = store_of(config)
     try:
         store.open()
         library = Library(task=task, store=store, blobs=BlobStore(root=config.folder / "blobs"))

@@ -85,8 +85,9 @@ class RolloutDesk:
                 await self._running.write(found, done)
             except OvertakenError:
                 continue
-            if await self._running.send() and wanted in ("resume", "rollback"):
-                await self._lift(rollout, note)  # after the orders: who was mid-way goes on by the newest
+            if wanted in ("resume", "rollback"):
+                await self._lift(rollout, note)
+            await self._running.send()
             return await self.one_brief(rollout)
         raise RuleRefusalError(
             f"rollout {rollout} changes too quickly", reason="overtaken", fix="try again; is another cloud at it?"
@@ -148,6 +149,7 @@ class RolloutDesk:
         return member_views((await self._running.look(rollout)).look)
 
     async def _lift(self, rollout: str, note: str) -> None:
+        """Ends the rollout's own stop, also where the broker is away: what is stored is said when it is back."""
         last = await self._store.read(rollouts.last_stop)
         if last and last[0].rollouts and covers(last, rollout):
             await self._running.stop([rollout], lifted=True, reason=note or f"rollout {rollout} goes on")

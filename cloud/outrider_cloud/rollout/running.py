@@ -25,6 +25,7 @@ from outrider_cloud.store import rollouts
 from outrider_cloud.store.rollouts import Kept, OvertakenError, Signed
 from outrider_cloud.store.schema import devices
 from outrider_cloud.store.store import Store
+from outrider_trust.client import NUMBER_AHEAD_MS
 from outrider_trust.facts import SignedPlan
 from outrider_wire.errors import OutriderError, PeerError, RuleRefusalError, UnreachableError
 from outrider_wire.rollout import DeviceOrder, PlannedRelease, Stop
@@ -69,6 +70,7 @@ class Rollouts:
         self._clock = clock
         self._listening_ms = 0
         self._turn = asyncio.Lock()
+        self._saying = asyncio.Lock()
         self._turns = 0
         self.last: dict[str, Step] = {}
         """What the newest look at each came to: for people."""
@@ -93,7 +95,7 @@ class Rollouts:
                 self._listening_ms = self._clock()
             for kept in await self._store.read(rollouts.all_of) if self._signer else []:
                 if _due(kept, self._turns, self._clock()):
-                    await self._step(kept.plan.rollout)
+                    await self._guarded(kept.plan.rollout)
             self._turns += 1
             await self.send()
 
@@ -118,21 +120,50 @@ class Rollouts:
             return await asyncio.to_thread(self._plans.plan, task, rollout)
 
     async def send(self) -> bool:
-        """Says the newest stop, then orders, that the broker has not taken; whether it has taken all."""
-        try:
-            last = await self._store.read(rollouts.last_stop)
-            if last and not last[2] and await self._sender.stop(last[1]):
-                await self._store.write(partial(rollouts.stop_was_sent, number=last[0].number))
-            while some := await self._store.read(partial(rollouts.unsent, most=SENT_AT_ONCE)):
-                for device, number in some.items():
-                    envelope = await self._store.read(partial(rollouts.order_to, device=device)) or b""
-                    if not await self._sender.offer(device):
-                        return False
-                    said = partial(rollouts.was_sent, device=device, number=number, envelope=envelope)
-                    await self._store.write(said)
-        except (UnreachableError, PeerError) as error:
-            log.warning("rollouts.unsaid", extra={"reason": error.reason})
-            return False
+        """Says what the broker has not taken; whether it has taken all.
+
+        A stop is said before any order. One that lets something go on is said after them: who was mid-way goes on by the newest.
+        """
+        async with self._saying:
+            try:
+                return (
+                    await self._say_stop(letting_go=False)
+                    and await self._say_orders()
+                    and await self._say_stop(letting_go=True)
+                )
+            except (UnreachableError, PeerError) as error:
+                log.warning("rollouts.unsaid", extra={"reason": error.reason})
+                return False
+
+    async def connected(self) -> None:
+        """A broker may have lost what it retained: the newest stop is said again in the next turn.
+
+        Orders are said again to each device that is there (`outrider_cloud.releases.Releases.offer_soon`).
+        """
+        await self._store.write(rollouts.say_stop_again)
+
+    async def _say_stop(self, *, letting_go: bool) -> bool:
+        """Says the newest stop; whatever another process said meanwhile, the newest is the last that is retained."""
+        said = 0
+        while (stop := await self._store.read(rollouts.newest_stop)) and stop.number != said:
+            if not said and (stop.sent or (stop.lets_go and not letting_go)):
+                break
+            if not await self._sender.stop(stop.envelope):
+                return False
+            await self._store.write(partial(rollouts.stop_was_sent, number=stop.number))
+            said = stop.number
+        return True
+
+    async def _say_orders(self) -> bool:
+        while some := await self._store.read(partial(rollouts.unsent, most=SENT_AT_ONCE)):
+            taken = []
+            for each in some:
+                if not await self._sender.offer(each.device):
+                    break
+                taken.append(each)
+            await self._store.write(partial(rollouts.were_sent, unsent=taken))
+            if len(taken) < len(some):
+                return False
         return True
 
     async def stop(self, names: list[str], *, lifted: bool, reason: str) -> Stop:
@@ -168,6 +199,13 @@ class Rollouts:
             raise unsigned()
         return self._signer
 
+    async def _guarded(self, name: str) -> None:
+        """One rollout that cannot be looked at holds up neither the others nor a stop."""
+        try:
+            await self._step(name)
+        except Exception:  # supervised: it is looked at again in the next turn
+            log.exception("rollouts.failed", extra={"rollout": name})
+
     async def _step(self, name: str) -> None:
         found = await self.look(name)
         done = await asyncio.to_thread(step, found.look)  # a large fleet takes a while
@@ -190,7 +228,11 @@ class Rollouts:
             OutriderError: an order cannot be signed; nothing is stored.
         """
         taken = await self._store.read(partial(rollouts.numbers, devices=[each.device for each in done.orders]))
-        orders = [replace(each, number=max(taken[each.device] + 1, each.issued_ms)) for each in done.orders]
+        heeded = {name: _heeded(seen, self._clock()) for name, seen in found.look.fleet.items()}
+        orders = [
+            replace(each, number=max(taken[each.device] + 1, heeded.get(each.device, 0) + 1, each.issued_ms))
+            for each in done.orders
+        ]
         signed = await asyncio.to_thread(self._sign, orders) if orders else []
         given = {each.device: each.number for each in orders}
         members = {
@@ -248,10 +290,19 @@ def following(last: Stop | None, names: list[str], *, lifted: bool, reason: str,
         lifted: Whether they may go on.
         reason: For people.
         stamp_ms: UTC.
+
+    Raises:
+        RuleRefusalError: all are stopped, and some alone are to be let go on: a stop can name what it stops, and no exceptions.
     """
     number = max((last.number if last else 0) + 1, stamp_ms)
     before = last.rollouts if last and not last.lifted else []
     everything = last is not None and not last.lifted and not last.rollouts
+    if lifted and names and everything:
+        raise RuleRefusalError(
+            f"all updates are stopped, and {names[0]} cannot be let go on alone",
+            reason="all_stopped",
+            fix="lift that stop: outrider ota stop --lift",
+        )
     if lifted:
         left = [name for name in before if names and name not in names]
         return Stop(number=number, rollouts=left, lifted=not left, reason=reason[:512], issued_ms=stamp_ms)
@@ -267,6 +318,12 @@ def covers(last: tuple[Stop, bytes, bool] | None, rollout: str) -> bool:
 def fleet_of(connection: sa.Connection) -> dict[str, Seen]:
     """All devices, by name."""
     return {row["device"]: seen_of(dict(row)) for row in connection.execute(sa.select(devices)).mappings()}
+
+
+def _heeded(seen: Seen, now_ms: int) -> int:
+    """The newest order that a device says it heeds: after a store was lost and the clock set back, it still knows."""
+    numbers = (slot.order for slot in seen.slots.values())
+    return max((number for number in numbers if number <= now_ms + NUMBER_AHEAD_MS), default=0)
 
 
 def unsigned() -> RuleRefusalError:

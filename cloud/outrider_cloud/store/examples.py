@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 from msgspec import Struct
-from sqlalchemy.dialects.sqlite import insert
 
+from outrider_cloud.store.portable import insert
 from outrider_cloud.store.schema import examples, payloads
 from outrider_wire.roles import Role
 

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from outrider_cloud.store import identities, references
 from outrider_cloud.store import inputs as account
+from outrider_cloud.store.portable import random_name
 from outrider_cloud.store.schema import (
     assignments,
     certifications,
@@ -22,6 +23,7 @@ from outrider_cloud.store.schema import (
     orders,
     payloads,
     rollout_members,
+    rollouts,
     rounds,
 )
 
@@ -144,12 +146,25 @@ def erase(connection: sa.Connection, *, whom: Whom) -> Erased:
     for table, wanted in ((inputs, _inputs(whom)), (examples, _examples(whom)), (dead_letters, _letters(whom))):
         connection.execute(sa.delete(table).where(wanted))
     if not whom.input:
+        _leave_rollouts(connection, whom.device)
         for table in (assignments, devices, rollout_members, orders):
             connection.execute(sa.delete(table).where(table.c.device == whom.device))
         identities.forget(connection, whom.device)
     gone = references.unnamed(connection, named)
     connection.execute(sa.delete(payloads).where(payloads.c.sha256.in_(gone)))
     return Erased(gone, still_open)
+
+
+def _leave_rollouts(connection: sa.Connection, device: str) -> None:
+    """Out of whom others are compared with; a controller that looked before writes nothing any more, the device neither."""
+    ours = rollout_members.c.rollout == rollouts.c.rollout, rollout_members.c.device == device
+    what = sa.select(rollouts.c.rollout, rollouts.c.progress, sa.exists().where(*ours).label("member"))
+    for row in connection.execute(what).all():
+        named = {part: row.progress.get(part) or {} for part in ("control", "since")}
+        if row.member or any(device in each for each in named.values()):
+            left = {part: {name: each[name] for name in each if name != device} for part, each in named.items()}
+            values = {"progress": row.progress | left, "version": rollouts.c.version + 1}
+            connection.execute(sa.update(rollouts).where(rollouts.c.rollout == row.rollout).values(**values))
 
 
 def _digests(connection: sa.Connection, whom: Whom) -> set[str]:
@@ -170,7 +185,7 @@ def _groups(whom: Whom) -> sa.Select[tuple[str]]:
 
 def _anonymise(connection: sa.Connection, whom: Whom) -> None:
     """The ledger goes on knowing how many groups a certificate used, and no longer which these were."""
-    unnamed = sa.literal("forgotten-").concat(sa.func.lower(sa.func.hex(sa.func.randomblob(12))))
+    unnamed = sa.literal("forgotten-").concat(random_name())
     wanted = certified_groups.c.group.in_(_groups(whom))
     connection.execute(sa.update(certified_groups).where(wanted).values(group=unnamed))
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import sqlalchemy as sa
 from msgspec import Struct, structs
-from sqlalchemy.dialects.sqlite import insert
 
 from outrider_cloud.access.rules import Asked, Identity, Invitation, State, judge
+from outrider_cloud.store.portable import insert
 from outrider_cloud.store.schema import certificates, devices, identities, invitations
 from outrider_wire.errors import CallerUnknownError, RuleRefusalError
 

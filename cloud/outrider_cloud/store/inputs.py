@@ -10,10 +10,11 @@ from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
 from msgspec import Struct
-from sqlalchemy.dialects.sqlite import insert
 
 from outrider_cloud.lease_clock import Lease
 from outrider_cloud.store import examples
+from outrider_cloud.store.dialect import dialect_of
+from outrider_cloud.store.portable import insert
 from outrider_cloud.store.schema import counts, inputs
 from outrider_wire.report import Account
 
@@ -90,14 +91,16 @@ class Found(NamedTuple):
 
 def start(connection: sa.Connection, wanted: Claim) -> Found:
     """Claims an input, unless it is settled or another worker's lease on it still runs."""
-    if connection.execute(_START, _row(wanted) | {"state": "claimed", "sent": False}).rowcount == 1:
+    lease = dialect_of(connection).term(connection, wanted.lease)
+    new = _row(wanted) | {"boot": lease.boot, "lease_until_ms": lease.until_ms, "state": "claimed", "sent": False}
+    if connection.execute(_START, new).rowcount == 1:
         count(connection, wanted.task, "received")
         return Found("claimed")
     it = {"of_device": wanted.device, "of_id": wanted.id}
     standing = connection.execute(_STANDING, it).one()
     if standing.state != "claimed":
         return Found("settled", standing.reply)
-    terms = {"by": wanted.worker, **_terms(wanted.lease)}
+    terms = {"by": wanted.worker, **_terms(lease)}
     return Found("claimed" if connection.execute(_TAKE, it | terms).rowcount == 1 else "held")
 
 
@@ -231,6 +234,7 @@ def take_over(
 
     ``own``: what was its own too, for it has just begun.
     """
+    lease = dialect_of(connection).term(connection, lease)
     if own:
         of_mine = (inputs.c.state == "claimed", inputs.c.task.in_(tasks), inputs.c.worker == worker)
         connection.execute(sa.update(inputs).where(*of_mine).values(boot="", lease_until_ms=0, worker=""))
@@ -251,6 +255,7 @@ def take_over(
 
 def renew(connection: sa.Connection, *, worker: str, lease: Lease) -> None:
     """Prolongs the leases of everything that ``worker`` holds."""
+    lease = dialect_of(connection).term(connection, lease)
     connection.execute(
         sa.update(inputs)
         .where(inputs.c.state == "claimed", inputs.c.worker == worker)
@@ -269,7 +274,7 @@ def give_up(connection: sa.Connection, *, worker: str) -> None:
     connection.execute(
         sa.update(inputs)
         .where(inputs.c.state == "claimed", inputs.c.worker == worker)
-        .values(boot="", lease_until_ms=0, claims=sa.func.max(inputs.c.claims - 1, 0))
+        .values(boot="", lease_until_ms=0, claims=sa.case((inputs.c.claims > 0, inputs.c.claims - 1), else_=0))
     )
 
 

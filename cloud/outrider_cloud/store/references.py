@@ -7,13 +7,14 @@ from collections.abc import Collection
 
 import sqlalchemy as sa
 
+from outrider_cloud.store.portable import values_of
 from outrider_cloud.store.schema import examples, inputs, payloads, release_files
 from outrider_wire.codec import decode
 from outrider_wire.errors import PeerError
 from outrider_wire.limits import BLOB_BYTES
 from outrider_wire.messages import Escalation
 
-_PART = sa.func.json_each(examples.c.parts).table_valued("value")
+_PART = values_of(examples.c.parts)
 _NAMED = sa.select(_PART.c.value).select_from(examples).join(_PART, sa.true())
 
 

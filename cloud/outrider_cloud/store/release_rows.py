@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 
+from outrider_cloud.store.portable import insert
 from outrider_cloud.store.schema import assignments, devices, release_files, releases
 from outrider_wire.errors import CallerUnknownError
 from outrider_wire.messages import Assignment

@@ -4,15 +4,15 @@ A rollout's row has a version that every change raises: of two controllers that 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
 from msgspec import Struct
-from sqlalchemy.dialects.sqlite import insert
 
 from outrider_cloud.rollout.records import Member, Progress
 from outrider_cloud.rollout.states import STATES
+from outrider_cloud.store.portable import insert
 from outrider_cloud.store.schema import assignments, orders, releases, rollout_members, rollouts, stops
 from outrider_wire.errors import CallerUnknownError, RuleRefusalError
 from outrider_wire.fitness import Requires
@@ -184,49 +184,60 @@ def change(
             ),
             rows,
         )
-    for each in signed:
-        _order(connection, each, name)
+    _order(connection, signed, name)
+    wanted = {each.order.device: {one.task: one.release for one in each.order.releases} for each in signed}
     for device, before in withdraw.items():
         taken = sa.update(orders).where(orders.c.device == device, orders.c.rollout == name)
         if connection.execute(taken.values(envelope=b"", sent=False)).rowcount:
-            _assign(connection, device, before, stamp_ms)
+            wanted[device] = dict(before)
+    _assign(connection, wanted, stamp_ms)
 
 
-def _order(connection: sa.Connection, signed: Signed, rollout: str) -> None:
-    """Stores an order, if it is the newest to its device."""
-    order = signed.order
-    values = {
-        "number": order.number,
-        "rollout": rollout,
-        "envelope": signed.envelope,
-        "issued_ms": order.issued_ms,
-        "sent": False,
-    }
-    added = insert(orders).values(device=order.device, **values)
-    newest = added.on_conflict_do_update(index_elements=["device"], set_=values, where=orders.c.number < order.number)
-    if connection.execute(newest).rowcount != 1:
-        raise OvertakenError(order.device)
-    _assign(connection, order.device, {each.task: each.release for each in order.releases}, order.issued_ms)
+def _order(connection: sa.Connection, signed: Sequence[Signed], rollout: str) -> None:
+    """Stores orders, if each is the newest to its device."""
+    if not signed:
+        return
+    newest = numbers(connection, devices=[each.order.device for each in signed])
+    if late := [each.order.device for each in signed if newest[each.order.device] >= each.order.number]:
+        raise OvertakenError(late[0])
+    rows = [
+        {
+            "device": each.order.device,
+            "number": each.order.number,
+            "rollout": rollout,
+            "envelope": each.envelope,
+            "issued_ms": each.order.issued_ms,
+            "sent": False,
+        }
+        for each in signed
+    ]
+    added = insert(orders)
+    set_ = {name: added.excluded[name] for name in rows[0] if name != "device"}
+    connection.execute(added.on_conflict_do_update(index_elements=["device"], set_=set_), rows)
 
 
-def _assign(connection: sa.Connection, device: str, wanted: Mapping[str, str], stamp_ms: int) -> None:
-    """What the device may pull, and what the status says that it should run."""
-    here = sa.select(releases.c.digest).where(releases.c.digest.in_(list(wanted.values())))
+def _assign(connection: sa.Connection, wanted: Mapping[str, Mapping[str, str]], stamp_ms: int) -> None:
+    """What devices may pull, and what the status says that they should run: by device and task, a release."""
+    named = {release for tasks in wanted.values() for release in tasks.values()}
+    here = sa.select(releases.c.digest).where(releases.c.digest.in_(named))
     known = set(connection.execute(here).scalars())
-    for task, release in wanted.items():
-        if release not in known:
-            gone = sa.delete(assignments).where(assignments.c.device == device, assignments.c.task == task)
-            connection.execute(gone)
-            continue
-        row = {"device": device, "task": task, "release": release, "counter": 1, "assigned_ms": stamp_ms}
-        connection.execute(
-            insert(assignments)
-            .values(row)
-            .on_conflict_do_update(
-                index_elements=["device", "task"],
-                set_={"release": release, "counter": assignments.c.counter + 1, "assigned_ms": stamp_ms},
-            )
-        )
+    rows = [
+        {"device": device, "task": task, "release": release, "counter": 1, "assigned_ms": stamp_ms}
+        for device, tasks in wanted.items()
+        for task, release in tasks.items()
+    ]
+    if kept := [row for row in rows if row["release"] in known]:
+        added = insert(assignments)
+        set_ = {
+            "release": added.excluded.release,
+            "counter": assignments.c.counter + 1,
+            "assigned_ms": added.excluded.assigned_ms,
+        }
+        connection.execute(added.on_conflict_do_update(index_elements=["device", "task"], set_=set_), kept)
+    for row in rows:
+        if row["release"] not in known:
+            gone = assignments.c.device == row["device"], assignments.c.task == row["task"]
+            connection.execute(sa.delete(assignments).where(*gone))
 
 
 def order_to(connection: sa.Connection, *, device: str) -> bytes | None:
@@ -237,22 +248,58 @@ def order_to(connection: sa.Connection, *, device: str) -> bytes | None:
     return found
 
 
-def unsent(connection: sa.Connection, *, most: int) -> dict[str, int]:
-    """Devices whose newest order, or its end, the broker has not taken; with its number."""
-    rows = connection.execute(sa.select(orders.c.device, orders.c.number).where(~orders.c.sent).limit(most))
-    return {row.device: row.number for row in rows}
+class Unsent(NamedTuple):
+    """The newest order to a device, or its end, as it stood when it was read."""
+
+    device: str
+    number: int
+    envelope: bytes
 
 
-def was_sent(connection: sa.Connection, *, device: str, number: int, envelope: bytes) -> None:
-    """The broker has taken it."""
-    same = (orders.c.device == device, orders.c.number == number, orders.c.envelope == envelope)
-    connection.execute(sa.update(orders).where(*same).values(sent=True))
+def unsent(connection: sa.Connection, *, most: int) -> list[Unsent]:
+    """Those that the broker has not taken."""
+    what = sa.select(orders.c.device, orders.c.number, orders.c.envelope)
+    return [Unsent(*row) for row in connection.execute(what.where(~orders.c.sent).limit(most))]
+
+
+def were_sent(connection: sa.Connection, *, unsent: Sequence[Unsent]) -> None:
+    """The broker has taken them; what became of an order since is yet to be said."""
+    same = (orders.c.device == sa.bindparam("to"), orders.c.number == sa.bindparam("n"))
+    said = sa.update(orders).where(*same, orders.c.envelope == sa.bindparam("what")).values(sent=True)
+    if unsent:
+        connection.execute(said, [{"to": each.device, "n": each.number, "what": each.envelope} for each in unsent])
 
 
 def last_stop(connection: sa.Connection) -> tuple[Stop, bytes, bool] | None:
     """The stop with the highest number, signed, and whether it was sent; None: there never was one."""
     row = connection.execute(sa.select(stops).order_by(stops.c.number.desc()).limit(1)).first()
     return None if row is None else (msgspec.convert(row.stop, Stop), row.envelope, row.sent)
+
+
+class NewestStop(NamedTuple):
+    """As it is to be said."""
+
+    number: int
+    envelope: bytes
+    sent: bool
+    lets_go: bool
+    """Something that the one before stopped may go on by it."""
+
+
+def newest_stop(connection: sa.Connection) -> NewestStop | None:
+    """The stop with the highest number; None: there never was one."""
+    rows = connection.execute(sa.select(stops).order_by(stops.c.number.desc()).limit(2)).all()
+    if not rows:
+        return None
+    now, before = (msgspec.convert(row.stop, Stop) for row in (rows[0], rows[-1]))
+    lets_go = now.lifted or bool(now.rollouts and (not before.rollouts or set(before.rollouts) - set(now.rollouts)))
+    return NewestStop(now.number, rows[0].envelope, rows[0].sent, lets_go and not before.lifted)
+
+
+def say_stop_again(connection: sa.Connection) -> None:
+    """The broker may have it no more."""
+    newest = sa.select(sa.func.max(stops.c.number)).scalar_subquery()
+    connection.execute(sa.update(stops).where(stops.c.number == newest).values(sent=False))
 
 
 def add_stop(connection: sa.Connection, *, stop: Stop, envelope: bytes, after: int) -> None:

@@ -27,9 +27,24 @@ inputs = sa.Table(
     sa.Column("request", sa.LargeBinary),  # the escalation, while it is claimed
     sa.Column("reply", sa.LargeBinary),  # the answer or refusal, once settled
     sa.Column("sent", sa.Boolean, nullable=False),  # whether the broker is known to have taken the reply
-    sa.Index("inputs_claimed", "lease_until_ms", sqlite_where=sa.text("state = 'claimed'")),
-    sa.Index("inputs_settled", "keep_until_ms", sqlite_where=sa.text("state <> 'claimed'")),
-    sa.Index("inputs_unsent", "worker", sqlite_where=sa.text("state <> 'claimed' AND NOT sent")),
+    sa.Index(
+        "inputs_claimed",
+        "lease_until_ms",
+        sqlite_where=sa.text("state = 'claimed'"),
+        postgresql_where=sa.text("state = 'claimed'"),
+    ),
+    sa.Index(
+        "inputs_settled",
+        "keep_until_ms",
+        sqlite_where=sa.text("state <> 'claimed'"),
+        postgresql_where=sa.text("state <> 'claimed'"),
+    ),
+    sa.Index(
+        "inputs_unsent",
+        "worker",
+        sqlite_where=sa.text("state <> 'claimed' AND NOT sent"),
+        postgresql_where=sa.text("state <> 'claimed' AND NOT sent"),
+    ),
 )
 """Every escalation: claimed by a worker, then in exactly one terminal state, set once."""
 
@@ -259,7 +274,7 @@ orders = sa.Table(
     sa.Column("envelope", sa.LargeBinary, nullable=False),  # signed; empty: it was taken back
     sa.Column("issued_ms", sa.BigInteger, nullable=False),
     sa.Column("sent", sa.Boolean, nullable=False),  # whether the broker is known to have taken it
-    sa.Index("orders_unsent", "device", sqlite_where=sa.text("NOT sent")),
+    sa.Index("orders_unsent", "device", sqlite_where=sa.text("NOT sent"), postgresql_where=sa.text("NOT sent")),
 )
 """The newest order to each device."""
 

@@ -1,31 +1,20 @@
-"""The durable store: one SQLite file, one writer thread, changes committed in groups. Knows no table by name.
+"""The durable store: one database, one writer thread, changes committed in groups. Knows no table by name.
 
-A change is a function of a connection; `Store.write` returns once its transaction is on the disk (WAL,
-``synchronous=FULL``). Changes that wait together share one commit. A change may run twice (when its group fails, each of
-the group runs alone), so it must do nothing but talk to its connection.
+A change is a function of a connection; `Store.write` returns once its transaction is on the disk, and nobody else writes while
+it is made. Changes that wait together share one commit. A change may run twice (when its group fails, each of the group runs
+alone), so it must do nothing but talk to its connection. What a SQLite file and a PostgreSQL server do differently is in
+`outrider_cloud.store.dialect`.
 """
 
 import asyncio
-import fcntl
-import queue
-import sqlite3
-import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass
-from itertools import groupby
-from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
 import sqlalchemy as sa
-from sqlalchemy import event
 
-from outrider_cloud.store.migrations import upgrade
-from outrider_link.files import make_folder
-from outrider_wire.errors import OperatorSetupError
+from outrider_cloud.store.dialect import Glance, dialect_named, dialect_of, first_line
+from outrider_cloud.store.writer import Waiting, Writer
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -33,47 +22,26 @@ Change = Callable[[sa.Connection], T]
 Bulk = Callable[[sa.Connection, Sequence[Item]], Sequence[T]]
 """Makes the same change for many items in a few statements; one result an item, in their order."""
 
-_GROUP = 256
-_BUSY_MS = 10_000
-_CHECKPOINTS = 20
-_CHECKPOINT_PAUSE_S = 0.25
-_DAMAGE = ("malformed", "not a database", "corrupt")
-_PRAGMAS = (
-    "PRAGMA journal_mode=WAL",
-    "PRAGMA synchronous=FULL",
-    "PRAGMA foreign_keys=ON",
-    "PRAGMA secure_delete=ON",  # what a task does not keep is gone from the file as well
-    f"PRAGMA busy_timeout={_BUSY_MS}",
-)
-_Outcome = tuple["Future[Any] | asyncio.Future[Any]", Any, BaseException | None]
-
-
-@dataclass(frozen=True)
-class _Waiting:
-    """A change that waits for its commit: one of its own, or an item of a bulk that others of its group join."""
-
-    change: Any
-    future: "Future[Any] | asyncio.Future[Any]"
-    bulk: bool = False
-    item: Any = None
-
-    def begins(self) -> bool:
-        """From here on it cannot be cancelled; one that was is not made."""
-        return self.future.set_running_or_notify_cancel() if isinstance(self.future, Future) else not self.future.done()
-
 
 class Store:
-    """The database behind one folder; several processes of one machine may open the same."""
+    """The database behind one address; several processes may open the same: of one machine a file, of several a server.
 
-    def __init__(self, *, url: str) -> None:
+    Args:
+        url: ``sqlite:///PATH`` or ``postgresql://USER@HOST:PORT/NAME``.
+        password: of a server that asks for one.
+    """
+
+    def __init__(self, *, url: str, password: str = "") -> None:
         self._url = url
-        self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
-        self._writer = threading.Thread(target=self._write_all, name="store-writer", daemon=True)
+        self._password = password
+        self._dialect = dialect_named(url.partition(":")[0])
+        self._writer = Writer(dialect=self._dialect, note=self._note)
         self._readers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="store-reader")
         self._engine: sa.Engine | None = None
-        self._glancing: sa.PoolProxiedConnection | None = None
+        self._reading: sa.Engine | None = None
+        self._glancing: Glance | None = None
         self.damage = ""
-        """What the file is found to be damaged by; '' while it is sound. For a person to mend."""
+        """What the database is found to be damaged by; '' while it is sound. For a person to mend."""
         self.full = ""
         """Why the last change could not be written; '' when it was."""
 
@@ -82,36 +50,29 @@ class Store:
         """Why nothing durable can be promised; '' while all is well."""
         return self.damage or self.full
 
+    @property
+    def remains(self) -> str:
+        """Where bytes of what was deleted are left when `compact` is through; '': nowhere."""
+        return self._dialect.remains
+
     async def probe(self) -> None:
-        """Tries to write: after trouble, whether there is room again. Raises what `write` raises."""
-        await self.write(lambda connection: connection.exec_driver_sql("PRAGMA user_version = 0"))
+        """Tries to write: after trouble, whether it is over. Raises what `write` raises."""
+        await self.write(lambda connection: dialect_of(connection).touch(connection))
 
     def open(self) -> None:
-        """Makes the file and its folder when absent, brings the schema up to date, starts the writer.
+        """Brings the schema up to date, of a file that is made when absent or of a server's database, and starts the writer.
 
         Raises:
-            OperatorSetupError: the file cannot be used.
+            OperatorSetupError: it cannot be used.
         """
-        path = Path(self._url.removeprefix("sqlite:///"))
-        try:
-            make_folder(path.parent)
-            self._engine = _engine(self._url)
-            with path.with_name(path.name + ".lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)  # two processes may start at once
-                upgrade(self._engine)
-        except (OSError, sa.exc.SQLAlchemyError) as error:
-            raise OperatorSetupError(
-                f"the store {path} cannot be used: {_first_line(error)}",
-                reason="store_unusable",
-                fix="check the folder's rights and free space, or restore the file from a copy",
-            ) from error
-        self._writer.start()
+        self._engine = engine = self._dialect.open(self._url, self._password)
+        self._reading = self._dialect.reading(engine)
+        self._glancing = self._dialect.glance(engine)
+        self._writer.start(engine)
 
     def close(self) -> None:
-        """Commits what waits, then lets go of the file."""
-        if self._writer.is_alive():
-            self._waiting.put(None)
-            self._writer.join()
+        """Commits what waits, then lets go of the database."""
+        self._writer.end()
         self._readers.shutdown()
         if self._glancing is not None:
             self._glancing.close()
@@ -121,184 +82,86 @@ class Store:
     def submit(self, change: Change[T]) -> Future[T]:
         """Queues a change; the future resolves when it is durable."""
         future: Future[T] = Future()
-        self._waiting.put(_Waiting(change, future))
+        self._writer.put(Waiting(change, future))
         return future
 
     async def write(self, change: Change[T]) -> T:
         """Runs a change and waits until it is durable."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiting.put(_Waiting(change, future))
+        self._writer.put(Waiting(change, future))
         return await future
 
     async def write_each(self, bulk: Bulk[Item, T], item: Item) -> T:
         """Runs a change on one item, together with those that wait beside it, and waits until it is durable."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiting.put(_Waiting(bulk, future, bulk=True, item=item))
+        self._writer.put(Waiting(bulk, future, bulk=True, item=item))
         return await future
 
     async def read(self, query: Change[T]) -> T:
         """Runs a query beside the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, self.run, query)
 
-    def glance(self, statement: str, *values: object) -> tuple[Any, ...] | None:
-        """One row by its key, in the calling thread, which is the event loop's: that takes less than a hop to another.
+    async def glance(self, statement: str, *values: object) -> tuple[Any, ...] | None:
+        """One row by its key, ``?`` in the statement standing for a value.
 
-        Nothing is waited for.
+        Of a file it is read in the calling thread, which is the event loop's: that takes less than a hop to another, nothing
+        is waited for, and no other task runs meanwhile.
 
         Raises:
-            SQLAlchemyError: the file cannot be read, or not now.
+            SQLAlchemyError: it cannot be read, or not now.
         """
+        glancing = self._glancing
+        if glancing is None:
+            raise RuntimeError("the store is not open")
         try:
-            if self._glancing is None:
-                self._glancing = self._opened().raw_connection()
-                self._glancing.cursor().execute("PRAGMA busy_timeout=0")
-            row: tuple[Any, ...] | None = self._glancing.cursor().execute(statement, values).fetchone()
-        except sqlite3.Error as error:
-            raised = sa.exc.OperationalError(statement, None, error)
-            self._note(raised)
-            raise raised from error
-        return row
+            if glancing.waits:
+                return await asyncio.get_running_loop().run_in_executor(self._readers, glancing.row, statement, values)
+            return glancing.row(statement, values)
+        except sa.exc.DatabaseError as error:
+            self._note(error)
+            raise
 
     def run(self, query: Change[T]) -> T:
-        """Runs a query in the calling thread."""
+        """Runs a query in the calling thread, on one snapshot; once more where its connection was cut off."""
         try:
-            with self._opened().connect() as connection:
-                return query(connection)
+            return self._run(query)
+        except sa.exc.DatabaseError as error:
+            if not error.connection_invalidated:
+                self._note(error)
+                raise
+        try:
+            return self._run(query)
         except sa.exc.DatabaseError as error:
             self._note(error)
             raise
 
     def compact(self) -> bool:
-        """Writes the file anew and empties its log, so that nothing of what was deleted is left in their bytes.
+        """Writes everything anew, so that nothing of what was deleted is left in the files; but see `remains`.
 
-        ``secure_delete`` overwrites deleted rows, but not the copies that the moving of rows between pages left behind.
         Nobody can write meanwhile: a store of gigabytes takes minutes. In the calling thread.
 
         Returns:
-            Whether the log could be emptied: not while somebody reads.
+            Whether it went all the way: with a file, not while somebody reads.
         """
-        connection = self._opened().raw_connection()
-        try:
-            cursor = connection.cursor()
-            cursor.execute("VACUUM")
-            for _ in range(_CHECKPOINTS):
-                if cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0:
-                    return True
-                time.sleep(_CHECKPOINT_PAUSE_S)
-            return False
-        finally:
-            connection.close()
+        return self._dialect.compact(_opened(self._engine))
+
+    def _run(self, query: Change[T]) -> T:
+        with _opened(self._reading).connect() as connection:
+            return query(connection)
 
     def _note(self, error: BaseException | None) -> None:
-        """Remembers how the last change fared; what is no fault of the file's is the change's own affair."""
+        """Remembers how the last change fared; what is no fault of the store's is the change's own affair."""
         if error is None:
             self.full = ""
-        elif isinstance(error, sa.exc.DatabaseError) and not isinstance(error, sa.exc.IntegrityError):
-            said = _first_line(error.orig or error)
-            if any(sign in said for sign in _DAMAGE):
+        elif isinstance(error, sa.exc.DatabaseError):
+            blame, said = self._dialect.blames(error), first_line(error.orig or error)
+            if blame == "damage":
                 self.damage = said
-            else:
+            elif blame == "store":
                 self.full = said
 
-    def _opened(self) -> sa.Engine:
-        if self._engine is None:
-            raise RuntimeError("the store is not open")
-        return self._engine
 
-    def _next_group(self) -> list[_Waiting | None]:
-        """What waits, at least one; None stands last and means the end."""
-        group = [self._waiting.get()]
-        while group[-1] is not None and len(group) < _GROUP:
-            try:
-                group.append(self._waiting.get_nowait())
-            except queue.Empty:
-                break
-        return group
-
-    def _write_all(self) -> None:
-        engine = self._opened().execution_options(immediate=True)
-        with engine.connect() as connection:
-            while True:
-                group = self._next_group()
-                _commit(connection, [one for one in group if one and one.begins()], self._note)
-                if group[-1] is None:
-                    return
-
-
-def _commit(connection: sa.Connection, group: Sequence[_Waiting], note: Callable[[BaseException | None], None]) -> None:
-    """One transaction for the group; when it fails, one for each, so that a bad change harms no other."""
-    if not group:
-        return
-    try:
-        with connection.begin():
-            results = _run(connection, group)
-    except Exception as error:  # noqa: BLE001 (a change's own error belongs to whoever waits for it)
-        if len(group) == 1:
-            note(error)
-            _tell([(group[0].future, None, error)])
-        else:
-            for one in group:
-                _commit(connection, [one], note)
-        return
-    note(None)
-    _tell([(one.future, result, None) for one, result in zip(group, results, strict=True)])
-
-
-def _tell(outcomes: Sequence[_Outcome]) -> None:
-    """Resolves futures, those of an event loop in one visit to it: each visit wakes it up."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[_Outcome]] = {}
-    for outcome in outcomes:
-        if isinstance(outcome[0], Future):
-            _resolve([outcome])
-        else:
-            by_loop.setdefault(outcome[0].get_loop(), []).append(outcome)
-    for loop, theirs in by_loop.items():
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(_resolve, theirs)
-
-
-def _resolve(outcomes: Sequence[_Outcome]) -> None:
-    for future, result, error in outcomes:
-        if future.done():  # whoever waited has gone
-            continue
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)
-
-
-def _run(connection: sa.Connection, group: Sequence[_Waiting]) -> list[Any]:
-    """The results of a group, in its order; neighbours of one bulk are made together."""
-    results: list[Any] = []
-    for change, beside in groupby(group, key=lambda one: one.change if one.bulk else one):
-        if isinstance(change, _Waiting):
-            results += [one.change(connection) for one in beside]
-        else:
-            results += change(connection, [one.item for one in beside])
-    return results
-
-
-def _engine(url: str) -> sa.Engine:
-    engine = sa.create_engine(
-        url,
-        hide_parameters=True,  # what a device sent has no place in a log
-        json_serializer=lambda value: msgspec.json.encode(value).decode(),
-        json_deserializer=msgspec.json.decode,
-    )
-
-    def configure(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # transactions are begun below, not guessed by the driver
-        for pragma in _PRAGMAS:
-            connection.execute(pragma)
-
-    def begin(connection: sa.Connection) -> None:
-        immediate = connection.get_execution_options().get("immediate")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
-
-    event.listen(engine, "connect", configure)
-    event.listen(engine, "begin", begin)
+def _opened(engine: sa.Engine | None) -> sa.Engine:
+    if engine is None:
+        raise RuntimeError("the store is not open")
     return engine
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

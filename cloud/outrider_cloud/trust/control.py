@@ -19,6 +19,8 @@ class Control:
         self._repository = repository
         self._signer = PayloadSigner(signer)
         self._keyid: str = signer.public_key.keyid
+        self._delegated_by = 0
+        """The version of the targets role in which the delegation was seen: a version never changes."""
 
     def sign_order(self, order: DeviceOrder) -> bytes:
         """An order in its envelope, for ``Desired.order``.
@@ -35,7 +37,10 @@ class Control:
         return seal(STOP_TYPE, stop, [self._signer])
 
     def _check(self) -> None:
-        delegated: Any = self._repository.read("targets").signed.delegations
+        version = self._repository.version("targets")
+        if version and version == self._delegated_by:
+            return
+        delegated: Any = self._repository.read("targets", version or None).signed.delegations
         role = (delegated.roles or {}).get(CONTROL) if delegated else None
         if role is None or self._keyid not in role.keyids or role.threshold > 1:
             raise RuleRefusalError(
@@ -43,3 +48,4 @@ class Control:
                 reason="control_not_delegated",
                 fix="set trust.control_key, or have this key signed in: outrider ota keys rotate control",
             )
+        self._delegated_by = version

@@ -16,7 +16,7 @@ from outrider_trust.sources import NotHereError
 from outrider_wire.codec import encode
 from outrider_wire.errors import OutriderError, PeerError, TrustError, UnreachableError
 from outrider_wire.limits import INLINE_BYTES
-from outrider_wire.messages import MetadataFound, MetadataNotice, MetadataWant, StopNotice
+from outrider_wire.messages import MetadataFound, MetadataNotice, MetadataWant
 from outrider_wire.topics import Topics
 
 log = logging.getLogger(__name__)
@@ -102,10 +102,6 @@ class Trust:
         if self._online is not None:
             await self._say(self._topics.of("metadata", ""), MetadataNotice(timestamp=self._online.timestamp))
 
-    async def stop_all(self, envelope: bytes) -> None:
-        """Says a signed stop to every device, retained."""
-        await self._say(self._topics.of("stop", ""), StopNotice(envelope=envelope))
-
     def on_want(self, device: str, want: MetadataWant) -> None:
         """Answers a device, beside the caller; too many at once are left out, and asked again."""
         if self._background.running("metadata") < WANTS_AT_ONCE:
@@ -135,7 +131,7 @@ class Trust:
         except (UnreachableError, PeerError) as error:
             log.info("metadata.not_sent", extra={"device": device, "reason": error.reason})
 
-    async def _say(self, topic: str, what: MetadataNotice | StopNotice) -> None:
+    async def _say(self, topic: str, what: MetadataNotice) -> None:
         try:
             await self._publish(Outgoing(topic, encode(what), retain=True))
         except OutriderError as error:

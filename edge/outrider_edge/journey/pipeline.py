@@ -213,7 +213,7 @@ class TaskRuntime:
             return [self._tried(asked[0])]
         model, started, ready = self.model, time.perf_counter(), {}
         for place, parts in enumerate(asked):
-            with contextlib.suppress(CallerInputError):
+            with contextlib.suppress(OutriderError):  # it is tried alone, and told what the matter is
                 began = time.perf_counter()
                 ready[place] = model.prepare(parts), 1e3 * (time.perf_counter() - began)
         prepared = time.perf_counter()
@@ -229,8 +229,9 @@ class TaskRuntime:
                 continue
             verdict = model.judge(found[place], parts)
             model_ms = 1e3 * (time.perf_counter() - prepared)
-            said.append(_local(model, found[place], verdict, prepare_ms=ready[place][1], model_ms=model_ms))
-            self.served += model is self.model
+            answer = _local(model, found[place], verdict, prepare_ms=ready[place][1], model_ms=model_ms)
+            self._count(parts, answer)
+            said.append(answer)
         log.debug("batch.answered", extra={"rows": len(found), "ms": 1e3 * (time.perf_counter() - started)})
         return said
 
@@ -263,13 +264,17 @@ class TaskRuntime:
         done = time.perf_counter()
         self._note(1e3 * (done - started))
         prepare_ms, model_ms = 1e3 * (prepared - started), 1e3 * (done - prepared)
-        if model is self.model:
-            self.served += 1
-            self._recent.append(prepare_ms + model_ms)
         answer = _local(model, inference, verdict, prepare_ms=prepare_ms, model_ms=model_ms)
+        self._count(parts, answer)
+        return answer
+
+    def _count(self, parts: Parts, answer: LocalAnswer) -> None:
+        """Whoever watches the model in use sees every answer, alone or of a batch: a new release is judged by them."""
+        if answer.model is self.model:
+            self.served += 1
+            self._recent.append(answer.prepare_ms + answer.model_ms)
         if (watcher := self._watcher) is not None:
             watcher(parts, answer)
-        return answer
 
     def _step_back(self, engine: Model, error: OutriderError) -> bool:
         """ONNX Runtime answers again: an engine that fails is no fault of the release. False: another model is in use by now."""

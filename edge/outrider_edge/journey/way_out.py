@@ -57,11 +57,8 @@ class WayOut:
         self._task = task.name
         self._thread: ThreadPoolExecutor | None = None
         self._redacted = redacted
-
-    @property
-    def changes_size(self) -> bool:
-        """As `Leaver.changes_size`."""
-        return self._leaver.changes_size
+        self.changes_size = self._leaver.changes_size
+        """As `Leaver.changes_size`, found once: it is asked of every input."""
 
     async def leave(self, parts: Parts, local: LocalAnswer, *, group: str) -> Left:
         """What may leave of an input that the device has answered.

@@ -40,8 +40,10 @@ class Accounts:
     def ended_here(self, task: str, counts: Counts) -> None:
         """An input in flight has ended without the cloud; ``counts`` are yet to be written."""
         self._in_flight[task] -= 1
-        self._tally[task].update(counts)
-        self._unwritten[task].update(counts)
+        tally, unwritten = self._tally[task], self._unwritten[task]
+        for name, more in counts.items():  # `Counter.update` takes several times as long, and this is every input's
+            tally[name] += more
+            unwritten[name] += more
 
     def kept(self, task: str, counts: Counts) -> None:
         """An input in flight is durable in the outbox; ``counts`` were written with it."""

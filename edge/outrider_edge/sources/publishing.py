@@ -11,7 +11,7 @@ from outrider_edge.sources.settings import LocalBrokerSettings
 from outrider_link.envelope import Incoming, Outgoing
 from outrider_link.session import MqttSession
 from outrider_wire.codec import JSON
-from outrider_wire.errors import OutriderError
+from outrider_wire.errors import OutriderError, PeerError
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +87,9 @@ class EventPublisher:
         while True:
             try:
                 await session.publish(message)
+            except PeerError as error:  # refused, and so it would be again: those behind it go on
+                log.warning("events.refused", extra={"id": event.id, "what": str(error)})
+                return
             except OutriderError as error:
                 log.debug("events.not_taken", extra={"what": str(error)})
                 await asyncio.sleep(AGAIN_S)

@@ -15,10 +15,11 @@ from functools import partial
 
 from msgspec.structs import replace
 
+from outrider_edge.updates.asked import Asked, Kind
 from outrider_edge.updates.ending import Endings
 from outrider_edge.updates.events import Assigned, Denied, Withdrawn
 from outrider_edge.updates.judging import Approved, LocalFacts, TaskFacts
-from outrider_edge.updates.ledger import Halt, LedgerFile
+from outrider_edge.updates.ledger import Halt, LedgerFile, kept_number
 from outrider_edge.updates.orders import ATTACKS, Judge
 from outrider_edge.updates.record import SETTLED, UNTRIED, Record
 from outrider_edge.updates.reporting import Reporter
@@ -112,9 +113,10 @@ class Updater:
         self._reporter = reporter
         self._changed = changed
         self._endings = Endings(ledger=ledger, now_ms=terms.now_ms, committed=self._committed)
-        self._asked: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
+        self._asked = Asked()
         self._driver: asyncio.Task[None] | None = None
-        self._order = self._unjudged = b""
+        self._order = b""
+        self._unjudged: dict[Kind, bytes] = {}
         self._waiting: Approved | None = None
         self.trouble = ""
         """Why the newest order is not judged yet."""
@@ -142,7 +144,7 @@ class Updater:
         """What the cloud wants. With a root of trust only what is signed is looked at; without one, only where that is permitted."""
         if self.judge is not None:
             if desired.signed:
-                self._asked.put_nowait(("order", desired.signed))
+                self._asked.put("order", desired.signed)
             return
         if not self._terms.unsigned:
             if desired.assignments:
@@ -157,13 +159,13 @@ class Updater:
     def on_stop(self, envelope: bytes) -> None:
         """The cloud's emergency stop."""
         if self.judge is not None:
-            self._asked.put_nowait(("stop", envelope))
+            self._asked.put("stop", envelope)
 
     def on_newer(self, timestamp: int) -> None:
         """There may be newer metadata."""
         known = self.judge.versions.timestamp if self.judge is not None and self.judge.versions else 0
         if self.judge is not None and timestamp > known:
-            self._asked.put_nowait(("refresh", b""))
+            self._asked.put("refresh")
 
     # what is told
 
@@ -177,11 +179,7 @@ class Updater:
 
     def facts(self) -> dict[str, str]:
         """What this device says of itself, and plans ask for."""
-        local = self._terms.local
-        said = {"arch": local.arch, "profile": local.profile, **local.facts}
-        if local.memory_mb:
-            said["memory_mb"] = str(local.memory_mb)
-        return {name: text for name, text in said.items() if text}
+        return self._terms.local.said
 
     async def reported(self) -> Reported:
         """What is told of all of it, under a number of its own."""
@@ -197,8 +195,13 @@ class Updater:
     @property
     def held(self) -> str:
         """Why nothing begins on this device; '' when nothing is in the way."""
+        return self.held_back or self.trouble
+
+    @property
+    def held_back(self) -> str:
+        """The same, without what keeps the cloud's newest word from being judged."""
         found = device_hold(self._held.around())
-        return found.what if found is not None else self.trouble
+        return found.what if found is not None else ""
 
     # tasks that change together
 
@@ -239,17 +242,22 @@ class Updater:
                 kind, data = "refresh", b""
             await self._patiently(partial(self._take, kind, data))
 
-    async def _caught_up(self) -> None:
+    async def _caught_up(self) -> str:
         records = {name: updater.record for name, updater in self.tasks.items()}
         await asyncio.to_thread(self._endings.catch_up, records)
+        await asyncio.to_thread(self.ledger.keep, lambda now: replace(now, attack=""))
+        return ""
 
-    async def _patiently(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Until it is done, or it can never be, or something newer is asked."""
-        wait_s, trouble = RETRY_S, self.trouble
+    async def _patiently(self, work: Callable[[], Awaitable[str]]) -> None:
+        """Until it is done, or it can never be, or something newer is asked.
+
+        Args:
+            work: returns what stands in the way of the newest order all the same.
+        """
+        wait_s = RETRY_S
         while True:
             try:
-                await work()
-                self.trouble = "" if self.trouble == trouble else self.trouble
+                self.trouble = await work()
                 self._changed()
                 return
             except TrustError as error:
@@ -257,9 +265,8 @@ class Updater:
                 return
             except (OutriderError, OSError) as error:
                 await self._not_judged(error)
-                if not self._asked.empty():
-                    return
-            await asyncio.sleep(wait_s)
+            if await self._asked.within(wait_s):  # a stop does not wait for the end of a pause
+                return
             wait_s = min(RETRY_MAX_S, 2 * wait_s)
 
     async def _not_judged(self, error: OutriderError | OSError) -> None:
@@ -269,24 +276,27 @@ class Updater:
             await asyncio.to_thread(self._refused_word, error)
         self._changed()
 
-    async def _take(self, kind: str, data: bytes) -> None:
-        judge = self.judge
+    async def _take(self, kind: Kind, data: bytes) -> str:
+        judge, trouble = self.judge, ""
         if judge is None:
-            return
-        if kind == "stop":
-            await self.halt(await asyncio.to_thread(judge.stop, data))
-        elif kind == "refresh":
+            return trouble
+        if kind == "refresh":
             await asyncio.to_thread(judge.refresh)
-            if self._unjudged:
-                self._asked.put_nowait(("order", self._unjudged))
         else:
-            self._unjudged = data
-            await self._take_order(judge, data)
-            self._unjudged = b""
+            self._unjudged[kind] = data
+            if kind == "stop":
+                await self.halt(await asyncio.to_thread(judge.stop, data))
+            else:
+                trouble = await self._take_order(judge, data)
+            del self._unjudged[kind]
+        for left, word in self._unjudged.items():  # metadata can be had again, or there is a newer key
+            self._asked.put_again(left, word)
+        return trouble
 
-    async def _take_order(self, judge: Judge, data: bytes) -> None:
+    async def _take_order(self, judge: Judge, data: bytes) -> str:
+        """Why it is not begun now, though it may be."""
         if self.ledger.now.damaged:
-            return
+            return ""
         sha256 = hashlib.sha256(data).hexdigest()
         order, found = await asyncio.to_thread(judge.order, data, self.local())
         if isinstance(found, OutriderError):
@@ -294,15 +304,15 @@ class Updater:
             await asyncio.to_thread(self._refused_word, found)
             if order.number > self.ledger.now.order:
                 await asyncio.to_thread(self._keep_denied, order, sha256, found)
-            return
+            return ""
         if order.number > self.ledger.now.order:
             await asyncio.to_thread(self.ledger.keep, lambda now: replace(now, order=order.number, order_sha256=sha256))
         log.info("order.approved", extra={"order": order.number, "rollout": order.rollout, "kind": order.kind})
         self._order = data
         if self.ledger.now.halt.holds(order.rollout):
-            self.trouble = f"rollout {order.rollout} is stopped"
-            return
+            return f"rollout {order.rollout} is stopped"
         self.hand_on(found)
+        return ""
 
     def _keep_denied(self, order: DeviceOrder, sha256: str, error: OutriderError) -> None:
         """The number counts all the same: the cloud meant it for this device, and is told what came of it."""
@@ -317,20 +327,20 @@ class Updater:
         known = self.ledger.now.halt
         if stop.number <= known.number:
             return
-        halted = Halt(number=stop.number, standing=not stop.lifted, rollouts=list(stop.rollouts), reason=stop.reason)
+        number = kept_number(stop.number, self._terms.now_ms())
+        halted = Halt(number=number, standing=not stop.lifted, rollouts=list(stop.rollouts), reason=stop.reason)
         await asyncio.to_thread(self.ledger.keep, lambda now: replace(now, halt=halted))
         log.warning("update.stopped" if halted.standing else "update.stop_lifted", extra={"number": stop.number})
         if self._waiting is not None and halted.holds(self._waiting.rollout):
             self._waiting = None
         for updater in self.tasks.values():
             record = updater.record
-            stopped = halted.holds(record.rollout) if record.order else halted.standing and not halted.rollouts
-            if stopped and record.state not in SETTLED:
+            if halted.holds(record.rollout) and record.state not in SETTLED:
                 updater.happen(
                     Withdrawn(f"stop {stop.number}: {stop.reason or 'no reason given'}", "stopped", "stopped")
                 )
         if not halted.standing and self._order:
-            self._asked.put_nowait(("order", self._order))  # what was stopped may go on
+            self._asked.put_again("order", self._order)  # what was stopped may go on
 
     def _refused_word(self, error: Exception) -> None:
         if isinstance(error, OutriderError) and error.reason in ATTACKS:
@@ -352,6 +362,7 @@ class Updater:
             previous=record.previous,
             floor=max(record.floor, kept.floor),
             floor_release=kept.floor_release,
+            counter=record.release_counter,
             refused=tuple({*record.refused, *kept.refused}),
         )
 

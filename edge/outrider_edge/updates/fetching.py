@@ -80,13 +80,14 @@ def _begun(entry: BundleFile, staging: Path) -> bool:
 
 
 def _prepare(folder: SlotFolder, release: str, data: bytes, manifest: Manifest) -> Path:
-    needed = sum(entry.size for entry in manifest.needed) + SPARE_BYTES
+    staging = folder.staging(release)  # what was gathered of another release makes room first
+    here = sum(path.stat().st_size for path in staging.iterdir() if path.is_file())
+    needed = max(0, sum(entry.size for entry in manifest.needed) - here) + SPARE_BYTES
     if (free := shutil.disk_usage(folder.folder).free) < needed:
         raise OperatorSetupError(
-            f"the release needs {needed} bytes on the disk, and {free} are free",
+            f"the release needs {needed} more bytes on the disk, and {free} are free",
             reason="disk_full",
             fix="free the disk",
         )
-    staging = folder.staging(release)
     write_durably(staging / MANIFEST_FILE, data)
     return staging

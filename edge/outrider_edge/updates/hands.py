@@ -102,7 +102,7 @@ class Hands:
             raise CallerUnknownError(
                 f"there is no folder {str(path)[:256]!r}", reason="no_such_folder", fix="give the whole path"
             )
-        if (held := self._updater.held) and not dry_run:
+        if (held := self._updater.held_back) and not dry_run:
             raise RuleRefusalError(held, reason="updates_held", fix="see: outrider edge update status")
         source = FolderSource(path)
         approved = await (self._signed(path, source, rollout) if self._updater.judge else self._plain(path))

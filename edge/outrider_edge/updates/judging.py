@@ -4,7 +4,6 @@ The signatures are looked at elsewhere (`outrider_trust.client`, called from `ou
 no refusal: an approved order carries its times, and waits (`outrider_edge.updates.waiting`).
 """
 
-import re
 from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
@@ -13,6 +12,7 @@ from outrider_edge.updates.events import Assigned
 from outrider_edge.updates.record import Times
 from outrider_trust.facts import ReleaseFacts, Requires, SignedPlan, SignedRelease
 from outrider_wire.errors import RuleRefusalError
+from outrider_wire.fitness import misfit
 from outrider_wire.rollout import DeviceOrder, PlannedRelease, earliest_ms, stage_of
 
 
@@ -25,6 +25,8 @@ class TaskFacts(Struct, kw_only=True, frozen=True):
     floor: int = 0
     """The highest release counter that was committed here, and the release that had it."""
     floor_release: str = ""
+    counter: int = 0
+    """The running release's own; 0: it has none."""
     refused: Sequence[str] = ()
 
 
@@ -43,6 +45,12 @@ class LocalFacts(Struct, kw_only=True, frozen=True):
     """The highest order number heeded, and the SHA-256 of that order's bytes."""
     order_sha256: str = ""
     tasks: Mapping[str, TaskFacts] = {}
+
+    @property
+    def said(self) -> dict[str, str]:
+        """All that it says of itself: the cloud chooses by it, and the device must come to the same."""
+        own = {"arch": self.arch, "profile": self.profile, "memory_mb": str(self.memory_mb or "")}
+        return {**self.facts, **{name: text for name, text in own.items() if text}}
 
 
 class Approved(Struct, kw_only=True, frozen=True):
@@ -80,11 +88,13 @@ def judge(
         raise _refusal("order_foreign_plan", f"the plan is of rollout {plan.rollout}, and the order of {order.rollout}")
     if now_ms >= plan.expires_ms:
         raise _refusal("plan_expired", f"plan {plan.rollout} has run out")
-    stage = stage_of(plan, local.device, local.facts)
+    stage = stage_of(plan, local.device, local.said)
     if stage is None or stage > order.stage:
         raise _refusal("not_in_group", f"no group of plan {plan.rollout} up to stage {order.stage} has this device")
     facts = returning if back else {found.facts.task: found for found in signed.releases}
     _check_whole(order, plan.releases, local, back=back)
+    if not back:
+        check_fits(plan.requires, local)
     wishes = {}
     for planned in order.releases:
         known = local.tasks[planned.task]
@@ -116,16 +126,8 @@ def check_fits(requires: Requires, local: LocalFacts) -> None:
     Raises:
         RuleRefusalError: it cannot.
     """
-    if requires.agent and local.agent and _version(local.agent) < _version(requires.agent):
-        raise _refusal("agent_too_old", f"it needs agent {requires.agent}, and this is {local.agent}")
-    if requires.arch and local.arch and local.arch not in requires.arch:
-        raise _refusal("wrong_arch", f"it is for {', '.join(requires.arch)}, and this is {local.arch}")
-    if requires.profiles and local.profile not in requires.profiles:
-        raise _refusal(
-            "wrong_profile", f"it is for profile {', '.join(requires.profiles)}, and this is {local.profile or 'none'}"
-        )
-    if local.memory_mb and requires.memory_mb > local.memory_mb:
-        raise _refusal("too_little_memory", f"it needs {requires.memory_mb} MB, and this has {local.memory_mb}")
+    if (found := misfit(requires, agent=local.agent, facts=local.said)) is not None:
+        raise _refusal(found.reason, f"this device does not fit: {found.what}")
 
 
 def _check_number(order: DeviceOrder, sha256: str, local: LocalFacts) -> None:
@@ -158,6 +160,11 @@ def _check_return(planned: PlannedRelease, signed: SignedPlan, known: TaskFacts)
     own = not permitted and planned.release in (known.previous, known.running)
     if planned not in permitted and not own:
         raise _refusal("rollback_not_permitted", f"the plan permits no return to {planned.release[:12]}…")
+    newest = max((each.counter for each in signed.plan.releases if each.task == planned.task), default=known.counter)
+    if known.counter > newest:
+        raise _refusal(
+            "rollback_overtaken", f"a release with counter {known.counter} runs here, and the plan's is {newest}"
+        )
     _check_refused(planned, known)
 
 
@@ -177,10 +184,6 @@ def _check_counter(planned: PlannedRelease, facts: ReleaseFacts, known: TaskFact
         raise _refusal("version_reused", f"version {facts.version} of {planned.task} runs here with another digest")
     if facts.counter < known.floor and not back:
         raise _refusal("counter_older", f"its counter is {facts.counter}, and {known.floor} has run here")
-
-
-def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", text.partition("+")[0])[:4])
 
 
 def _refusal(reason: str, what: str) -> RuleRefusalError:

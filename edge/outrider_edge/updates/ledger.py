@@ -40,6 +40,19 @@ class Halt(Struct, kw_only=True, frozen=True):
         return self.standing and (not self.rollouts or rollout in self.rollouts)
 
 
+DAY_MS = 86_400_000
+CLOCK_SET_MS = 1_735_689_600_000
+"""2025-01-01: a clock before that was never set."""
+
+
+def kept_number(number: int, now_ms: int) -> int:
+    """What is kept of a stop's number, which is a time in milliseconds: no more than a day ahead.
+
+    Else one stop with the highest number of all, by whoever had the control key for a moment, could never be lifted.
+    """
+    return number if now_ms < CLOCK_SET_MS else min(number, now_ms + DAY_MS)
+
+
 class TaskLedger(Struct, kw_only=True, frozen=True):
     """Of one task, beside its record: should that be lost, this is not."""
 

@@ -30,7 +30,7 @@ from outrider_edge.updates.record import MAX_REFUSED, OTHER, SETTLED, Record
 from outrider_wire.messages import Outcome, SlotState
 
 MAX_TRIES = 2
-"""A self-test that was begun this often without an end took the process with it."""
+"""A self-test, or a load beside the model in use, that was begun this often without an end took the process with it."""
 MAX_BOOTS = 3
 """Starts of the process within one probation before the release is held to be the cause."""
 
@@ -186,11 +186,11 @@ def permitted_to_test(record: Record, _: Permitted) -> Step:
 
 
 def passed(record: Record, _: Passed) -> Step:
-    return replace(record, state="armed", tries=0), ("load",)
+    return replace(record, state="armed", tries=1), ("load",)
 
 
 def loaded(record: Record, _: Loaded) -> Step:
-    return record, ("meet",)
+    return replace(record, tries=0), ("meet",)
 
 
 def on_probation(record: Record, _: Agreed) -> Step:
@@ -308,6 +308,12 @@ def boot_testing(record: Record, _: Booted) -> Step:
     if record.tries >= MAX_TRIES:
         return _refuse(record, "the self-test took the process with it, twice", "selftest_crash"), ()
     return replace(record, tries=record.tries + 1), ("test",)
+
+
+def boot_armed(record: Record, _: Booted) -> Step:
+    if record.tries >= MAX_TRIES:
+        return _refuse(record, "the process ended twice while it was loaded", "load_crash"), ()
+    return replace(record, tries=record.tries + 1), ("load",)
 
 
 def boot_probation(record: Record, event: Booted) -> Step:

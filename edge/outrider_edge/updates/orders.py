@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from msgspec.structs import replace
+
 from outrider_edge.updates.judging import Approved, LocalFacts, judge
 from outrider_trust.client import TrustedMetadata
 from outrider_trust.facts import SignedPlan, SignedRelease, Versions
@@ -29,6 +31,7 @@ ATTACKS = frozenset(
         "envelope_unsigned",
         "order_other_device",
         "order_reused",
+        "order_ahead",
         "release_invalid",
         "plan_invalid",
         "plan_contradicted",
@@ -68,7 +71,7 @@ class Judge(Protocol):
         ...
 
     def carried(self, folder: MetadataSource, plans: list[tuple[str, str]], local: LocalFacts) -> Approved:
-        """What a folder that a person has brought asks for: its first plan (task, rollout) that has this device.
+        """What a folder that a person has brought asks for: its first plan (task, rollout) that this device may carry out.
 
         Raises:
             RuleRefusalError: none has, or it may not be carried out.
@@ -109,7 +112,7 @@ class OrderDesk:
             order = self._opened(data, local.device)
             self.versions = self._trusted.refresh(self._source)
             try:
-                return order, self._judged(order, hashlib.sha256(data).hexdigest(), local)
+                return order, self._judged(order, hashlib.sha256(data).hexdigest(), self._remembering(local))
             except (RuleRefusalError, TrustRefusedError) as error:
                 return order, error
 
@@ -137,22 +140,25 @@ class OrderDesk:
         """As `Judge.carried`."""
         with self._lock:
             self.versions = self._trusted.refresh(folder)
+            local, refused = self._remembering(local), _no_plan()
             for task, rollout in plans:
                 signed = self._trusted.plan(task, rollout, folder)
-                if signed is not None and (stage := stage_of(signed.plan, local.device, local.facts)) is not None:
-                    return judge(
-                        self._by_hand(signed, stage, local),
-                        sha256=local.order_sha256,
-                        signed=signed,
-                        returning={},
-                        local=local,
-                        now_ms=round(self._clock() * 1000),
-                    )
-        raise RuleRefusalError(
-            "no signed plan in the folder has this device in a group",
-            reason="not_in_group",
-            fix="name the rollout, or ask for a plan that has it",
-        )
+                if signed is None or (stage := stage_of(signed.plan, local.device, local.said)) is None:
+                    continue
+                order, now_ms = self._by_hand(signed, stage, local), round(self._clock() * 1000)
+                try:
+                    return judge(order, sha256="", signed=signed, returning={}, local=local, now_ms=now_ms)
+                except RuleRefusalError as error:  # a copy of a whole repository has plans of long ago too
+                    refused = error
+        raise refused
+
+    def _remembering(self, local: LocalFacts) -> LocalFacts:
+        """With the release counters that the metadata's folder keeps: should the ledger be lost, they are not."""
+        tasks = {
+            name: replace(task, floor=max(task.floor, self._trusted.counter(name)))
+            for name, task in local.tasks.items()
+        }
+        return replace(local, tasks=tasks)
 
     def _opened(self, data: bytes, device: str) -> DeviceOrder:
         try:
@@ -175,17 +181,25 @@ class OrderDesk:
         return judge(order, sha256=sha256, signed=signed, returning=returning, local=local, now_ms=now_ms)
 
     def _by_hand(self, signed: SignedPlan, stage: int, local: LocalFacts) -> DeviceOrder:
-        """A person stands for the cloud: within the plan, and under the last order's number."""
+        """A person stands for the cloud: within the plan, and under the number after the last order's."""
         now_ms = round(self._clock() * 1000)
         here = [planned for planned in signed.plan.releases if planned.task in local.tasks]
         if not here:
             raise RuleRefusalError("none of the plan's tasks is on this device", reason="task_not_here")
         return DeviceOrder(
             device=local.device,
-            number=local.order,
+            number=local.order + 1,
             rollout=signed.plan.rollout,
             stage=stage,
             releases=here,
             issued_ms=now_ms,
             expires_ms=signed.plan.expires_ms,
         )
+
+
+def _no_plan() -> RuleRefusalError:
+    return RuleRefusalError(
+        "no signed plan in the folder has this device in a group",
+        reason="not_in_group",
+        fix="name the rollout, or ask for a plan that has it",
+    )

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from outrider_edge.updates.ledger import LedgerFile
+from outrider_edge.updates.ledger import Ledger, LedgerFile
 from outrider_link.files import make_folder, write_durably
 from outrider_trust.envelope import ENVELOPE_BYTES, seal
-from outrider_trust.reports import REPORT_TYPE, key_id
+from outrider_trust.reports import REPORT_TYPE, key_id, public_der
 from outrider_wire.errors import OperatorSetupError
 from outrider_wire.messages import Ended, Reported, SlotReport
 
@@ -52,6 +52,8 @@ class ReportKey:
             raise OperatorSetupError(f"{file} is no EC key", reason="identity_unusable", fix="join again")
         self._key: EllipticCurvePrivateKey = key
         self.keyid = key_id(key.public_key())
+        self.public = public_der(key.public_key())
+        """SubjectPublicKeyInfo, DER."""
 
     def sign(self, payload: bytes) -> bytes:
         """The signature."""
@@ -117,7 +119,7 @@ class Reporter:
     def report(self, slots: Sequence[SlotReport], *, metadata: Mapping[str, int], held: str) -> Reported:
         """What is told now, under the next number. Blocks: the number is durable before anybody hears it."""
         try:
-            sequence = self._ledger.keep(lambda now: replace(now, sequence=now.sequence + 1)).sequence
+            sequence = self._ledger.keep(self._next).sequence
         except OSError as error:  # told all the same, and unsigned: a number must not come twice
             log.error("report.not_numbered", extra={"what": str(error)})
             sequence = 0
@@ -134,7 +136,13 @@ class Reporter:
             held=held[:512] or UNSET,
             ends=ledger.ends or UNSET,
         )
-        return replace(told, signed=self._signed(told, ledger.ends) or UNSET) if sequence else told
+        if not sequence or not (sealed := self._signed(told, ledger.ends)) or self._key is None:
+            return told
+        return replace(told, signed=sealed, key=self._key.public)
+
+    def _next(self, now: Ledger) -> Ledger:
+        """Begins at the time of day, so that a device whose ledger is lost is not taken for one that repeats itself."""
+        return replace(now, sequence=(now.sequence or max(0, self._now_ms())) + 1)
 
     def _signed(self, told: Reported, ends: list[Ended]) -> bytes:
         if self._make_key is None:

@@ -168,14 +168,15 @@ PHASES: Mapping[SlotState, Phase] = {
     ),
     "armed": Phase(
         what="the other tasks of its order, loaded too",
-        keeps=(*_OFFER, "offered_version"),
+        keeps=(*_OFFER, "offered_version", "tries"),
         deadline_s=DAY_S,
         late=moves.give_up("the other tasks of its order were not ready in a day"),
         late_to=("idle",),
         late_what="given up",
-        boot=moves.boot_again("load"),
+        boot=moves.boot_armed,
         ways={
             Loaded: Way(moves.loaded),
+            Stopped: Way(moves.rested),
             Agreed: Way(moves.on_probation, ("probation",)),
             Unfit: _UNFIT,
             Assigned: _WANTED,

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from msgspec.structs import replace
 
@@ -21,6 +22,8 @@ from outrider_wire.errors import BundleError
 from outrider_wire.manifest import MANIFEST_FILE, manifest_digest
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 Load = Callable[[Bundle], Model]
 """Loads a verified bundle's model, warm. Raises `BundleError`."""
@@ -47,7 +50,7 @@ def settle_together(folders: Mapping[str, SlotFolder]) -> None:
     while events := due(records, {task for task in records if in_use(task, records)}):
         for task, event in events.items():
             record, _ = step(records[task], event)
-            folders[task].save(record)
+            _written(folders[task].save, record)
             records[task] = record
 
 
@@ -70,19 +73,27 @@ def start_slots(*, folder: SlotFolder, factory: Path, load: Load, kept: TaskLedg
     before = record
     record, effects = step(record, Booted(folder.pointer() or record.slot))
     if record != before or folder.record() is None:
-        folder.save(record)  # before the load: a model that takes the process with it has then been counted
+        _written(folder.save, record)  # before the load: a model that takes the process with it has then been counted
     try:
         model = load(folder.open(record.slot, record.running))
     except BundleError as error:
         log.error("slots.unusable", extra={"task": folder.task.name, "slot": record.slot, "what": str(error)})
         return _without_active(folder, factory, load, record, error)
     if "point" in effects:
-        folder.point(record.slot)
+        _written(folder.point, record.slot)
     if record.state == "rollback":
         record, effects = step(record, RolledBack())
-        folder.save(record)
+        _written(folder.save, record)
     pending = tuple(effect for effect in effects if effect not in ("cancel", "point", "restore"))
     return SlotStart(folder=folder, factory=factory, record=record, model=model, pending=pending)
+
+
+def _written(write: Callable[[T], None], what: T) -> None:
+    """Writes, if the disk permits: a device whose disk is full starts all the same, with the model that it has."""
+    try:
+        write(what)
+    except OSError as error:
+        log.error("slots.unwritable", extra={"what": str(error)})
 
 
 def _found(folder: SlotFolder, kept: TaskLedger | None) -> Record | None:
@@ -122,10 +133,14 @@ def _wish_of_operator(folder: SlotFolder, factory: Path, record: Record | None) 
         log.error("slots.factory_unusable", extra={"task": folder.task.name, "what": str(error)})
         return record
     slot = OTHER[record.slot]
-    folder.install(factory, slot)
+    try:
+        folder.install(factory, slot)
+    except OSError as error:  # what runs goes on; the next start tries again
+        log.error("slots.unwritable", extra={"task": folder.task.name, "what": str(error)})
+        return record
     installed = _of_factory(bundle, slot, record)
-    folder.save(installed)
-    folder.point(slot)
+    _written(folder.save, installed)
+    _written(folder.point, slot)
     return installed
 
 
@@ -137,11 +152,15 @@ def _digest_of(factory: Path) -> str:
 
 
 def _from_factory(folder: SlotFolder, factory: Path, load: Load, slot: Slot, record: Record | None) -> SlotStart:
-    bundle = folder.install(factory, slot)
+    try:
+        bundle = folder.install(factory, slot)
+    except OSError as error:  # it answers from where it lies
+        log.error("slots.unwritable", extra={"task": folder.task.name, "what": str(error)})
+        bundle = open_fitting(factory, folder.task)
     model = load(bundle)
     installed = _of_factory(bundle, slot, record)
-    folder.save(installed)
-    folder.point(slot)
+    _written(folder.save, installed)
+    _written(folder.point, slot)
     return SlotStart(folder=folder, factory=factory, record=installed, model=model)
 
 
@@ -177,6 +196,6 @@ def _without_active(folder: SlotFolder, factory: Path, load: Load, record: Recor
     else:
         version = bundle.manifest.version
         record, _ = step(record, FellBack(slot=other, running=bundle.digest, version=version, reason=reason))
-    folder.save(record)
-    folder.point(record.slot)
+    _written(folder.save, record)
+    _written(folder.point, record.slot)
     return SlotStart(folder=folder, factory=factory, record=record, model=model)

@@ -56,7 +56,7 @@ def hold(record: Record, around: Surroundings, terms: WhenTerms) -> Hold | None:
         return _permitted(record, around, terms)
     if (held := device_hold(around)) is not None:
         return held
-    if record.order and around.halt.holds(record.rollout):
+    if around.halt.holds(record.rollout):
         return Hold(code="stopped", what=f"rollout {record.rollout} is stopped: {around.halt.reason}")
     if record.state == "armed":  # what is tested waits for its companions alone
         return None

@@ -117,7 +117,7 @@ class Watching:
 
     def _shown_one(self, parts: Mapping[str, bytes | str], given: Given) -> None:
         self._shown += 1
-        if self._before is None or self._busy or self._shown % SHARE or given.model is not self._model:
+        if self._before is None or self._busy or self._shown % SHARE or given.model.digest != self._model.digest:
             return
         self._busy = True
         try:

@@ -19,6 +19,8 @@ from outrider_engine.native.library import Library, load_library
 from outrider_engine.native.native_session import NativeSession
 from outrider_engine.native.target import Gpu, Target
 from outrider_engine.providers import PassedOver
+from outrider_engine.resident import Residents
+from outrider_engine.session import Session
 from outrider_wire.errors import BundleMismatchError
 from outrider_wire.images import Decode, decode_picture
 from outrider_wire.manifest import Variant
@@ -82,15 +84,31 @@ def prove(
     bounds: Sequence[InputPart] = (),
     decode: Decode = decode_picture,
     passed_over: Sequence[PassedOver] = (),
+    residents: Residents | None = None,
 ) -> Model:
     """Opens an engine, warms it, and holds it to the golden answers. Blocks.
 
+    Under ``residents`` it may be let go between two inputs, and is then opened again from ``folder``: the very same bytes, or none.
     The model claims the bundle's certificate only where that was made with this very library.
 
     Raises:
         BundleMismatchError: it cannot be opened, fails, or answers otherwise than the bundle says (``bad_golden``).
     """
-    session = _opened(native, engine, folder, target, passed_over)
+    proven = hashlib.sha256(engine).hexdigest()
+
+    def load() -> NativeSession:
+        found, why = find_engine(folder, target)
+        if hashlib.sha256(found).hexdigest() != proven:
+            raise BundleMismatchError(
+                f"the engine is not there any more: {why or 'another was built'}",
+                reason="engine_refused",
+                fix="the model goes on answering on ONNX Runtime",
+            )
+        return _opened(native, found, folder, target, passed_over)
+
+    name = f"{bundle.manifest.task} {bundle.manifest.version} ({target.library})"
+    bounded = residents or Residents()
+    session: Session = bounded.session(name, len(engine), load)
     apart = scales_by_batch(bundle.read(variant.file))
     model = Model(bundle=bundle, session=session, variant=variant, bounds=bounds, decode=decode, apart=apart)
     model.dry_run()

@@ -18,6 +18,8 @@ _CONFIG_BYTES = 4 * 1024 * 1024
 _LARGEST = 1 << 24
 """Of any size in a configuration: a vocabulary has a million entries; a hostile file asks for 10¹²."""
 _LAYERS = 1_024
+_NAMES = frozenset({"id2label", "label2id"})
+"""Tables of names, whose numbers are no sizes."""
 _ONE_ANSWER = ("", "single_label_classification")
 
 
@@ -103,7 +105,13 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def _check_sizes(root: Path, config: dict[str, Any]) -> None:
-    for key, value in config.items():
+    left: list[tuple[str, Any]] = list(config.items())
+    while left:  # parts of a model have configurations of their own, and stages a list of sizes
+        key, value = left.pop()
+        if isinstance(value, dict) and key not in _NAMES:
+            left.extend((str(name), inner) for name, inner in value.items())
+        elif isinstance(value, list):
+            left.extend((key, inner) for inner in value)
         size = value if isinstance(value, int) and not isinstance(value, bool) else 0
         if abs(size) > (_LAYERS if "layers" in key else _LARGEST):
             raise _unfit(root, f"asks for {key} = {value}", "checkpoint_too_large", "do not use it")

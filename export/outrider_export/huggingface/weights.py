@@ -32,8 +32,8 @@ class Converted(Struct, kw_only=True, frozen=True):
 def safe_folder(root: Path, work: Path, *, wall_s: float = WALL_S, spare_mb: int = SPARE_MB) -> Path:
     """A directory with the configuration and safetensors: ``root`` itself, or ``work`` with what was made of pickles.
 
-    The child may use the memory that the weights need and ``spare_mb`` more, ``wall_s`` of time, write one file of their size,
-    and start nothing; it loads with ``weights_only=True``.
+    The child has bounds on memory (what the weights need and ``spare_mb`` more), time (``wall_s``) and the size of a file. What
+    keeps it from running a pickle's code is PyTorch's ``weights_only=True`` alone: it is no sandbox, and has this user's rights.
 
     Raises:
         BundleUnsafeError: a pickle that does not come to an end within these bounds, or holds something else than tensors.

@@ -1,4 +1,4 @@
-"""Pickled weights become safetensors, from inside the limited child: load tensors and nothing else, write one file, say so.
+"""Pickled weights become safetensors, from inside the limited child: load tensors, write one file, say so.
 
 Run as ``python -m outrider_export.huggingface.weights_child OUT MEMORY_MB CPU_S FILE…``. The memory is what it may use beyond
 what PyTorch has mapped when it is loaded.

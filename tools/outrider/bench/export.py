@@ -16,6 +16,7 @@ from outrider.bench.export_models import Exportable, find_source
 from outrider.bench.gate.kept import Shelf
 from outrider.bench.gate.tasks.table import find_task
 from outrider.progress import Tell
+from outrider_engine.model import scales_by_batch
 from outrider_engine.session import OrtSession
 from outrider_export.branches import WEIGHTED
 from outrider_export.candidates import coverage_kept, said_of
@@ -135,7 +136,7 @@ def measured(each: Exportable, names: Sequence[str], tell: Tell) -> dict[str, Fi
     for done, variant in enumerate(made.variants):
         tell(f"{each.name}: {variant.name}", done / len(made.variants))
         data = made.files[variant.file]
-        said = run_rows(OrtSession(data), each.test)
+        said = run_rows(OrtSession(data), each.test, apart=scales_by_batch(data))
         figures = parity(reference, said, each.test.labels, made.outputs, groups=each.test.groups)
         kept = coverage_kept(
             said_of(said, made.outputs, each.strata),

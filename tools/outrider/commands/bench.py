@@ -22,16 +22,28 @@ def edge(
     task: TaskFile = None,
     bundle: BundleDir = None,
     inputs: Annotated[int, typer.Option(min=25, help="Inputs of each kind.")] = 1000,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Beside LitServe, mosec and bare aiohttp too, and swapped under load.")
+    ] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each server at each concurrency.")] = 5,
+    seconds: Annotated[float, typer.Option(min=0.2, help="Of each turn.")] = 1.0,
+    swaps: Annotated[int, typer.Option(min=1, help="Of the model under load.")] = 10,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Time inputs: a bare session, the agent in process, its HTTP API."""
     import asyncio
 
+    import msgspec
+
     from outrider.bench.edge import EdgePlan, measure
     from outrider.progress import bar
 
     screen = Screen(json=json, quiet=quiet)
+    if peers:
+        from outrider.bench.edge_peers.contenders import check_installed
+
+        check_installed()
     task, bundle = _shipped(task, bundle)
     with tempfile.TemporaryDirectory() as folder, bar(screen) as tell:
         found = asyncio.run(measure(EdgePlan(task=task, bundle=bundle, folder=Path(folder), inputs=inputs), tell))
@@ -54,7 +66,12 @@ def edge(
     screen.table(("inputs", "way", "p50 ms", "p95 ms", "× bare"), rows)
     resident = "unknown" if found.rss_mb is None else f"{found.rss_mb:.0f} MB after {found.requests} requests"
     screen.table(("daemon", ""), [("cold start", f"{found.cold_start_s:.2f} s"), ("resident", resident)])
-    Screen(json=True).value(found)
+    line = msgspec.to_builtins(found)
+    if peers:
+        from outrider.bench.edge_peers.show import beside_peers
+
+        line |= beside_peers(screen, rounds=rounds, seconds=seconds, swaps=swaps)
+    Screen(json=True).value(line)
 
 
 @app.command()

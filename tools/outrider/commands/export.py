@@ -78,6 +78,13 @@ def run(
     embedding: Annotated[
         bool, typer.Option("--embedding", help="Export the first input's encoding too, for an answer memory.")
     ] = False,
+    items: Annotated[
+        bool,
+        typer.Option(
+            "--items/--no-items",
+            help="Carry the certification rows, as the model reads them, so that other engines can be tested on them.",
+        ),
+    ] = True,
     seed: Annotated[int, typer.Option(help="Splits the rows into tuning and certification.")] = 0,
     json: Json = False,
     quiet: Quiet = False,
@@ -113,6 +120,7 @@ def run(
             label_source=label_source,
             tell=tell,
             embedding=embedding,
+            items=items,
         )
     picture = _show(choice, out, screen)
     screen.result(

@@ -47,6 +47,8 @@ def forget(
         screen.table(("", ""), lines(seen))
     if seen.found.used:
         screen.note("what models have learnt from it stays in them: run a round, and certify, again")
+    if seen.remains:
+        screen.note(f"bytes of it are left in {seen.remains}")
     if not dry_run and (seen.not_cleared or not seen.compacted):
         screen.note("not everything could be cleared: mend what is said above, and forget again")
         raise typer.Exit(1)

@@ -39,13 +39,14 @@ class Known(Struct, kw_only=True):
         return PlannedRelease(task=self.facts.task, release=self.digest, size=self.size, counter=self.facts.counter)
 
 
-def releases(place: Workplace, task: str) -> list[Known]:
-    """Every release of a task, the newest counter first; automatic ones too."""
+def releases(place: Workplace, task: str, *, proposed: bool = False) -> list[Known]:
+    """Every release of a task, the newest counter first; automatic ones too; with ``proposed`` also what still lacks signatures."""
     found: list[Known] = []
     for automatic, role in ((False, task), (True, auto_role(task))):
-        if not place.repository.version(role):
+        waiting = place.repository.pending(role) if proposed else None
+        if not waiting and not place.repository.version(role):
             continue
-        for path, target in place.repository.read(role).signed.targets.items():
+        for path, target in (waiting or place.repository.read(role)).signed.targets.items():
             digest = target.hashes.get("sha256", "")
             if path == release_path(task, digest, automatic=automatic):
                 facts = release_facts(target.custom, task=task)
@@ -94,7 +95,7 @@ def next_facts(
             reason="role_missing",
             fix=f"outrider ota keys add {manifest.task} --key …",
         )
-    highest = max((each.facts.counter for each in releases(place, manifest.task)), default=0)
+    highest = max((each.facts.counter for each in releases(place, manifest.task, proposed=True)), default=0)
     if counter is not None and counter <= highest:
         raise RuleRefusalError(
             f"counter {counter} is not above {highest}, which was signed already",
@@ -119,7 +120,9 @@ def sign_release(
         OperatorConfigError, TrustRefusedError: as `Workplace.sign`.
         RuleRefusalError: ``already_signed``.
     """
-    if any(each.digest == digest and each.automatic == automatic for each in releases(place, facts.task)):
+    if any(
+        each.digest == digest and each.automatic == automatic for each in releases(place, facts.task, proposed=True)
+    ):
         raise RuleRefusalError(
             f"release {digest[:12]}… is signed already", reason="already_signed", fix="start it: outrider ota rollout"
         )

@@ -18,10 +18,13 @@ def upgrade(engine: sa.Engine) -> None:
     from alembic.config import Config
     from alembic.util import CommandError
 
+    from outrider_cloud.store.dialect import dialect_of
+
     logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells at length what it finds in order
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     with engine.execution_options(immediate=True).begin() as connection:
+        dialect_of(connection).enter(connection)
         config.attributes["connection"] = connection
         try:
             command.upgrade(config, "head")

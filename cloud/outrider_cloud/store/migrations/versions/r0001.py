@@ -57,13 +57,28 @@ def _intake() -> None:
         sa.PrimaryKeyConstraint("device", "id"),
     )
     op.create_index(
-        "inputs_claimed", "inputs", ["lease_until_ms"], unique=False, sqlite_where=sa.text("state = 'claimed'")
+        "inputs_claimed",
+        "inputs",
+        ["lease_until_ms"],
+        unique=False,
+        sqlite_where=sa.text("state = 'claimed'"),
+        postgresql_where=sa.text("state = 'claimed'"),
     )
     op.create_index(
-        "inputs_settled", "inputs", ["keep_until_ms"], unique=False, sqlite_where=sa.text("state <> 'claimed'")
+        "inputs_settled",
+        "inputs",
+        ["keep_until_ms"],
+        unique=False,
+        sqlite_where=sa.text("state <> 'claimed'"),
+        postgresql_where=sa.text("state <> 'claimed'"),
     )
     op.create_index(
-        "inputs_unsent", "inputs", ["worker"], unique=False, sqlite_where=sa.text("state <> 'claimed' AND NOT sent")
+        "inputs_unsent",
+        "inputs",
+        ["worker"],
+        unique=False,
+        sqlite_where=sa.text("state <> 'claimed' AND NOT sent"),
+        postgresql_where=sa.text("state <> 'claimed' AND NOT sent"),
     )
     op.create_table(
         "counts",

@@ -46,7 +46,14 @@ def upgrade() -> None:
         sa.Column("sent", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("device"),
     )
-    op.create_index("orders_unsent", "orders", ["device"], unique=False, sqlite_where=sa.text("NOT sent"))
+    op.create_index(
+        "orders_unsent",
+        "orders",
+        ["device"],
+        unique=False,
+        sqlite_where=sa.text("NOT sent"),
+        postgresql_where=sa.text("NOT sent"),
+    )
     op.create_table(
         "stops",
         sa.Column("number", sa.BigInteger(), autoincrement=False, nullable=False),
