@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import threading
 from collections import Counter
 from pathlib import Path
@@ -11,7 +10,6 @@ import msgspec
 import pytest
 
 from outrider.sim.fleet import plans
-from outrider.sim.fleet.device import Books
 from outrider.sim.fleet.fates import LOST, fates_of
 from outrider.sim.fleet.fresh_start import trouble
 from outrider.sim.fleet.goods import TASK, Scene, make_releases
@@ -173,14 +171,13 @@ def test_three_devices_give_back_a_release_that_fails_in_the_dark() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_twelve_devices_take_the_good_release_and_give_the_bad_one_back() -> None:
-    story = simulate(FleetOrder(devices=12, seed=random.randrange(100), patience_s=150), lambda _what, _share: None)
+    story = simulate(FleetOrder(devices=12), lambda _what, _share: None)
     figures = story.figures
     assert figures.without_model == figures.requests_refused == 0
     assert figures.good_release_reach == 1.0 and story.ends["r-good"] == "finished"
-    assert figures.bad_release_reach <= story.canaries / 12
+    assert round(12 * figures.bad_release_reach) <= story.canaries
     assert 0 < figures.bytes_ratio < 0.5
     assert all(each.books.looks > 20 for each in story.devices)
-    assert Books().without_model == []
 
 
 @pytest.mark.broker
