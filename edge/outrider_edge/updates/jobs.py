@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, assert_never
@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from outrider_edge.memory.memory import lacks_embedding
 from outrider_edge.ports import RuntimePort
+from outrider_edge.updates.deltas import DeltaSource
 from outrider_edge.updates.events import (
     Event,
     FellBack,
@@ -171,7 +172,7 @@ class UpdateJobs:
                     size=record.size,
                     slot=OTHER[record.slot],
                     folder=self._folder,
-                    source=_Polite(self._source(), self._may_go_on),
+                    source=_polite(self._source(), self._may_go_on),
                 )
                 problem = lacks_embedding(self._folder.task, bundle.manifest)
                 return Unfit(problem, "wrong_task") if problem else Fetched(bundle.manifest.version)
@@ -264,10 +265,13 @@ class UpdateJobs:
         return model, check_golden(model)
 
 
+_MayGoOn = Callable[[], Coroutine[Any, Any, None]]
+
+
 class _Polite:
     """`outrider_edge.updates.fetching.ReleaseSource` that asks before every file."""
 
-    def __init__(self, source: ReleaseSource, may_go_on: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def __init__(self, source: ReleaseSource, may_go_on: _MayGoOn) -> None:
         self._source = source
         self._may_go_on = may_go_on
 
@@ -278,3 +282,21 @@ class _Polite:
     async def pull_file(self, *, sha256: str, size: int, to: Path) -> Path:
         await self._may_go_on()
         return await self._source.pull_file(sha256=sha256, size=size, to=to)
+
+
+class _PoliteWithDeltas(_Polite):
+    """The same of one that has deltas too: `outrider_edge.updates.deltas.DeltaSource`."""
+
+    def __init__(self, source: ReleaseSource, deltas: DeltaSource, may_go_on: _MayGoOn) -> None:
+        super().__init__(source, may_go_on)
+        self._deltas = deltas
+
+    async def pull_delta(self, *, sha256: str, size: int, bases: Sequence[str], to: Path) -> str | None:
+        await self._may_go_on()
+        return await self._deltas.pull_delta(sha256=sha256, size=size, bases=bases, to=to)
+
+
+def _polite(source: ReleaseSource, may_go_on: _MayGoOn) -> _Polite:
+    if isinstance(source, DeltaSource):
+        return _PoliteWithDeltas(source, source, may_go_on)
+    return _Polite(source, may_go_on)
