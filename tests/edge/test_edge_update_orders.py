@@ -402,3 +402,16 @@ def test_the_world_publishes_real_bundles(tmp_path: Path) -> None:
     planned = world.release(1)
     data = (tmp_path / "bundles" / f"{COLOURS}-1" / MANIFEST_FILE).read_bytes()
     assert planned.release == manifest_digest(data)
+
+
+async def test_an_order_that_is_said_again_is_judged_once(world: World) -> None:
+    """The cloud says what stands at every word from a device: were each answered with a word, neither would ever be silent."""
+    await committed(world)
+    said = await world.order(world.site.planned(world.release(2), rollout="r2"), number=2)
+    await world.carried_out(2)
+    words: list[str] = []
+    world.updater._changed = lambda: words.append("report")
+    for _ in range(3):
+        world.updater.on_desired(Desired(assignments=[], order=said))
+    await asyncio.sleep(0.2)
+    assert words == []

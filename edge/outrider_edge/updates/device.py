@@ -114,7 +114,7 @@ class Updater:
         self._endings = Endings(ledger=ledger, now_ms=terms.now_ms, committed=self._committed)
         self._asked: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
         self._driver: asyncio.Task[None] | None = None
-        self._order = self._unjudged = b""
+        self._order = self._unjudged = self._judged = b""
         self._waiting: Approved | None = None
         self.trouble = ""
         """Why the newest order is not judged yet."""
@@ -141,7 +141,8 @@ class Updater:
     def on_desired(self, desired: Desired) -> None:
         """What the cloud wants. With a root of trust only what is signed is looked at; without one, only where that is permitted."""
         if self.judge is not None:
-            if desired.signed:
+            known = (b"", self._judged, self._unjudged)  # the cloud says an order again at every word from here
+            if desired.signed not in known:
                 self._asked.put_nowait(("order", desired.signed))
             return
         if not self._terms.unsigned:
@@ -277,12 +278,12 @@ class Updater:
             await self.halt(await asyncio.to_thread(judge.stop, data))
         elif kind == "refresh":
             await asyncio.to_thread(judge.refresh)
-            if self._unjudged:
-                self._asked.put_nowait(("order", self._unjudged))
         else:
             self._unjudged = data
             await self._take_order(judge, data)
-            self._unjudged = b""
+            self._unjudged, self._judged = b"", data
+        if kind != "order" and self._unjudged:
+            self._asked.put_nowait(("order", self._unjudged))
 
     async def _take_order(self, judge: Judge, data: bytes) -> None:
         if self.ledger.now.damaged:

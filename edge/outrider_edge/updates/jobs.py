@@ -39,6 +39,7 @@ from outrider_wire.errors import BundleError, OutriderError
 log = logging.getLogger(__name__)
 
 SelfTest = Callable[[Path], SelfTestReport]
+MayGoOn = Callable[[], Coroutine[Any, Any, None]]
 Job = Literal["ask", "fetch", "test", "load", "watch", "restore"]
 RETRY_MAX_S = 300.0
 POLL_S = 0.05
@@ -172,7 +173,7 @@ class UpdateJobs:
                     size=record.size,
                     slot=OTHER[record.slot],
                     folder=self._folder,
-                    source=_polite(self._source(), self._may_go_on),
+                    source=polite(self._source(), self._may_go_on),
                 )
                 problem = lacks_embedding(self._folder.task, bundle.manifest)
                 return Unfit(problem, "wrong_task") if problem else Fetched(bundle.manifest.version)
@@ -265,13 +266,15 @@ class UpdateJobs:
         return model, check_golden(model)
 
 
-_MayGoOn = Callable[[], Coroutine[Any, Any, None]]
+def polite(source: ReleaseSource, may_go_on: MayGoOn) -> ReleaseSource:
+    """The same source, with its deltas if it has them, that asks before every file."""
+    if isinstance(source, DeltaSource):
+        return _PoliteWithDeltas(source, source, may_go_on)
+    return _Polite(source, may_go_on)
 
 
 class _Polite:
-    """`outrider_edge.updates.fetching.ReleaseSource` that asks before every file."""
-
-    def __init__(self, source: ReleaseSource, may_go_on: _MayGoOn) -> None:
+    def __init__(self, source: ReleaseSource, may_go_on: MayGoOn) -> None:
         self._source = source
         self._may_go_on = may_go_on
 
@@ -285,18 +288,10 @@ class _Polite:
 
 
 class _PoliteWithDeltas(_Polite):
-    """The same of one that has deltas too: `outrider_edge.updates.deltas.DeltaSource`."""
-
-    def __init__(self, source: ReleaseSource, deltas: DeltaSource, may_go_on: _MayGoOn) -> None:
+    def __init__(self, source: ReleaseSource, deltas: DeltaSource, may_go_on: MayGoOn) -> None:
         super().__init__(source, may_go_on)
         self._deltas = deltas
 
     async def pull_delta(self, *, sha256: str, size: int, bases: Sequence[str], to: Path) -> str | None:
         await self._may_go_on()
         return await self._deltas.pull_delta(sha256=sha256, size=size, bases=bases, to=to)
-
-
-def _polite(source: ReleaseSource, may_go_on: _MayGoOn) -> _Polite:
-    if isinstance(source, DeltaSource):
-        return _PoliteWithDeltas(source, source, may_go_on)
-    return _Polite(source, may_go_on)
