@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from outrider.commands import ota_keys, ota_looking, ota_rollout
+from outrider.commands import ota_exporting, ota_keys, ota_looking, ota_rollout
 from outrider.commands.options import BundleDir, CloudAddress, DryRun, Json, Quiet, Yes, group
 from outrider.commands.ota_options import (
     DEFAULT_REPOSITORY,
@@ -123,15 +123,15 @@ def _publish_unsigned(
     api, source = link
     todo = releases.plan(api, bundle, to)
     about = f"{todo.task} {todo.version} ({todo.release[:12]}…) to {todo.whom}: {size(todo.bytes)} to upload"
-    if dry_run:
-        screen.result({"dry_run": True, "bytes": todo.bytes, **_brief(todo)}, f"would publish {about}")
-        return
     if source.signs():
         raise RuleRefusalError(
             "this cloud keeps signed metadata, and offers nothing that is not signed",
             reason="must_be_signed",
             fix="sign the release: --key URI",
         )
+    if dry_run:
+        screen.result({"dry_run": True, "bytes": todo.bytes, **_brief(todo)}, f"would publish {about}")
+        return
     if not screen.confirmed(f"publish {about}?", yes=yes):
         screen.note("nothing was published")
         raise typer.Exit(1)
@@ -145,5 +145,5 @@ def _publish_unsigned(
 
 app.command("init")(ota_keys.init)
 app.add_typer(ota_keys.app, name="keys")
-for command in (*ota_rollout.COMMANDS, *ota_looking.COMMANDS):
+for command in (*ota_rollout.COMMANDS, ota_exporting.export, *ota_looking.COMMANDS):
     app.command(command.__name__)(command)
