@@ -50,6 +50,8 @@ class Device(Struct, kw_only=True):
     """By task."""
     assigned: dict[str, Assigned] = {}
     """By task."""
+    held: str = ""
+    """Why nothing begins on it now: a stop, a pin."""
 
 
 class DeviceRow(Struct, kw_only=True):
@@ -65,6 +67,8 @@ class DeviceRow(Struct, kw_only=True):
     reason: str
     current: bool
     """What runs is what should."""
+    held: str = ""
+    """Why nothing begins on the device now."""
 
 
 class Blob(Struct, kw_only=True):
@@ -219,6 +223,7 @@ def _row(device: Device, task: str) -> DeviceRow:
         state=slot.state,
         reason=slot.reason,
         current=not desired or slot.running == desired,
+        held=device.held,
     )
 
 

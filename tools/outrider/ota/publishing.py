@@ -180,8 +180,7 @@ def _sign_target(
 ) -> int:
     metadata = place.repository.fresh(role)
     metadata.signed.targets[path] = place.repository.put_target(path, data, custom)
-    place.repository.propose(role, metadata)
-    return place.sign(role, list(keys))
+    return place.propose_signed(role, metadata, keys)
 
 
 def _canary(place: Workplace, role: str) -> Any:
