@@ -76,16 +76,25 @@ def publish(
     about = (
         f"{wanted.facts.task} {wanted.facts.version} ({wanted.digest[:12]}…), release counter {wanted.facts.counter}"
     )
+    only_bring = wanted.signed and link is not None
+    act = "bring the files of" if only_bring else "sign"
     if dry_run:
-        screen.result({"dry_run": True, **wanted.about()}, f"would sign {about}")
+        screen.result({"dry_run": True, **wanted.about()}, f"would {act} {about}")
         return
-    if not screen.confirmed(f"sign {about}?", yes=yes):
+    if not screen.confirmed(f"{act} {about}?", yes=yes):
         screen.note("nothing was signed")
         raise typer.Exit(1)
     from outrider.progress import bar
 
     with bar(screen) as tell:
         signed_release.upload(link, bundle, tell)
+    if only_bring:
+        signed_release.register(link, wanted)
+        screen.result(
+            {"dry_run": False, **wanted.about(), "published": []},
+            f"✓ {about} is signed already, and its files are there",
+        )
+        return
     signed_release.sign(place, wanted, key)
     came = finish(place, screen, link)
     signed_release.register(link, wanted)

@@ -113,8 +113,8 @@ def write(
     for stale in ("targets", "deltas"):
         shutil.rmtree(to / stale, ignore_errors=True)
     good_until = _copy_metadata(place, to)
-    for path in _targets(place, carried):
-        _copy(place.repository.folder / "targets" / path, to / "targets" / path)
+    for target in _targets(place, carried):
+        _copy(place.repository.folder / "targets" / target, to / "targets" / target)
     brought = Brought(files=0, bytes=0, deltas=0, good_until=good_until)
     entries = {entry.sha256: bundle.root / entry.path for bundle in bundles for entry in bundle.manifest.needed}
     for number, (digest, path) in enumerate(entries.items(), 1):

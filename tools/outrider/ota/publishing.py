@@ -53,6 +53,12 @@ def releases(place: Workplace, task: str) -> list[Known]:
     return sorted(found, key=lambda each: -each.facts.counter)
 
 
+def signed_as(place: Workplace, digest: str, task: str, *, automatic: bool) -> Known | None:
+    """What is signed of that release by that role; None: nothing."""
+    known = (each for each in releases(place, task) if each.digest == digest and each.automatic == automatic)
+    return next(known, None)
+
+
 def find(place: Workplace, begin: str, task: str = "") -> Known:
     """The one release of that version, or whose digest begins so.
 
@@ -119,7 +125,7 @@ def sign_release(
         OperatorConfigError, TrustRefusedError: as `Workplace.sign`.
         RuleRefusalError: ``already_signed``.
     """
-    if any(each.digest == digest and each.automatic == automatic for each in releases(place, facts.task)):
+    if signed_as(place, digest, facts.task, automatic=automatic):
         raise RuleRefusalError(
             f"release {digest[:12]}… is signed already", reason="already_signed", fix="start it: outrider ota rollout"
         )
