@@ -335,6 +335,20 @@ async def test_a_person_installs_from_a_folder_with_the_same_checks(world: World
     assert world.slot().running == plan.releases[0].release
 
 
+async def test_a_person_s_folder_counts_though_the_last_order_ended_ill(world: World, tmp_path: Path) -> None:
+    world.bad.add(COLOURS)
+    await world.order(world.site.planned(world.release(1)), number=7)
+    await world.until(lambda: world.slot().state == "refused")
+    world.bad.clear()
+    plan = world.site.planned(world.release(2), rollout="mended")
+    stick = tmp_path / "stick"
+    shutil.copytree(world.site.repository.folder, stick)
+    shutil.copytree(world.folder / "bundles", stick / "bundles")
+    await world.hands.install(stick, rollout="mended")
+    await world.to_state("committed", COLOURS)
+    assert world.slot().running == plan.releases[0].release
+
+
 @pytest.mark.parametrize("case", ["no_plan", "foreign", "forged", "pinned", "no_folder"])
 async def test_a_folder_that_may_not_be_installed_is_refused(world: World, tmp_path: Path, case: str) -> None:
     group = Group(name="other", devices=["cam-9"]) if case == "foreign" else Group(name="all")
