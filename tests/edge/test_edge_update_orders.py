@@ -349,6 +349,25 @@ async def test_a_person_s_folder_counts_though_the_last_order_ended_ill(world: W
     assert world.slot().running == plan.releases[0].release
 
 
+async def test_an_order_that_was_carried_out_does_not_undo_what_a_person_brought_since(
+    world: World, tmp_path: Path
+) -> None:
+    said = await world.order(world.site.planned(world.release(1)))
+    await world.to_state("committed", COLOURS)
+    newer = world.site.planned(world.release(2), rollout="newer").releases[0].release
+    stick = tmp_path / "stick"
+    shutil.copytree(world.site.repository.folder, stick)
+    shutil.copytree(world.folder / "bundles", stick / "bundles")
+    await world.hands.install(stick, rollout="newer")
+    await world.until(lambda: world.slot().running == newer)
+    await world.to_state("committed", COLOURS)
+    await world.updater.stop()
+    await world.boot()
+    world.updater.on_desired(Desired(assignments=[], order=said))
+    await world.until(lambda: world.updater._judged == said)
+    assert (world.slot().running, world.slot().state) == (newer, "committed")
+
+
 @pytest.mark.parametrize("case", ["no_plan", "foreign", "forged", "pinned", "no_folder"])
 async def test_a_folder_that_may_not_be_installed_is_refused(world: World, tmp_path: Path, case: str) -> None:
     group = Group(name="other", devices=["cam-9"]) if case == "foreign" else Group(name="all")
