@@ -167,7 +167,7 @@ def status(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show what really runs on every device, what should, and all rollouts; or how one stands.
+    """Show what runs on every device, and all rollouts or one.
 
     With --watch and no name: the one that is under way, else the newest.
     """
