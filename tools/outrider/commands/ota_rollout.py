@@ -246,7 +246,9 @@ def approve(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Let the next stage begin: after each stage where the plan asks for it, or where figures prove nothing."""
+    """Let the next stage begin.
+
+    After each stage where the plan asks for it, or where figures prove nothing."""
     _act("approve", rollout, note, _api(cloud, token_file, ca_file), Screen(json=json, quiet=quiet), dry_run, yes)
 
 
@@ -314,7 +316,9 @@ def rollback(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Order everybody back: to what the plan names, else to what ran before. Needs no offline key."""
+    """Order everybody back.
+
+    To what the plan names, else to what ran before. Needs no offline key."""
     _act("rollback", rollout, note, _api(cloud, token_file, ca_file), Screen(json=json, quiet=quiet), dry_run, yes)
 
 
