@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import threading
 from collections import Counter
 from pathlib import Path
@@ -11,19 +10,20 @@ import msgspec
 import pytest
 
 from outrider.sim.fleet import plans
-from outrider.sim.fleet.device import Books
 from outrider.sim.fleet.fates import LOST, fates_of
 from outrider.sim.fleet.fresh_start import trouble
 from outrider.sim.fleet.goods import TASK, Scene, make_releases
+from outrider.sim.fleet.picture import draw_rollouts
 from outrider.sim.fleet.power import Power, PowerCutError
 from outrider.sim.fleet.running import FleetOrder, simulate
 from outrider.sim.fleet.shelf import Shelf
-from outrider.sim.fleet.timeline import FleetFigures
+from outrider.sim.fleet.timeline import FleetFigures, Mark, Sample, Timeline
 from outrider_cloud.rollout import bounds
 from outrider_cloud.rollout.verdict import FIGURES
 from outrider_edge.updates.slots import SlotFolder
 from outrider_edge.updates.starting import start_slots
 from outrider_engine.selftest import run_selftest
+from outrider_wire.errors import OperatorSetupError
 from outrider_wire.rollout import PlannedRelease, stage_of
 
 FLEET = plans.profiles_of([f"cam-{place:03}" for place in range(200)])
@@ -146,6 +146,16 @@ def test_what_was_not_kept_is_said() -> None:
     assert list(json.loads(msgspec.json.encode(figures))) == KEYS
 
 
+def test_the_rollouts_are_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    samples = [Sample(at_s=at, running={"first": 3 - at, "bad": at}, off=0, under_way=1) for at in range(3)]
+    timeline = Timeline(samples=samples, marks=[Mark(at_s=1.0, rollout="r-bad", what="halted")])
+    draw_rollouts(timeline, devices=3, speed=60.0, title="three devices", file=tmp_path / "fleet.png")
+    assert (tmp_path / "fleet.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(OperatorSetupError, match="cannot be written"):
+        draw_rollouts(timeline, devices=3, speed=60.0, title="", file=tmp_path / "nowhere" / "fleet.png")
+
+
 @pytest.mark.broker
 def test_three_devices_give_back_a_release_that_fails_in_the_dark() -> None:
     story = simulate(FleetOrder(devices=3, profile="night", good=False), lambda _what, _share: None)
@@ -161,14 +171,13 @@ def test_three_devices_give_back_a_release_that_fails_in_the_dark() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_twelve_devices_take_the_good_release_and_give_the_bad_one_back() -> None:
-    story = simulate(FleetOrder(devices=12, seed=random.randrange(100), patience_s=150), lambda _what, _share: None)
+    story = simulate(FleetOrder(devices=12), lambda _what, _share: None)
     figures = story.figures
     assert figures.without_model == figures.requests_refused == 0
     assert figures.good_release_reach == 1.0 and story.ends["r-good"] == "finished"
-    assert figures.bad_release_reach <= story.canaries / 12
+    assert round(12 * figures.bad_release_reach) <= story.canaries
     assert 0 < figures.bytes_ratio < 0.5
     assert all(each.books.looks > 20 for each in story.devices)
-    assert Books().without_model == []
 
 
 @pytest.mark.broker

@@ -246,9 +246,7 @@ def approve(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Let the next stage begin.
-
-    After each stage where the plan asks for it, or where figures prove nothing."""
+    """Let the next stage begin. Needed where the plan asks for it, and where figures prove nothing."""
     _act("approve", rollout, note, _api(cloud, token_file, ca_file), Screen(json=json, quiet=quiet), dry_run, yes)
 
 
@@ -316,9 +314,7 @@ def rollback(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Order everybody back.
-
-    To what the plan names, else to what ran before. Needs no offline key."""
+    """Order everybody back. To what the plan names, else to what ran before; needs no offline key."""
     _act("rollback", rollout, note, _api(cloud, token_file, ca_file), Screen(json=json, quiet=quiet), dry_run, yes)
 
 
@@ -337,7 +333,7 @@ def stop(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Stop what is under way on all devices, at the next safe point, within seconds; or lift that. Needs no offline key."""
+    """Stop what is under way on all devices; or lift that. At the next safe point, within seconds; needs no offline key."""
     screen, api = Screen(json=json, quiet=quiet), _api(cloud, token_file, ca_file)
     names = rollout or []
     whom = ", ".join(names) or "all updates"

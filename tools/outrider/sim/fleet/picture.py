@@ -41,11 +41,14 @@ def draw_rollouts(timeline: Timeline, *, devices: int, speed: float, title: str,
     axes.plot(
         hours, [each.under_way for each in timeline.samples], color="#1f4e8c", linewidth=1, label="update under way"
     )
-    for place, mark in enumerate(timeline.marks):
+    told = []
+    for place, mark in enumerate(timeline.marks, 1):
         at = mark.at_s * speed / 3600
         axes.axvline(at, color="0.3", linewidth=0.6, linestyle=":")
-        axes.text(at, devices * (1.01 + 0.035 * (place % 4)), f" {mark.rollout}: {mark.what}", fontsize=6)
-    axes.set_ylim(0, 1.16 * devices)
+        axes.text(at, devices * (1.01 + 0.03 * (place % 3)), str(place), fontsize=7, ha="center")
+        told.append(f"{place}  {at:.2f} h  {mark.rollout}: {mark.what}")
+    figure.text(0.91, 0.88, "\n".join(told), fontsize=7, va="top")
+    axes.set_ylim(0, 1.12 * devices)
     axes.set_xlabel("hours of the fleet's calendar")
     axes.set_ylabel("devices")
     axes.set_title(title, fontsize=9)

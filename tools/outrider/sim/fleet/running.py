@@ -205,11 +205,13 @@ class _Course:
         """What the engineer does with a release that was halted: those that kept it go back."""
         if self._ends[BAD] in ("halted", "undecided", "finished"):
             await cloud.act(BAD, "rollback")
-            ended = await self._followed(cloud, BAD, frozenset({"rolled_back"}), most_s=60.0)
+            ended = await self._followed(cloud, BAD, frozenset({"rolled_back"}))
             self._ends[BAD] += f", {ended}"
+        if self._order.good and not self._ends[BAD].endswith("rolled_back"):
+            await cloud.act(BAD, "abort")  # it would stand in the good one's way
 
-    async def _followed(self, cloud: SimCloud, rollout: str, ends: frozenset[str], most_s: float = 0.0) -> str:
-        deadline, said = time.monotonic() + (most_s or self._order.patience_s), ""
+    async def _followed(self, cloud: SimCloud, rollout: str, ends: frozenset[str]) -> str:
+        deadline, said = time.monotonic() + self._order.patience_s, ""
         while True:
             seen = await cloud.rollout(rollout)
             state, now = str(seen["state"]), f"{seen['state']} {seen['group']}"
