@@ -40,7 +40,7 @@ def export(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a signed plan and its releases to a folder, for devices without a network.
+    """Write a signed plan and its releases to a folder, as for a stick.
 
     At the device: outrider edge update install DIR. With --cloud the newest signed metadata is fetched first.
     """
