@@ -5,11 +5,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from factory import file_entry, make_bundle, write_bundle
 from outrider_engine.delta.apply import apply_delta
+from outrider_wire.manifest import MANIFEST_FILE, decode_manifest
+from outrider_wire.task import Task
 
 Weights = Mapping[str, NDArray[Any]]
 
@@ -52,3 +56,12 @@ def rebuilt(folder: Path, base: bytes, delta: bytes, target: bytes) -> bytes:
     (folder / "delta").write_bytes(delta)
     out = apply_delta(folder / "base", folder / "delta", to=folder / "out", sha256=sha(target), size=len(target))
     return out.read_bytes()
+
+
+def bundle_with(folder: Path, task: Task, data: bytes, version: str) -> Path:
+    """A release for the task with one large file more."""
+    bundle = make_bundle(folder, task, version=version)
+    manifest = decode_manifest((bundle / MANIFEST_FILE).read_bytes())
+    files = [*manifest.files, file_entry("large.onnx", data, "other")]
+    write_bundle(bundle, msgspec.structs.replace(manifest, files=files), {"large.onnx": data})
+    return bundle

@@ -1,12 +1,7 @@
 """The quick start of docs/access.md, command by command: a site is secured, a device joins, is answered, renews, and is put out."""
 
 import json
-import os
-import re
-import shlex
 import ssl
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -17,6 +12,7 @@ from typing import Any
 import mosquitto
 import pytest
 from running import LARGE_SAYS, task_toml
+from typed import Machine, commands
 
 from factory import QUESTION, make_bundle, make_task, sure, unsure
 from outrider.client import Client
@@ -25,70 +21,25 @@ from outrider_wire.task import Policy
 
 pytestmark = pytest.mark.broker
 DOCUMENT = Path(__file__).parents[2] / "docs/access.md"
-OUTRIDER = Path(sys.executable).parent / "outrider"
 BROKER_PASSWORD = "correct horse battery staple"
 LARGE_KEY = "sk-this-is-the-key-of-the-large-model"
 
 
-def commands() -> list[str]:
-    """The quick start's commands, without their remarks."""
-    block = re.search(r"```sh\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
-    assert block
-    return [line.split("  #")[0].strip() for line in block[1].splitlines() if line.strip()]
-
-
-class Machine:
-    """A folder in which commands run as a person would type them; what ends with ``&`` runs until the end."""
+class Site(Machine):
+    """Where the block's commands run."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        super().__init__(folder, LARGE_KEY=LARGE_KEY)
         self.broker, self.api = free_port(23000), free_port(23500)
         self.agent = free_port(24000)
-        self.variables: dict[str, str] = {}
-        self._running: list[subprocess.Popen[bytes]] = []
 
-    def run(self, command: str, *, code: int = 0) -> str:
-        """What it printed on standard output; it has to end with that exit code."""
+    def amended(self, command: str) -> str:
+        """On this machine, whatever else runs on it."""
         command = command.replace("cloud.example", "localhost")
         if "broker init" in command:
             plugin = mosquitto.library("mosquitto_dynamic_security.so")
             command += f" --port {self.broker} --api-port {self.api} --listen 127.0.0.1 --plugin {plugin}"
-        behind = command.endswith(("&", " -d"))
-        words = shlex.split(command.removesuffix("&").removesuffix(" -d"))
-        words = [self.variables.get(word.removeprefix("$"), word) if word.startswith("$") else word for word in words]
-        program = str({"outrider": OUTRIDER, "mosquitto": mosquitto.require()}[words[0]])
-        env = {name: value for name, value in os.environ.items() if not name.startswith("OUTRIDER_")}
-        env |= {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "LARGE_KEY": LARGE_KEY}
-        if words[1:3] in (["cloud", "serve"], ["edge", "run"]):
-            words += ["--log-level", "debug"]
-        if behind:
-            with (self.folder / f"{len(self._running)}.log").open("wb") as log:
-                self._running.append(
-                    subprocess.Popen([program, *words[1:]], cwd=self.folder, env=env, stdout=log, stderr=log)
-                )
-            self._settled(words)
-            return ""
-        done = subprocess.run(
-            [program, *words[1:]], cwd=self.folder, env=env, capture_output=True, text=True, timeout=60, check=False
-        )
-        assert done.returncode == code, (command, done.stdout, done.stderr)
-        return done.stdout
-
-    def log(self) -> str:
-        return "".join((self.folder / f"{number}.log").read_text() for number in range(len(self._running)))
-
-    def end(self) -> None:
-        for process in self._running:
-            process.kill()
-            process.wait()
-
-    def _settled(self, words: list[str]) -> None:
-        """Waits for what the process behind says when it is ready."""
-        word = {"cloud": "cloud.serving", "edge": "agent.ready"}.get(words[1])
-        deadline = time.monotonic() + 30
-        while word is not None and word not in self.log():
-            assert self._running[-1].poll() is None and time.monotonic() < deadline, self.log()
-            time.sleep(0.05)
+        return command
 
 
 @dataclass(frozen=True)
@@ -111,7 +62,7 @@ class Played:
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
     """The quick start, played at debug level with every kind of secret in use."""
-    machine = Machine(tmp_path_factory.mktemp("site"))
+    machine = Site(tmp_path_factory.mktemp("site"))
     try:
         _lay_out(machine)
         yield _play(machine)
@@ -119,7 +70,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
         machine.end()
 
 
-def _lay_out(machine: Machine) -> None:
+def _lay_out(machine: Site) -> None:
     folder, task = machine.folder, make_task(policy=Policy(answer_within_ms=10_000, keep_for_s=600))
     (folder / "task.toml").write_text(task_toml(task))
     make_bundle(folder / "small", task)
@@ -134,8 +85,8 @@ def _lay_out(machine: Machine) -> None:
     (folder / "edge.toml").write_text(f'# ours\n[api]\nport = {machine.agent}\n{tasks}bundle = "small"\n')
 
 
-def _play(machine: Machine) -> Played:
-    steps, facts = commands(), {}
+def _play(machine: Site) -> Played:
+    steps, facts = commands(DOCUMENT), {}
     for step in steps:
         if "revoke" in step:
             assert broker_is(machine, "connected"), machine.log()
@@ -156,7 +107,7 @@ def _play(machine: Machine) -> Played:
     )
 
 
-def _said(machine: Machine) -> dict[str, str]:
+def _said(machine: Site) -> dict[str, str]:
     folder, agent = machine.folder, f"http://127.0.0.1:{machine.agent}"
     context = ssl.create_default_context(cafile=folder / "site/cloud/ca.pem")
     said = {f"{file.stem}.log": file.read_text(errors="replace") for file in folder.glob("*.log")}
@@ -175,7 +126,7 @@ def _said(machine: Machine) -> dict[str, str]:
     return said
 
 
-def _secrets(machine: Machine) -> dict[str, str]:
+def _secrets(machine: Site) -> dict[str, str]:
     """What must be read nowhere; of a private key, a line from its middle."""
     folder = machine.folder
     found = {
@@ -192,14 +143,14 @@ def _secrets(machine: Machine) -> dict[str, str]:
     return found
 
 
-def answered(machine: Machine, picture: bytes) -> tuple[str, str]:
+def answered(machine: Site, picture: bytes) -> tuple[str, str]:
     """By whom, and what."""
     with Client(f"http://127.0.0.1:{machine.agent}") as client:
         report = client.ask("colours", {"image": picture, "question": QUESTION})
         return report.answered_by, str(report.label)
 
 
-def broker_is(machine: Machine, wanted: str) -> bool:
+def broker_is(machine: Site, wanted: str) -> bool:
     """Whether the agent soon says that of its broker."""
     deadline = time.monotonic() + 10
     with Client(f"http://127.0.0.1:{machine.agent}") as client:

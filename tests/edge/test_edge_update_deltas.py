@@ -4,36 +4,24 @@ import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
-from delta_pairs import model_of, sha, some_weights
+from delta_pairs import bundle_with, model_of, sha, some_weights
 from edge_entries import until
 from edge_releases import TASK, Device, ShelfSource
 from mosquitto import AnyBroker
 
-from factory import file_entry, make_bundle, write_bundle
 from outrider_edge.uplink.delta_asking import DeltaAsking
 from outrider_engine.delta.make import make_delta
 from outrider_link.envelope import Outgoing
 from outrider_link.files import write_durably
 from outrider_wire.codec import decode
 from outrider_wire.errors import PeerError, UnreachableError
-from outrider_wire.manifest import MANIFEST_FILE, decode_manifest
 from outrider_wire.messages import BlobGone, DeltaFound, DeltaWant
 
 BEFORE = some_weights(1)
 OLD = model_of(BEFORE)
 NEW = model_of(BEFORE | {"layer.3.weight": BEFORE["layer.3.weight"] + np.float32(1e-3)})
-
-
-def bundle_with(folder: Path, data: bytes, version: str) -> Path:
-    """A release for the task with one large file more."""
-    bundle = make_bundle(folder, TASK, version=version)
-    manifest = decode_manifest((bundle / MANIFEST_FILE).read_bytes())
-    files = [*manifest.files, file_entry("large.onnx", data, "other")]
-    write_bundle(bundle, msgspec.structs.replace(manifest, files=files), {"large.onnx": data})
-    return bundle
 
 
 class DeltaShelf(ShelfSource):
@@ -61,9 +49,9 @@ class World:
     """A device that runs the old release, and a shelf with the new one."""
 
     def __init__(self, folder: Path) -> None:
-        self.new = bundle_with(folder / "new", NEW, "2")
+        self.new = bundle_with(folder / "new", TASK, NEW, "2")
         self.source = DeltaShelf(self.new)
-        bundle_with(folder / "factory", OLD, "1")
+        bundle_with(folder / "factory", TASK, OLD, "1")
         self.device = Device(folder, self.source)
 
     async def updated(self) -> None:

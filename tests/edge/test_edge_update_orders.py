@@ -335,6 +335,39 @@ async def test_a_person_installs_from_a_folder_with_the_same_checks(world: World
     assert world.slot().running == plan.releases[0].release
 
 
+async def test_a_person_s_folder_counts_though_the_last_order_ended_ill(world: World, tmp_path: Path) -> None:
+    world.bad.add(COLOURS)
+    await world.order(world.site.planned(world.release(1)), number=7)
+    await world.until(lambda: world.slot().state == "refused")
+    world.bad.clear()
+    plan = world.site.planned(world.release(2), rollout="mended")
+    stick = tmp_path / "stick"
+    shutil.copytree(world.site.repository.folder, stick)
+    shutil.copytree(world.folder / "bundles", stick / "bundles")
+    await world.hands.install(stick, rollout="mended")
+    await world.to_state("committed", COLOURS)
+    assert world.slot().running == plan.releases[0].release
+
+
+async def test_an_order_that_was_carried_out_does_not_undo_what_a_person_brought_since(
+    world: World, tmp_path: Path
+) -> None:
+    said = await world.order(world.site.planned(world.release(1)))
+    await world.to_state("committed", COLOURS)
+    newer = world.site.planned(world.release(2), rollout="newer").releases[0].release
+    stick = tmp_path / "stick"
+    shutil.copytree(world.site.repository.folder, stick)
+    shutil.copytree(world.folder / "bundles", stick / "bundles")
+    await world.hands.install(stick, rollout="newer")
+    await world.until(lambda: world.slot().running == newer)
+    await world.to_state("committed", COLOURS)
+    await world.updater.stop()
+    await world.boot()
+    world.updater.on_desired(Desired(assignments=[], order=said))
+    await world.until(lambda: world.updater._judged == said)
+    assert (world.slot().running, world.slot().state) == (newer, "committed")
+
+
 @pytest.mark.parametrize("case", ["no_plan", "foreign", "forged", "pinned", "no_folder"])
 async def test_a_folder_that_may_not_be_installed_is_refused(world: World, tmp_path: Path, case: str) -> None:
     group = Group(name="other", devices=["cam-9"]) if case == "foreign" else Group(name="all")
@@ -402,3 +435,16 @@ def test_the_world_publishes_real_bundles(tmp_path: Path) -> None:
     planned = world.release(1)
     data = (tmp_path / "bundles" / f"{COLOURS}-1" / MANIFEST_FILE).read_bytes()
     assert planned.release == manifest_digest(data)
+
+
+async def test_an_order_that_is_said_again_is_judged_once(world: World) -> None:
+    """The cloud says what stands at every word from a device: were each answered with a word, neither would ever be silent."""
+    await committed(world)
+    said = await world.order(world.site.planned(world.release(2), rollout="r2"), number=2)
+    await world.carried_out(2)
+    words: list[str] = []
+    world.updater._changed = lambda: words.append("report")
+    for _ in range(3):
+        world.updater.on_desired(Desired(assignments=[], order=said))
+    await asyncio.sleep(0.2)
+    assert words == []

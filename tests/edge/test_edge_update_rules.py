@@ -309,7 +309,7 @@ def test_the_diagram_has_every_state_and_every_way() -> None:
     drawn = diagram()
     assert drawn.startswith("stateDiagram-v2")
     for state, phase in PHASES.items():
-        assert f"| {state} |" in table()
+        assert f"| `{state}` |" in table()
         for target in {target for way in phase.ways.values() for target in way.to} - {state}:
             assert f"{state} --> {target}:" in drawn
 

@@ -182,6 +182,7 @@ def test_status_tells_what_runs_and_what_should(ota, cloud, bundle):
         "state": "refused",
         "reason": "the self-test failed",
         "current": False,
+        "held": "",
     }
     assert (second["online"], second["running"], second["current"]) == (False, "", False)
     table = ota("status").out

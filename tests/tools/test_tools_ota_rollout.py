@@ -84,7 +84,7 @@ async def test_a_dry_run_says_what_each_stage_can_detect_and_begins_nothing(
         assert table.code == 0, table.err
         assert "3 devices: only failure rates above 63%" in table.out
         assert "3 devices, and 20 must finish before the next" in table.err
-        assert (await get(made.service, "/v1/rollouts"))[1] == {"rollouts": []}
+        assert (await get(made.service, "/v1/rollouts"))[1] == {"rollouts": [], "stop": None}
 
 
 @pytest.mark.broker
@@ -124,7 +124,9 @@ async def test_from_a_dry_run_to_a_rollback(own_broker: AnyBroker, tmp_path: Pat
         assert (await made.ota("stop", "r-1")).code == 2
         assert (await made.ota("stop", "r-1", "--note", "drill", "--yes")).code == 0
         assert fleet[0].stops or await fleet[0].hears_stop()
+        assert "STOPPED: r-1 (drill)" in (await made.ota("status")).out
         assert (await made.ota("stop", "r-1", "--lift", "--yes")).code == 0
+        assert (await made.ota("status", "--json")).json["stop"] is None
 
         would = await made.ota("rollback", "r-1", "--dry-run", "--json")
         assert would.json["rollout"]["state"] == "rolling_back"

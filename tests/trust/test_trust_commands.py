@@ -91,7 +91,7 @@ def test_a_dry_run_changes_nothing(ota: Ota, bundle: Path, tmp_path: Path) -> No
     assert ota("publish", bundle, "--key", KEY, "--offline", "--dry-run", "--json").json["counter"] == 1
     assert ota("keys", "rotate", TASK, "--key", KEY, "--dry-run", "--json").json["to_sign"] == ["targets", TASK]
     assert ota("keys", "renew", "root", "--dry-run", "--json").json["to_sign"] == ["root"]
-    assert ota("gc", "--no-devices", "--json").json["dry_run"]
+    assert ota("gc", "--no-devices", "--dry-run", "--json").json["dry_run"]
     assert tree(tmp_path / "outrider-releases") == before
 
 
@@ -282,7 +282,9 @@ def test_gc_removes_what_nothing_needs_and_says_why_the_rest_stays(ota: Ota, tmp
     publishing.sign_plan(place, living, [KEY])
     publishing_of(place)
     assert ota("gc").code == 2, "what devices hold must be asked, or said that there are none"
-    said = ota("gc", "--no-devices", "--keep", "1", "--json").json
+    assert ota("gc", "--no-devices", "--keep", "1", "--yes").code == 2, "a removal is signed"
+    assert ota("gc", "--no-devices", "--keep", "1", "--key", KEY).code == 2, "a removal needs a yes"
+    said = ota("gc", "--no-devices", "--keep", "1", "--dry-run", "--json").json
     why = {each["version"]: each["why"] for each in said["releases"]}
     assert why == {"4": "one of the 1 newest", "3": "", "2": "a plan names it", "1": "a plan may return to it"}
     assert [each["rollout"] for each in said["expired_plans"]] == ["old-and-done"]
@@ -291,6 +293,7 @@ def test_gc_removes_what_nothing_needs_and_says_why_the_rest_stays(ota: Ota, tmp
     assert {each.facts.version for each in publishing.releases(place, TASK)} == {"4", "2", "1"}
     assert ota("verify").code == 0
     assert ota("history", "--json").json["events"][0]["removed"]
+    assert ota("gc", "--no-devices", "--keep", "1").code == 0, "there is nothing to remove, and nothing to ask"
 
 
 def publishing_of(place: Workplace) -> None:
@@ -336,3 +339,99 @@ def test_a_counter_is_given_once_also_while_the_first_still_lacks_signatures(
     with pytest.raises(RuleRefusalError) as refused:
         sign_release(place, data, manifest_digest(data), first, [])
     assert refused.value.reason == "already_signed"
+
+
+def test_a_key_that_may_not_sign_leaves_nothing_that_another_would_sign(ota: Ota, bundle: Path, tmp_path: Path) -> None:
+    ota("init", "--task", TASK)
+    targets = "file:outrider-releases/keys/targets.pem"
+    came = ota("publish", bundle, "--key", targets, "--offline", "--yes")
+    assert came.code == 3 and came.error and came.error.reason == "foreign_key"
+    assert ota("keys", "ls", "--json").json["waiting"] == {}
+    ota("keys", "renew", TASK)
+    assert ota("keys", "sign", TASK, "--key", KEY).code == 0
+    assert ota("history", "--json").json["events"][0]["added"] == []
+
+
+def test_what_is_proposed_is_shown_before_it_is_signed_and_can_be_forgotten(ota: Ota, tmp_path: Path) -> None:
+    ota("init", "--task", TASK)
+    new = ota("keys", "new", "new.pem", "--json").json
+    ota("keys", "rotate", TASK, "--key", new["public"], "--yes")
+    came = ota("keys", "sign", "targets")
+    assert came.code == 2 and came.error and came.error.reason == "no_key"
+    shown = ota("keys", "sign", "targets", "--dry-run", "--json").json
+    assert any(new["keyid"][:12] in line for line in shown["about"]) and shown["lacking"] == 1
+    assert ota("keys", "discard", "targets").code == 2, "it needs a yes"
+    assert ota("keys", "discard", "targets", "--yes").code == 0
+    assert "targets" not in ota("keys", "ls", "--json").json["waiting"]
+
+
+def test_a_carried_root_takes_no_signature_of_another_role(ota: Ota, tmp_path: Path) -> None:
+    ota("init", "--task", TASK)
+    ota("keys", "renew", "root")
+    carried = tmp_path / "outrider-releases/proposed/root.json"
+    before = carried.read_bytes()
+    came = ota("keys", "sign", carried, "--key", "file:outrider-releases/keys/targets.pem")
+    assert came.code == 3 and came.error and came.error.reason == "foreign_key"
+    assert carried.read_bytes() == before
+    assert (
+        ota("keys", "sign", carried, "--key", "file:outrider-releases/keys/root-2.pem", "--json").json["signatures"]
+        == 1
+    )
+    alone = tmp_path / "alone" / "root.json"
+    alone.parent.mkdir()
+    alone.write_bytes(before)
+    signed = ota(
+        "keys", "sign", alone, "--repository", "nowhere", "--key", "file:outrider-releases/keys/targets.pem", "--json"
+    )
+    assert any("does not name" in line for line in signed.json["about"]), "without the root before, one is told"
+
+
+def test_a_folder_that_is_named_is_looked_at_whatever_cloud_the_environment_names(
+    ota: Ota, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ota("init", "--task", TASK)
+    ota("publish", bundle, "--key", KEY, "--offline", "--yes")
+    monkeypatch.setenv("OUTRIDER_OTA_CLOUD", "http://127.0.0.1:9")
+    assert ota("verify", "outrider-releases").code == 0
+    assert ota("verify").code == 4
+    assert ota("show", bundle, "--json").json["counter"] == 1
+
+
+def test_a_stick_brings_one_plan_its_releases_and_deltas(ota: Ota, bundle: Path, tmp_path: Path) -> None:
+    ota("init", "--task", TASK)
+    second = make_bundle(tmp_path / "second", make_task(), version="2", seed=3)
+    for each in (bundle, second):
+        ota("publish", each, "--key", KEY, "--offline", "--yes")
+    assert ota("export", "stick", "--bundle", second, "--offline").code == 1, "no plan is signed"
+    plan = ("rollout", "2", "--offline", "--groups", "100%", "--key", KEY, "--yes", "--name")
+    for name in ("first", "later"):
+        assert ota(*plan, name, "--start", "1h" if name == "later" else "").code == 0
+    assert ota("export", "stick").code == 2, "the release's files must come from somewhere"
+    assert ota("export", "stick", "--bundle", bundle).code == 2, "it is no release of the plan"
+    dry = ota("export", "stick", "--bundle", second, "--base", bundle, "--dry-run", "--json").json
+    assert dry["rollout"] == "later" and not (tmp_path / "stick").exists()
+    for name in ("first", "later"):
+        done = ota("export", "stick", "--bundle", second, "--base", bundle, "--rollout", name, "--json").json
+        assert done["files"] == 2 and done["rollout"] == name
+        plans = [path.name for path in (tmp_path / "stick/targets" / TASK / "plans").iterdir()]
+        assert len(plans) == 1 and name in plans[0], "nothing of what was on the stick before is left"
+    found = ota("verify", "stick", "--json").json
+    assert found["verified"] and {each["name"]: each["absent"] for each in found["found"]}["first"]
+    assert ota("export", tmp_path, "--bundle", second).code == 2, "a folder with other things in it"
+
+
+def test_a_value_that_is_none_is_a_mistake_in_the_command(ota: Ota, bundle: Path) -> None:
+    ota("init", "--task", TASK)
+    ota("publish", bundle, "--key", KEY, "--offline", "--yes")
+    for wrong in (("--soak", "5x"), ("--groups", "bogus"), ("--max-failures", "2"), ("--freeze", "never")):
+        came = ota("rollout", "1", "--offline", "--dry-run", *wrong)
+        assert came.code == 2 and came.error and came.error.fix, wrong
+    assert ota("rollout", "--offline").code == 2
+
+
+def test_only_a_folder_where_a_device_keeps_metadata_is_mended(ota: Ota, tmp_path: Path) -> None:
+    ota("init", "--task", TASK)
+    (tmp_path / "updates").mkdir()
+    came = ota("mend", "updates", "--root", "outrider-releases/metadata/1.root.json")
+    assert came.code == 2 and came.error and came.error.reason == "no_metadata"
+    assert list((tmp_path / "updates").iterdir()) == []

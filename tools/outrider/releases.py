@@ -39,6 +39,13 @@ class Assigned(Struct, kw_only=True):
     counter: int = 0
 
 
+class Report(Struct, kw_only=True, frozen=True):
+    """What a device told beside its slots."""
+
+    held: str = ""
+    """Why nothing begins on it now: a stop, a pin."""
+
+
 class Device(Struct, kw_only=True):
     """One device, as the cloud knows it."""
 
@@ -50,6 +57,7 @@ class Device(Struct, kw_only=True):
     """By task."""
     assigned: dict[str, Assigned] = {}
     """By task."""
+    report: Report = Report()
 
 
 class DeviceRow(Struct, kw_only=True):
@@ -65,6 +73,8 @@ class DeviceRow(Struct, kw_only=True):
     reason: str
     current: bool
     """What runs is what should."""
+    held: str = ""
+    """Why nothing begins on the device now."""
 
 
 class Blob(Struct, kw_only=True):
@@ -219,6 +229,7 @@ def _row(device: Device, task: str) -> DeviceRow:
         state=slot.state,
         reason=slot.reason,
         current=not desired or slot.running == desired,
+        held=device.report.held,
     )
 
 

@@ -12,7 +12,7 @@ from outrider.exchange import decoded, error_of
 from outrider.releases import CLOUD, CloudApi
 from outrider_wire.errors import CallerInputError, CallerUnknownError
 from outrider_wire.names import Name
-from outrider_wire.rollout import PlannedRelease, RolloutPlan
+from outrider_wire.rollout import PlannedRelease, RolloutPlan, Stop
 
 T = TypeVar("T")
 
@@ -106,8 +106,19 @@ class Standing(Struct, kw_only=True):
     events: list[Event] = []
 
 
-class _Standings(Struct):
-    rollouts: list[Standing]
+class Standings(Struct, kw_only=True):
+    """All rollouts, the newest first, and the emergency stop that stands, if one does."""
+
+    rollouts: list[Standing] = []
+    stop: Stop | None = None
+
+    @property
+    def stopped(self) -> str:
+        """The stop in words; '' when none stands."""
+        if self.stop is None:
+            return ""
+        what = ", ".join(self.stop.rollouts) or "all updates"
+        return f"STOPPED: {what}{f' ({self.stop.reason})' if self.stop.reason else ''}; lift it with: outrider ota stop --lift"
 
 
 class RolloutApi:
@@ -124,12 +135,12 @@ class RolloutApi:
         """Begins a rollout whose plan is signed."""
         return self._post("/v1/rollouts", {"task": task, "rollout": rollout}, Standing)
 
-    def all(self) -> list[Standing]:
-        """All rollouts, newest first; none where the cloud knows of no such thing."""
+    def standings(self) -> Standings:
+        """All rollouts; none where the cloud knows of no such thing."""
         reply = self._http.request("GET", "/v1/rollouts")
         if reply.status in (404, 405):
-            return []
-        return decoded(reply.status, reply.body, _Standings, what=CLOUD).rollouts
+            return Standings()
+        return decoded(reply.status, reply.body, Standings, what=CLOUD)
 
     def one(self, rollout: str) -> Standing:
         """One of them."""
@@ -155,18 +166,19 @@ class RolloutApi:
 
 
 def newest(api: RolloutApi, rollout: str) -> str:
-    """The rollout of that name; of '', the one that is not over.
+    """The rollout of that name; of '', the one that is not over, else the newest.
 
     Raises:
-        CallerUnknownError: there is none, or more than one.
+        CallerUnknownError: there is none, or more than one is under way.
     """
     if rollout:
         return rollout
-    running = [each.rollout for each in api.all() if not each.over]
+    known = api.standings().rollouts
+    running = [each.rollout for each in known if not each.over] or [each.rollout for each in known[:1]]
     if len(running) != 1:
-        raise CallerUnknownError(
-            f"{len(running)} rollouts are under way", reason="which_rollout", fix="name one: outrider ota status"
-        )
+        what = f"{len(running)} rollouts are under way" if running else "there is no rollout"
+        fix = "name one: outrider ota status" if running else "begin one: outrider ota rollout"
+        raise CallerUnknownError(what, reason="which_rollout", fix=fix)
     return running[0]
 
 

@@ -15,11 +15,12 @@ STAGES = ("stage", "group", "belong to it", "must finish", "devices")
 FIGURES = ("threshold", "found", "95 % lies in", "tolerated", "says")
 
 
-def fleet(screen: Screen, rows: Sequence[DeviceRow], standings: Sequence[rollouts.Standing]) -> None:
-    """What runs on every device, and every rollout."""
+def fleet(screen: Screen, rows: Sequence[DeviceRow], standings: rollouts.Standings) -> None:
+    """What runs on every device, every rollout, and the stop that stands."""
     empty = "" if rows else "no device was ever heard of; start one with: outrider edge run"
-    screen.result({"devices": rows, "rollouts": standings}, empty)
-    if standings:
+    said = {"devices": rows, "rollouts": standings.rollouts, "stop": standings.stop}
+    screen.result(said, "\n".join(filter(None, (standings.stopped, empty))))
+    if standings.rollouts:
         screen.table(
             ("rollout", "state", "stage", "devices", "what"),
             [
@@ -30,7 +31,7 @@ def fleet(screen: Screen, rows: Sequence[DeviceRow], standings: Sequence[rollout
                     rollouts.counted(each.members) or "–",
                     each.what or each.means,
                 )
-                for each in standings
+                for each in standings.rollouts
             ],
         )
     if rows:
@@ -45,7 +46,7 @@ def fleet(screen: Screen, rows: Sequence[DeviceRow], standings: Sequence[rollout
                     row.version or "–",
                     "the same" if row.current else row.desired[:12],
                     row.state or "–",
-                    row.reason or "",
+                    row.reason or row.held,
                 )
                 for row in rows
             ],

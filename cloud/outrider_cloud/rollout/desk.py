@@ -114,6 +114,11 @@ class RolloutDesk:
                 continue
         raise RuleRefusalError("another stop was made meanwhile", reason="overtaken", fix="look at it, then try again")
 
+    async def standing_stop(self) -> Stop | None:
+        """The emergency stop that devices heed now; None: none does."""
+        last = await self._store.read(rollouts.last_stop)
+        return last[0] if last is not None and not last[0].lifted else None
+
     async def all_briefs(self) -> list[RolloutBrief]:
         """All rollouts, newest first."""
 

@@ -123,7 +123,7 @@ def _detects(tested: int, ruled_out: float, halted: float | None) -> str:
         return "nobody is tested"
     rate = f"{ruled_out:.0%}" if ruled_out >= 0.1 else f"{ruled_out:.1%}"
     way = f"halts from {halted:.0%} on" if halted is not None else "too few to be halted"
-    return f"{tested} devices: only failure rates above {rate}; {way}"
+    return f"{tested} device{'s' * (tested != 1)}: only failure rates above {rate}; {way}"
 
 
 def _missing(plan: RolloutPlan, seen: Seen, files: Mapping[str, Mapping[str, int]]) -> int:

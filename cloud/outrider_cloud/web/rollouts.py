@@ -54,6 +54,8 @@ class RolloutsReply(msgspec.Struct, kw_only=True, frozen=True):
     """All rollouts, newest first."""
 
     rollouts: list[RolloutBrief]
+    stop: Stop | None
+    """The emergency stop that stands now."""
 
 
 class RolloutDevicesReply(msgspec.Struct, kw_only=True, frozen=True):
@@ -146,7 +148,7 @@ class RolloutRoutes:
         return json_reply(await self._desk.create(wanted.task, wanted.rollout), 201)
 
     async def _list(self, _: web.Request) -> web.Response:
-        return json_reply({"rollouts": await self._desk.all_briefs()})
+        return json_reply({"rollouts": await self._desk.all_briefs(), "stop": await self._desk.standing_stop()})
 
     async def _show(self, request: web.Request) -> web.Response:
         return json_reply(await self._desk.one(_name(request)))

@@ -26,8 +26,7 @@ MOST_BASES = 4
 
 @runtime_checkable
 class DeltaSource(Protocol):
-    """A source of releases that has deltas too. Real: `outrider_edge.uplink.uplink.Uplink`; a folder's are found by
-    `outrider_engine.delta.beside.find_delta`."""
+    """A source of releases that has deltas too. Real: `outrider_edge.uplink.uplink.Uplink`, `outrider_edge.updates.folder.FolderSource`."""
 
     async def pull_delta(self, *, sha256: str, size: int, bases: Sequence[str], to: Path) -> str | None:
         """Brings a delta into the file ``to`` that makes the file ``sha256``, of ``size`` bytes, of one of ``bases``.

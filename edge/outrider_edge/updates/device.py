@@ -117,6 +117,7 @@ class Updater:
         self._driver: asyncio.Task[None] | None = None
         self._order = b""
         self._unjudged: dict[Kind, bytes] = {}
+        self._judged = b""
         self._waiting: Approved | None = None
         self.trouble = ""
         """Why the newest order is not judged yet."""
@@ -143,7 +144,12 @@ class Updater:
     def on_desired(self, desired: Desired) -> None:
         """What the cloud wants. With a root of trust only what is signed is looked at; without one, only where that is permitted."""
         if self.judge is not None:
-            if desired.signed:
+            known = (
+                b"",
+                self._judged,
+                self._unjudged.get("order"),
+            )  # the cloud says an order again at every word from here
+            if desired.signed not in known:
                 self._asked.put("order", desired.signed)
             return
         if not self._terms.unsigned:
@@ -288,6 +294,7 @@ class Updater:
                 await self.halt(await asyncio.to_thread(judge.stop, data))
             else:
                 trouble = await self._take_order(judge, data)
+                self._judged = data
             del self._unjudged[kind]
         for left, word in self._unjudged.items():  # metadata can be had again, or there is a newer key
             self._asked.put_again(left, word)

@@ -25,11 +25,12 @@ def diagram() -> str:
 
 
 def table() -> str:
-    """The same as a table in Markdown: what each state waits for, its deadline, and what follows then."""
-    rows = ["| state | waits for | deadline (run time) | then |", "|---|---|---|---|"]
+    """The same as a table in Markdown: what each state waits for and persists, its deadline, and what follows then."""
+    rows = ["| state | waits for | persists | deadline (run time) | then |", "|---|---|---|---|---|"]
     for state, phase in PHASES.items():
         deadline = "none" if phase.deadline_s is None else f"{phase.deadline_s / 3600:g} h"
-        rows.append(f"| {state} | {phase.what} | {deadline} | {phase.late_what or '–'} |")
+        keeps = ", ".join(f"`{name}`" for name in phase.keeps)
+        rows.append(f"| `{state}` | {phase.what} | {keeps} | {deadline} | {phase.late_what or '–'} |")
     return "\n".join(rows) + "\n"
 
 

@@ -24,6 +24,8 @@ class Assigned:
     """A signed plan permits to return to it, though its counter is lower."""
     times: Times | None = None
     """When it may begin; None: at any time."""
+    by_hand: bool = False
+    """A person at the device wants it, under the number of the last order: what came of that order says nothing of it."""
 
 
 @dataclass(frozen=True, kw_only=True)

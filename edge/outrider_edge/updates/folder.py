@@ -6,11 +6,13 @@ Wherever in the folder a file lies, it is found by its size and digest; links ar
 import asyncio
 import hashlib
 import os
+import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import BufferedReader
 from pathlib import Path
 
+from outrider_engine.delta.beside import find_delta
 from outrider_link.files import fsync_dir
 from outrider_wire.errors import BundleDamagedError, PeerError
 
@@ -20,7 +22,7 @@ _PIECE = 1 << 20
 
 
 class FolderSource:
-    """`outrider_edge.updates.fetching.ReleaseSource` over a folder."""
+    """`outrider_edge.updates.fetching.ReleaseSource` over a folder, with the deltas in it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -34,6 +36,10 @@ class FolderSource:
         """As `outrider_edge.updates.fetching.ReleaseSource`."""
         await asyncio.to_thread(self._copy, sha256, size, to)
         return to
+
+    async def pull_delta(self, *, sha256: str, size: int, bases: Sequence[str], to: Path) -> str | None:
+        """As `outrider_edge.updates.deltas.DeltaSource`: of the deltas beside the releases."""
+        return await asyncio.to_thread(self._copy_delta, sha256, size, bases, to)
 
     def plans(self) -> list[tuple[str, str]]:
         """(task, rollout) of every plan that lies in it, as a repository names them."""
@@ -73,6 +79,17 @@ class FolderSource:
             fsync_dir(to.parent)
             return
         raise _missing(sha256)
+
+    def _copy_delta(self, sha256: str, size: int, bases: Sequence[str], to: Path) -> str | None:
+        found = find_delta(self._folder, bases=bases, target=sha256)
+        if found is None:
+            return None
+        base, path = found
+        with _opened(path) as file, to.open("wb") as out:
+            if os.fstat(file.fileno()).st_size >= size:  # not worth having
+                return None
+            shutil.copyfileobj(file, out, _PIECE)
+        return base
 
     def _candidates(self, size: int) -> list[Path]:
         if self._sizes is None:

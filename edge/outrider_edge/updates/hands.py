@@ -5,6 +5,7 @@ signed plan that has this device, and the releases.
 """
 
 import asyncio
+import dataclasses
 from pathlib import Path
 
 from msgspec import Struct
@@ -100,7 +101,9 @@ class Hands:
         """
         if not path.is_absolute() or not await asyncio.to_thread(path.is_dir):
             raise CallerUnknownError(
-                f"there is no folder {str(path)[:256]!r}", reason="no_such_folder", fix="give the whole path"
+                f"there is no folder {str(path)[:256]!r}",
+                reason="no_such_folder",
+                fix="give the whole path of a folder on this device",
             )
         if (held := self._updater.held_back) and not dry_run:
             raise RuleRefusalError(held, reason="updates_held", fix="see: outrider edge update status")
@@ -114,7 +117,8 @@ class Hands:
         if not dry_run:
             for name in approved.wishes:
                 self._updater.tasks[name].source = source
-            self._updater.hand_on(approved)
+            wishes = {name: dataclasses.replace(wish, by_hand=True) for name, wish in approved.wishes.items()}
+            self._updater.hand_on(replace(approved, wishes=wishes))
         return planned
 
     async def commit(self, task: str) -> list[str]:

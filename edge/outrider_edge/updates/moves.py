@@ -70,7 +70,9 @@ def assigned(record: Record, wish: Assigned) -> Step:
 def _heeded(record: Record, wish: Assigned) -> bool:
     """Whether it is newer than what was heeded. It was judged before it came here; should that fail, nothing older comes in."""
     older = wish.order < record.order if wish.order else wish.counter < record.counter
-    told_again = bool(wish.order) and wish.order == record.ended and record.outcome in FINAL
+    told_again = (
+        bool(wish.order) and not wish.by_hand and wish.order == record.ended and record.outcome in (*FINAL, "committed")
+    )
     below = 0 < wish.release_counter < record.floor and not wish.back
     return not (older or told_again or below)
 

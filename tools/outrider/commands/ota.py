@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from outrider.commands import ota_keys, ota_looking, ota_rollout
+from outrider.commands import ota_exporting, ota_keys, ota_looking, ota_rollout
 from outrider.commands.options import BundleDir, CloudAddress, DryRun, Json, Quiet, Yes, group
 from outrider.commands.ota_options import (
     DEFAULT_REPOSITORY,
@@ -76,16 +76,25 @@ def publish(
     about = (
         f"{wanted.facts.task} {wanted.facts.version} ({wanted.digest[:12]}…), release counter {wanted.facts.counter}"
     )
+    only_bring = wanted.signed and link is not None
+    act = "bring the files of" if only_bring else "sign"
     if dry_run:
-        screen.result({"dry_run": True, **wanted.about()}, f"would sign {about}")
+        screen.result({"dry_run": True, **wanted.about()}, f"would {act} {about}")
         return
-    if not screen.confirmed(f"sign {about}?", yes=yes):
+    if not screen.confirmed(f"{act} {about}?", yes=yes):
         screen.note("nothing was signed")
         raise typer.Exit(1)
     from outrider.progress import bar
 
     with bar(screen) as tell:
         signed_release.upload(link, bundle, tell)
+    if only_bring:
+        signed_release.register(link, wanted)
+        screen.result(
+            {"dry_run": False, **wanted.about(), "published": []},
+            f"✓ {about} is signed already, and its files are there",
+        )
+        return
     signed_release.sign(place, wanted, key)
     came = finish(place, screen, link)
     signed_release.register(link, wanted)
@@ -123,15 +132,15 @@ def _publish_unsigned(
     api, source = link
     todo = releases.plan(api, bundle, to)
     about = f"{todo.task} {todo.version} ({todo.release[:12]}…) to {todo.whom}: {size(todo.bytes)} to upload"
-    if dry_run:
-        screen.result({"dry_run": True, "bytes": todo.bytes, **_brief(todo)}, f"would publish {about}")
-        return
     if source.signs():
         raise RuleRefusalError(
             "this cloud keeps signed metadata, and offers nothing that is not signed",
             reason="must_be_signed",
             fix="sign the release: --key URI",
         )
+    if dry_run:
+        screen.result({"dry_run": True, "bytes": todo.bytes, **_brief(todo)}, f"would publish {about}")
+        return
     if not screen.confirmed(f"publish {about}?", yes=yes):
         screen.note("nothing was published")
         raise typer.Exit(1)
@@ -145,5 +154,5 @@ def _publish_unsigned(
 
 app.command("init")(ota_keys.init)
 app.add_typer(ota_keys.app, name="keys")
-for command in (*ota_rollout.COMMANDS, *ota_looking.COMMANDS):
+for command in (*ota_rollout.COMMANDS, ota_exporting.export, *ota_looking.COMMANDS):
     app.command(command.__name__)(command)

@@ -227,10 +227,13 @@ def sign(
 
     A FILE is only signed in its place: carry it on, or back. With --dry-run it says what is in it.
     """
-    from outrider.ota.carried import sign_file
+    from outrider.ota.carried import described, sign_file
+    from outrider_wire.errors import OperatorConfigError
 
     screen = Screen(json=json, quiet=quiet)
     place = workplace(folder, passphrase_file)
+    if not (key or dry_run):
+        raise OperatorConfigError("no key is named to sign with", reason="no_key", fix="give --key URI")
     if what.endswith(".json"):
         signed = sign_file(place, Path(what), key or [], dry_run=dry_run)
         screen.result(
@@ -241,8 +244,12 @@ def sign(
         )
         return
     if dry_run:
-        lacking = place.lacking(what, place.proposed(what))
-        screen.result({"dry_run": True, "role": what, "lacking": lacking}, f"{what} lacks {lacking} signature(s)")
+        waiting = place.proposed(what)
+        lacking, about = place.lacking(what, waiting), described(waiting)
+        screen.result(
+            {"dry_run": True, "role": what, "lacking": lacking, "about": about},
+            "\n".join([*about, f"{what} lacks {lacking} signature(s)"]),
+        )
         return
     lacking = place.sign(what, key or [])
     came = finish(place, screen, cloud_of(cloud, token_file, ca_file))
@@ -267,11 +274,38 @@ def publish(
     if dry_run:
         waiting = place.waiting()
         screen.result(
-            {"dry_run": True, "waiting": waiting}, "\n".join(f"{role} lacks {n}" for role, n in waiting.items())
+            {"dry_run": True, "waiting": waiting},
+            "\n".join(f"{role} lacks {n}" for role, n in waiting.items()) or "nothing waits",
         )
         return
     came = finish(place, screen, cloud_of(cloud, token_file, ca_file))
     screen.result({"dry_run": False, **came}, f"✓ published {came['published'] or 'nothing'}")
+
+
+@app.command("discard")
+def discard(
+    role: Role,
+    *,
+    folder: Folder = DEFAULT_REPOSITORY,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Forget what is proposed of a role, and its signatures."""
+    from outrider.ota.carried import described
+
+    screen = Screen(json=json, quiet=quiet)
+    place = workplace(folder, None)
+    about = described(place.proposed(role))
+    if not dry_run:
+        if not screen.confirmed(f"forget the proposed {about[0]}?", yes=yes):
+            raise typer.Exit(1)
+        place.discard(role)
+    word = "would forget" if dry_run else "✓ forgot"
+    screen.result(
+        {"dry_run": dry_run, "role": role, "about": about}, "\n".join([f"{word} the proposed {about[0]}", *about[1:]])
+    )
 
 
 @app.command("checklist")

@@ -1,7 +1,7 @@
 """``outrider ota verify|show|diff|history|gc``: what is signed, and what of it nobody needs."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -54,9 +54,9 @@ def verify(
     from outrider_trust.sources import DirectorySource
 
     screen = Screen(json=json, quiet=quiet)
-    link = cloud_of(cloud, token_file, ca_file)
+    link = None if source else cloud_of(cloud, token_file, ca_file)
     shipped = read_text(root or folder / "metadata" / "1.root.json").encode()
-    found = looking.verify(shipped, link[1] if link else DirectorySource(source or folder))
+    found = looking.verify(shipped, link[1] if link else DirectorySource(source or folder), whole=source is None)
     screen.result({"verified": not found.faults, "versions": found.versions, "found": found.found})
     screen.table(
         ("kind", "task", "name", "version", "counter", "judgement"),
@@ -67,7 +67,7 @@ def verify(
                 each.name[:20],
                 each.version or "–",
                 each.counter or "–",
-                each.fault or "a device believes it",
+                each.fault or ("is not here" if each.absent else "a device believes it"),
             )
             for each in found.found
         ],
@@ -89,6 +89,10 @@ def show(
     from outrider.ota import publishing
 
     screen = Screen(json=json, quiet=quiet)
+    if Path(release).is_dir():
+        from outrider_engine.bundle import open_bundle
+
+        release = open_bundle(Path(release)).digest
     known = publishing.find(workplace(folder, None), release, task)
     facts = known.facts
     screen.result({"release": known.digest, "size": known.size, "automatic": known.automatic, **_built(facts)})
@@ -174,7 +178,7 @@ def gc(
 ) -> None:
     """Remove releases that no plan and no device needs.
 
-    Plans that have expired go too. Without --yes it only says which.
+    Plans that have expired go too. --dry-run only says which; the keys of their roles sign.
     """
     from outrider.ota import cloudlink, collecting
     from outrider_wire.errors import OperatorConfigError
@@ -192,14 +196,6 @@ def gc(
         cloudlink.pull(place.repository, link[1])
         running = cloudlink.held_by_devices(link[0])
     survey = collecting.survey(place, running, keep=keep)
-    acts = yes and not dry_run
-    came: dict[str, object] = {}
-    if acts and (survey.going or survey.plans):
-        for role in collecting.propose(place, survey):
-            place.sign(role, _signing(place, role, key or []))
-        came = finish(place, screen, link)
-        came["files"] = collecting.sweep(place)
-    screen.result({"dry_run": not acts, "releases": survey.releases, "expired_plans": survey.plans, **came})
     screen.table(
         ("task", "release", "version", "counter", "stays because"),
         [
@@ -207,8 +203,23 @@ def gc(
             for each in survey.releases
         ],
     )
-    if not acts:
-        screen.note("nothing was removed; with --yes --key URI it is")
+    found = {"releases": survey.releases, "expired_plans": survey.plans}
+    going = f"{len(survey.going)} release(s) and {len(survey.plans)} expired plan(s)"
+    if dry_run or not (survey.going or survey.plans):
+        screen.result(
+            {"dry_run": dry_run, **found}, f"would remove {going}" if dry_run else "✓ there is nothing to remove"
+        )
+        return
+    if not key:
+        raise OperatorConfigError("a removal is signed, as a release is", reason="no_key", fix="give --key URI")
+    if not screen.confirmed(f"remove {going}?", yes=yes):
+        screen.note("nothing was removed")
+        raise typer.Exit(1)
+    for role, metadata in collecting.without(place, survey).items():
+        place.propose_signed(role, metadata, _signing(place, role, metadata, key))
+    came = finish(place, screen, link)
+    came["files"] = collecting.sweep(place)
+    screen.result({"dry_run": False, **found, **came}, f"✓ removed {going}")
 
 
 def mend(
@@ -218,11 +229,23 @@ def mend(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """On a device: put damaged metadata aside, and forget nothing."""
+    """On a device: put damaged metadata aside, and forget nothing.
+
+    The agent must not run. FOLDER is metadata/ in its data folder.
+    """
     from outrider_link.settings import read_text
     from outrider_trust.client import TrustedMetadata
+    from outrider_wire.errors import OperatorConfigError
 
     screen = Screen(json=json, quiet=quiet)
+    if (
+        not any(kept.glob("*.root.json"))
+        and not (kept / "root_history").is_dir()
+        and not (kept / "timestamp.json").exists()
+    ):
+        raise OperatorConfigError(
+            f"no device keeps metadata in {kept}", reason="no_metadata", fix="name metadata/ in the agent's data_dir"
+        )
     done = TrustedMetadata(kept, shipped_root=read_text(root).encode()).mend()
     screen.result({"done": done}, "\n".join(done) or "nothing is damaged")
 
@@ -230,9 +253,10 @@ def mend(
 COMMANDS = (verify, show, diff, history, gc, mend)
 
 
-def _signing(place: "Workplace", role: str, keys: list[str]) -> list[str]:
+def _signing(place: "Workplace", role: str, metadata: Any, keys: list[str]) -> list[str]:
     """Those of the keys that the role has: a collection may concern several tasks."""
-    return [uri for uri in keys if place.may_sign(role, uri)]
+    named = place.may_sign(role, metadata)
+    return [uri for uri in keys if place.signer(uri).public_key.keyid in named]
 
 
 def _manifest(place: "Workplace", what: str, task: str) -> "Manifest":

@@ -1,11 +1,14 @@
 """The flags of ``outrider ota`` that name a working copy, a key, a cloud; and what they open."""
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from outrider.ota.cloudlink import CloudSource
     from outrider.ota.workplace import Workplace
     from outrider.output import Screen
@@ -43,6 +46,17 @@ CaFile = Annotated[
     Path | None,
     typer.Option(envvar="OUTRIDER_OTA_CA_FILE", metavar="FILE", help="Who signed the certificate of an https:// API."),
 ]
+
+
+@contextmanager
+def usage() -> "Iterator[None]":
+    """A value that is none is a mistake in the command, which ends with code 2."""
+    from outrider_wire.errors import CallerInputError, OperatorConfigError
+
+    try:
+        yield
+    except CallerInputError as error:
+        raise OperatorConfigError(error.what, reason=error.reason, fix=error.fix) from error
 
 
 def workplace(folder: Path, passphrase_file: Path | None) -> "Workplace":

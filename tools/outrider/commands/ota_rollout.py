@@ -15,6 +15,7 @@ from outrider.commands.ota_options import (
     TokenFile,
     cloud_of,
     finish,
+    usage,
     workplace,
 )
 from outrider.output import Screen
@@ -74,6 +75,9 @@ def rollout(
     cloud: CloudAddress = DEFAULT_CLOUD,
     token_file: TokenFile = None,
     ca_file: CaFile = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Only sign the plan here, for a stick; --cloud is not asked.")
+    ] = False,
     dry_run: DryRun = False,
     yes: Yes = False,
     json: Json = False,
@@ -87,15 +91,16 @@ def rollout(
     from outrider import planning, rollouts
 
     screen = Screen(json=json, quiet=quiet)
-    link = cloud_of(cloud, token_file, ca_file)
-    if link is None:
-        raise OperatorConfigError("no cloud is named", reason="no_cloud", fix="give --cloud")
-    api, place = rollouts.RolloutApi(link[0]), workplace(folder, passphrase_file)
-    if signed:
+    link = None if offline else cloud_of(cloud, token_file, ca_file)
+    if link is None and not offline:
+        raise OperatorConfigError("no cloud is named", reason="no_cloud", fix="give --cloud, or --offline")
+    place = workplace(folder, passphrase_file)
+    api = rollouts.RolloutApi(link[0]) if link else None
+    if signed and api:
         _begin(screen, api, place, signed)
         return
     if not release:
-        raise CallerInputError("no release is named", reason="invalid_rollout", fix="see: outrider ota history")
+        raise OperatorConfigError("no release is named", reason="invalid_rollout", fix="see: outrider ota history")
     rates = {
         "failures": failures,
         "rollbacks": rollbacks,
@@ -104,30 +109,33 @@ def rollout(
         "escalation": escalation,
         "confidence": confidence,
     }
-    asked = planning.Asked(
-        releases=release,
-        groups=groups,
-        minimum=minimum,
-        soak=soak,
-        start=start,
-        expires=expires,
-        freeze=freeze,
-        approve_each=approve_each,
-        rollback_to=rollback_to or [],
-        name=name,
-        thresholds={limit: rollouts.rate(text) for limit, text in rates.items()},
-        silent_after=silent_after,
-        automatic=automatic,
-    )
-    plan = planning.make_plan(place, asked)
-    foretold = api.forecast(plan)
-    _foretell(screen, plan, foretold)
+    with usage():
+        asked = planning.Asked(
+            releases=release,
+            groups=groups,
+            minimum=minimum,
+            soak=soak,
+            start=start,
+            expires=expires,
+            freeze=freeze,
+            approve_each=approve_each,
+            rollback_to=rollback_to or [],
+            name=name,
+            thresholds={limit: rollouts.rate(text) for limit, text in rates.items()},
+            silent_after=silent_after,
+            automatic=automatic,
+        )
+        plan = planning.make_plan(place, asked)
+    foretold = api.forecast(plan) if api else None
+    if foretold:
+        _foretell(screen, plan, foretold)
     if dry_run:
         screen.result({"dry_run": True, "plan": plan, "forecast": foretold}, f"would begin {plan.rollout}")
         return
     if not key:
         raise OperatorConfigError("a plan is signed with its task's key", reason="no_key", fix="give --key URI")
-    if not screen.confirmed(f"sign and begin {plan.rollout} for {foretold.devices} device(s)?", yes=yes):
+    act = f"sign and begin {plan.rollout} for {foretold.devices} device(s)" if foretold else f"sign {plan.rollout}"
+    if not screen.confirmed(f"{act}?", yes=yes):
         screen.note("nothing was signed")
         raise typer.Exit(1)
     from outrider.ota import publishing
@@ -135,9 +143,14 @@ def rollout(
     lacking = publishing.sign_plan(place, plan, key, automatic=automatic)
     came = finish(place, screen, link)
     if any(lacking.values()):
-        then = f"when all have signed: outrider ota rollout --signed {plan.rollout}"
+        next_ = f"export DIR --rollout {plan.rollout}" if offline else f"rollout --signed {plan.rollout}"
+        then = f"when all have signed: outrider ota {next_}"
         screen.result({"dry_run": False, "plan": plan, "lacking": lacking, **came}, then)
         raise typer.Exit(5)
+    if api is None:
+        then = f"✓ signed {plan.rollout}; next: outrider ota export DIR --rollout {plan.rollout} --bundle BUNDLE"
+        screen.result({"dry_run": False, "plan": plan, **came}, then)
+        return
     standing = api.begin(plan.releases[0].task, plan.rollout)
     done = {"dry_run": False, "plan": plan, "forecast": foretold, "rollout": standing, **came}
     screen.result(done, f"✓ {plan.rollout} has begun; see: outrider ota status {plan.rollout} --watch")
@@ -154,23 +167,30 @@ def status(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show what really runs on every device, or how a rollout stands."""
+    """Show what runs on every device, and all rollouts or one.
+
+    With --watch and no name: the one that is under way, else the newest.
+    """
     from outrider import durations, releases, rollouts, rollouts_show
 
     screen = Screen(json=json, quiet=quiet)
     link = releases.CloudApi(cloud, token_file=token_file, ca_file=ca_file)
     api = rollouts.RolloutApi(link)
     if watch:
-        rollouts_show.watch(screen, api, rollouts.newest(api, rollout), every_s=float(durations.seconds(every)))
+        with usage():
+            every_s = float(durations.seconds(every))
+        rollouts_show.watch(screen, api, rollouts.newest(api, rollout), every_s=every_s)
     elif rollout:
         rollouts_show.show(screen, api.one(rollout))
     else:
-        rollouts_show.fleet(screen, releases.rows(link.devices()), api.all())
+        rollouts_show.fleet(screen, releases.rows(link.devices()), api.standings())
 
 
 def wait(
     *,
-    rollout: Annotated[str, typer.Argument(metavar="[ROLLOUT]", help="Default: the one that is under way.")] = "",
+    rollout: Annotated[
+        str, typer.Argument(metavar="[ROLLOUT]", help="Default: the one that is under way, else the newest.")
+    ] = "",
     timeout: Annotated[str, typer.Option(metavar="1h", help="Give up after this.")] = "1h",
     cloud: CloudAddress = DEFAULT_CLOUD,
     token_file: TokenFile = None,
@@ -189,13 +209,15 @@ def wait(
     name, last = rollouts.newest(api, rollout), ""
     code = 5
     standing = rollouts.Standing(rollout=name, state="unknown")
-    for standing in rollouts.changes(api, name, every_s=1.0, within_s=float(durations.seconds(timeout))):
-        if (line := rollouts.headline(standing)) != last:
-            screen.note(line)
-            last = line
+    with usage():
+        within_s = float(durations.seconds(timeout))
+    for standing in rollouts.changes(api, name, every_s=1.0, within_s=within_s):
         if standing.state in rollouts.ENDED_WELL | rollouts.ENDED_ILL | rollouts.UNDECIDED:
             code = 0 if standing.state in rollouts.ENDED_WELL else 3 if standing.state in rollouts.ENDED_ILL else 5
             break
+        if (line := rollouts.headline(standing)) != last:
+            screen.note(line)
+            last = line
     else:
         screen.note(f"after {timeout} it has not ended")
     screen.result(standing, rollouts.headline(standing))
@@ -205,7 +227,9 @@ def wait(
 
 Rollout = Annotated[
     str,
-    typer.Argument(metavar="[ROLLOUT]", help="Default: the one that is under way.", show_default=False),
+    typer.Argument(
+        metavar="[ROLLOUT]", help="Default: the one that is under way, else the newest.", show_default=False
+    ),
 ]
 Note = Annotated[str, typer.Option("--note", metavar="TEXT", help="Kept with the rollout, for whoever reads it.")]
 
@@ -312,7 +336,8 @@ def stop(
     """Stop what is under way on all devices; or lift that. At the next safe point, within seconds; needs no offline key."""
     screen, api = Screen(json=json, quiet=quiet), _api(cloud, token_file, ca_file)
     names = rollout or []
-    what = f"{'let go on' if lift else 'stop'} {', '.join(names) or 'all updates'}"
+    whom = ", ".join(names) or "all updates"
+    what = f"let {whom} go on" if lift else f"stop {whom}"
     if not dry_run and not screen.confirmed(f"{what} on every device?", yes=yes):
         raise typer.Exit(1)
     said = api.stop(names, lifted=lift, reason=note, dry_run=dry_run)

@@ -1,6 +1,7 @@
 """A proposed file on a signer's own machine, where there is no repository: what it would change, and one signature more."""
 
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct
 from tuf.api.exceptions import RepositoryError
@@ -9,7 +10,8 @@ from tuf.api.metadata import Metadata
 from outrider.ota.workplace import Workplace
 from outrider_link.files import write_durably
 from outrider_trust.facts import CONTROL, FILE
-from outrider_trust.keys import open_file, open_signer
+from outrider_trust.keys import URI_FIELD, open_file, open_signer
+from outrider_trust.repository import KINDS
 from outrider_wire.errors import OperatorConfigError, TrustRefusedError
 
 
@@ -20,17 +22,8 @@ class Carried(Struct, kw_only=True):
     signatures: int
 
 
-def sign_file(place: Workplace, path: Path, uris: list[str], *, dry_run: bool = False) -> Carried:
-    """Adds signatures to a file in its place; with ``dry_run`` only says what is in it.
-
-    Raises:
-        OperatorConfigError: ``metadata_damaged``: it is none; a key cannot be opened.
-        TrustRefusedError: ``foreign_key``: a root that does not name the key.
-    """
-    try:
-        metadata: Metadata = Metadata.from_bytes(path.read_bytes())  # type: ignore[type-arg]
-    except (OSError, RepositoryError) as error:
-        raise OperatorConfigError(f"{path} is no metadata: {error}", reason="metadata_damaged") from error
+def described(metadata: "Metadata[Any]") -> list[str]:
+    """What a version says, line by line: who may sign how much, and what is released."""
     signed = metadata.signed
     about = [f"{signed.type} version {signed.version}, expires {signed.expires:%Y-%m-%d}"]
     for role, named in sorted(getattr(signed, "roles", {}).items()):
@@ -39,22 +32,57 @@ def sign_file(place: Workplace, path: Path, uris: list[str], *, dry_run: bool = 
     for role, delegated in sorted(((delegations.roles or {}) if delegations else {}).items()):
         what = "orders and stops" if role == CONTROL else ", ".join(delegated.paths or [])
         about.append(f"  {role}: {what}: {delegated.threshold} of {', '.join(id_[:12] for id_ in delegated.keyids)}")
-    about += [f"  names {target}" for target in sorted(getattr(signed, "targets", {}))]
+    return [*about, *(f"  names {target}" for target in sorted(getattr(signed, "targets", {})))]
+
+
+def sign_file(place: Workplace, path: Path, uris: list[str], *, dry_run: bool = False) -> Carried:
+    """Adds signatures to a file in its place; with ``dry_run`` only says what is in it.
+
+    Raises:
+        OperatorConfigError: ``metadata_damaged``: it is none; a key cannot be opened.
+        TrustRefusedError: ``foreign_key``: the key's signature would count for nothing, as far as can be known here.
+    """
+    try:
+        metadata: Metadata[Any] = Metadata.from_bytes(path.read_bytes())
+    except (OSError, RepositoryError) as error:
+        raise OperatorConfigError(f"{path} is no metadata: {error}", reason="metadata_damaged") from error
+    about = described(metadata)
     if dry_run:
         return Carried(about=about, signatures=len(metadata.signatures))
-    for uri in uris:
-        public = getattr(signed, "keys", {})
-        scheme, _, rest = uri.partition(":")
-        named_key = next(
-            (key for key in public.values() if key.unrecognized_fields.get("x-outrider-key-uri") == uri), None
-        )
-        signer = (
-            open_file(Path(rest), place.passphrase)
-            if scheme == FILE
-            else open_signer(uri, place.passphrase, public=named_key)
-        )
-        if signed.type == "root" and signer.public_key.keyid not in public and not dry_run and signed.version == 1:
-            raise TrustRefusedError(f"this root does not name the key {uri}", reason="foreign_key")
+    named, certain = _may_sign(place, path, metadata)
+    signers = [(uri, _signer(place, uri, metadata)) for uri in uris]
+    for uri, signer in signers:
+        if signer.public_key.keyid in named:
+            continue
+        if certain:
+            raise TrustRefusedError(
+                f"this {metadata.signed.type} is not signed with the key {uri}",
+                reason="foreign_key",
+                fix="compare the key ids: outrider ota keys sign FILE --dry-run",
+            )
+        about.append(f"the file does not name {uri}: it counts only if whoever vouches for this role does")
+    for _, signer in signers:
         metadata.sign(signer, append=True)
     write_durably(path, metadata.to_bytes())
     return Carried(about=about, signatures=len(metadata.signatures))
+
+
+def _may_sign(place: Workplace, path: Path, metadata: "Metadata[Any]") -> tuple[set[str], bool]:
+    """Ids of keys whose signature counts; and whether those are all. A first root names its own, a later one the root before too."""
+    signed = metadata.signed
+    role = signed.type if signed.type in KINDS and signed.type != "targets" else path.stem.rpartition(".")[2]
+    own = set(signed.roles["root"].keyids) if signed.type == "root" else set()
+    if signed.type == "root" and signed.version == 1:
+        return own, True
+    if not any(place.repository.metadata.glob("*.root.json")):
+        return own, False
+    return own | place.may_sign(role, metadata), True
+
+
+def _signer(place: Workplace, uri: str, metadata: "Metadata[Any]") -> Any:
+    scheme, _, rest = uri.partition(":")
+    if scheme == FILE:
+        return open_file(Path(rest), place.passphrase)
+    public = getattr(metadata.signed, "keys", {}).values()
+    named = next((key for key in public if key.unrecognized_fields.get(URI_FIELD) == uri), None)
+    return open_signer(uri, place.passphrase, public=named)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from msgspec import Struct
 
@@ -91,19 +92,18 @@ def survey(place: Workplace, running: Collection[str], *, keep: int = 2, now_ms:
     return Survey(releases=found, plans=old)
 
 
-def propose(place: Workplace, collection: Survey) -> list[str]:
-    """Proposes the roles without what goes; the roles, which must then be signed. Bytes are removed by `sweep`, after that."""
+def without(place: Workplace, collection: Survey) -> dict[str, Any]:
+    """The next version of every role that loses something, to be signed. Bytes are removed by `sweep`, after that."""
     gone: dict[str, list[str]] = {}
     for each in collection.going:
         gone.setdefault(auto_role(each.task) if each.automatic else each.task, []).append(each.path)
     for plan in collection.plans:
         gone.setdefault(auto_role(plan.task) if "/auto/" in plan.path else plan.task, []).append(plan.path)
-    for role, paths in gone.items():
-        metadata = place.repository.fresh(role)
-        for path in paths:
+    next_ = {role: place.repository.fresh(role) for role in sorted(gone)}
+    for role, metadata in next_.items():
+        for path in gone[role]:
             metadata.signed.targets.pop(path, None)
-        place.repository.propose(role, metadata)
-    return sorted(gone)
+    return next_
 
 
 def sweep(place: Workplace) -> int:

@@ -28,6 +28,8 @@ class Judged(Struct, kw_only=True):
     automatic: bool = False
     fault: str = ""
     """Why a device refuses it; '' where it does not."""
+    absent: bool = False
+    """It is signed, and its bytes are not on this stick."""
 
 
 class Verified(Struct, kw_only=True):
@@ -61,8 +63,13 @@ class Difference(Struct, kw_only=True):
     after: str
 
 
-def verify(root: bytes, source: MetadataSource) -> Verified:
+def verify(root: bytes, source: MetadataSource, *, whole: bool = True) -> Verified:
     """Judges a source as a fresh device, down to the bytes of every plan and manifest.
+
+    Args:
+        root: what the device was shipped with.
+        source: of the metadata and what it names.
+        whole: all that is signed must be there; a stick brings one plan and its releases.
 
     Raises:
         TrustError: a device would believe nothing of it.
@@ -74,6 +81,9 @@ def verify(root: bytes, source: MetadataSource) -> Verified:
         found = [
             _judged(client, source, path) for role in versions.roles for path in sorted(client.targets_of(role, source))
         ]
+    for each in found:
+        if not whole and each.fault.startswith("metadata_missing"):
+            each.fault, each.absent = "", True
     return Verified(versions=versions, found=found)
 
 

@@ -54,6 +54,16 @@ def releases(place: Workplace, task: str, *, proposed: bool = False) -> list[Kno
     return sorted(found, key=lambda each: -each.facts.counter)
 
 
+def signed_as(place: Workplace, digest: str, task: str, *, automatic: bool, proposed: bool = False) -> Known | None:
+    """What is signed of that release by that role, with ``proposed`` also what still lacks signatures; None: nothing."""
+    known = (
+        each
+        for each in releases(place, task, proposed=proposed)
+        if each.digest == digest and each.automatic == automatic
+    )
+    return next(known, None)
+
+
 def find(place: Workplace, begin: str, task: str = "") -> Known:
     """The one release of that version, or whose digest begins so.
 
@@ -120,9 +130,7 @@ def sign_release(
         OperatorConfigError, TrustRefusedError: as `Workplace.sign`.
         RuleRefusalError: ``already_signed``.
     """
-    if any(
-        each.digest == digest and each.automatic == automatic for each in releases(place, facts.task, proposed=True)
-    ):
+    if signed_as(place, digest, facts.task, automatic=automatic, proposed=True):
         raise RuleRefusalError(
             f"release {digest[:12]}… is signed already", reason="already_signed", fix="start it: outrider ota rollout"
         )
@@ -183,8 +191,7 @@ def _sign_target(
 ) -> int:
     metadata = place.repository.fresh(role)
     metadata.signed.targets[path] = place.repository.put_target(path, data, custom)
-    place.repository.propose(role, metadata)
-    return place.sign(role, list(keys))
+    return place.propose_signed(role, metadata, keys)
 
 
 def _canary(place: Workplace, role: str) -> Any:

@@ -22,6 +22,8 @@ class Wanted(Struct, kw_only=True):
     manifest: bytes
     facts: ReleaseFacts
     automatic: bool
+    signed: bool
+    """It is signed already: its files may still have to be brought."""
 
     def about(self) -> dict[str, object]:
         """For ``--json``."""
@@ -55,11 +57,14 @@ def prepare(
     bundle = open_bundle(folder)
     if link is not None:
         cloudlink.pull(place.repository, link[1])
+    facts = publishing.next_facts(place, bundle.manifest, counter=counter, requires=requires)
+    known = publishing.signed_as(place, bundle.digest, facts.task, automatic=automatic)
     return Wanted(
         digest=bundle.digest,
         manifest=(bundle.root / MANIFEST_FILE).read_bytes(),
-        facts=publishing.next_facts(place, bundle.manifest, counter=counter, requires=requires),
+        facts=known.facts if known else facts,
         automatic=automatic,
+        signed=known is not None,
     )
 
 

@@ -7,7 +7,7 @@
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,22 +52,22 @@ class Workplace:
             OperatorConfigError: ``nothing_proposed``; a key cannot be opened.
             TrustRefusedError: ``foreign_key``: the role is not one that the key signs.
         """
-        metadata = self.proposed(role)
-        for uri in uris:
-            signer = self.signer(uri)
-            if signer.public_key.keyid not in self._may_sign(role, metadata):
+        return self.propose_signed(role, self.proposed(role), uris)
+
+    def propose_signed(self, role: str, metadata: Any, uris: Sequence[str]) -> int:
+        """The same of a version that is in hand. A key that cannot sign leaves nothing proposed. Errors as `sign`."""
+        named = self.may_sign(role, metadata)
+        signers = [(uri, self.signer(uri)) for uri in uris]
+        for uri, signer in signers:
+            if signer.public_key.keyid not in named:
                 raise TrustRefusedError(
                     f"the key {uri} is not one of {role}",
                     reason="foreign_key",
                     fix="see `outrider ota keys ls`, or add it to the role first",
                 )
-            self.repository.sign(role, metadata, [signer])
+        self.repository.sign(role, metadata, [signer for _, signer in signers])
         self.repository.propose(role, metadata)
         return self.lacking(role, metadata)
-
-    def may_sign(self, role: str, uri: str) -> bool:
-        """Whether a key is one of a proposed role's; errors as `signer`."""
-        return self.signer(uri).public_key.keyid in self._may_sign(role, self.proposed(role))
 
     def lacking(self, role: str, metadata: Any) -> int:
         """Signatures that it still needs, of whoever will vouch for it once all that is proposed is published."""
@@ -87,6 +87,11 @@ class Workplace:
                 f"nothing of {role} waits for signatures", reason="nothing_proposed", fix="see `outrider ota keys ls`"
             )
         return metadata
+
+    def discard(self, role: str) -> None:
+        """Forgets what is proposed of a role; errors as `proposed`."""
+        self.proposed(role)
+        (self.repository.proposed / f"{role}.json").unlink()
 
     def waiting(self) -> dict[str, int]:
         """Every role that waits, with the signatures that it lacks; in the order in which they are published."""
@@ -120,7 +125,8 @@ class Workplace:
     def _owner(self, role: str) -> str:
         return "root" if role in KINDS else "targets"
 
-    def _may_sign(self, role: str, metadata: Any) -> set[str]:
+    def may_sign(self, role: str, metadata: Any) -> set[str]:
+        """Ids of the keys whose signature on that version of a role counts."""
         if role == "root":
             old = self.repository.read("root").signed if self.repository.version("root") else metadata.signed
             return {*old.roles["root"].keyids, *metadata.signed.roles["root"].keyids}

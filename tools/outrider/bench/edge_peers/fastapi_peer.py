@@ -6,7 +6,7 @@ JSON is read and written by LitServe itself, as its documentation has it.
 import base64
 from typing import Any
 
-import litserve  # type: ignore[import-untyped,import-not-found,unused-ignore]  # ships no types, and is an extra
+import litserve
 
 from outrider.bench.edge_peers.served import Onnx, Reply, arguments
 

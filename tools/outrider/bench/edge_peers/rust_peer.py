@@ -3,14 +3,14 @@
 import os
 import sys
 
-import mosec  # type: ignore[import-not-found,unused-ignore]  # an extra
+import mosec
 
 from outrider.bench.edge_peers.served import WRITE, Onnx, Reply, arguments, only_part
 
 _FILE = "OUTRIDER_BENCH_MODEL"
 
 
-class Classifier(mosec.Worker):
+class Classifier(mosec.Worker):  # type: ignore[misc]  # an untyped library
     """Made in the worker's process, from the environment."""
 
     def __init__(self) -> None:
