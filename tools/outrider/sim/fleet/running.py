@@ -40,6 +40,8 @@ LINES = {
 THREADS = 48
 SWITCH_S = 2e-4
 SEE_S = 0.5
+LATE_S = 60.0
+"""So long the devices are waited for that were away when the good release's rollout finished."""
 MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
 _ENDS = frozenset({"finished", "halted", "undecided", "rolled_back", "aborted", "expired"})
 
@@ -134,6 +136,7 @@ class _Course:
             await self._take_back(cloud)
             if self._order.good:
                 await self._roll(cloud, GOOD)
+                await self._late()
             await asyncio.sleep(2 * SEE_S)
             return self._told()
 
@@ -209,6 +212,14 @@ class _Course:
             self._ends[BAD] += f", {ended}"
         if self._order.good and not self._ends[BAD].endswith("rolled_back"):
             await cloud.act(BAD, "abort")  # it would stand in the good one's way
+
+    async def _late(self) -> None:
+        """Devices whose power was off when the rollout finished take the release when they are back."""
+        good, deadline = self._releases["good"].digest, time.monotonic() + LATE_S
+        while time.monotonic() < deadline and not all(
+            each.lost or (each.on and each.runs == good and each.state in SETTLED) for each in self._devices
+        ):
+            await asyncio.sleep(SEE_S)
 
     async def _followed(self, cloud: SimCloud, rollout: str, ends: frozenset[str]) -> str:
         deadline, said = time.monotonic() + self._order.patience_s, ""
