@@ -5,6 +5,7 @@ There is no container here: images, networks and capabilities are not tried, the
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -32,8 +33,11 @@ class Composed:
     def __init__(self, folder: Path, ports: Mapping[int, int]) -> None:
         self.folder = folder
         self._ports = ports
+        shutil.copytree(
+            FOLDER, folder / "etc"
+        )  # the scripts of the services quote no path: this one has no space in it
         self._places = {
-            "/etc/outrider": FOLDER,
+            "/etc/outrider": folder / "etc",
             "/var/lib/outrider-cloud": folder / "cloud",
             "/var/lib/outrider": folder / "agent",
             "/run/secrets": folder / "secrets",
