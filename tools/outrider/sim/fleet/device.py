@@ -26,7 +26,7 @@ from outrider_edge.updates.judging import LocalFacts
 from outrider_edge.updates.ledger import LedgerFile
 from outrider_edge.updates.orders import OrderDesk
 from outrider_edge.updates.probation import ProbationTerms
-from outrider_edge.updates.record import SETTLED
+from outrider_edge.updates.record import SETTLED, Record
 from outrider_edge.updates.reporting import Reporter, report_key
 from outrider_edge.updates.slots import SlotFolder
 from outrider_edge.updates.starting import SlotStart, settle_together, start_slots
@@ -183,6 +183,7 @@ class SimDevice:
             telemetry_every_s=15.0,
         )
         updater = self._updater(ledger, start, runtime, uplink)
+        self._stands(start.record)  # the last life may have been cut between the record and the word of it
         uplink.attach(_Heard(updater, self._ordered))
         uplink.on_stop, uplink.on_newer = updater.on_stop, updater.on_newer
         updater.start()
@@ -257,11 +258,13 @@ class SimDevice:
             self.books.ran.append(self.runs)
 
     def _changed(self, task: TaskUpdater, uplink: Uplink) -> None:
-        record = task.record
+        self._stands(task.record)
+        uplink.report()
+
+    def _stands(self, record: Record) -> None:
         if record.state != self.state and record.state in SETTLED and record.outcome not in ("", "committed"):
             self.books.bad_ends.append(f"{record.outcome}: {record.reason}")
         self.state = record.state
-        uplink.report()
 
     # --- what befalls it
 
