@@ -144,6 +144,8 @@ async def test_a_stop_ends_what_is_under_way_and_is_remembered_and_lifted(world:
     world.updater.on_stop(stop)
     await world.until(lambda: world.slot().outcome == "stopped")
     assert world.slot().state in ("idle", "offered")  # the order stands, and waits until the stop is lifted
+    await asyncio.sleep(0.2)
+    assert world.slot().state in ("idle", "offered") and world.slot().code == "stopped"
     await world.updater.stop()
 
     await world.boot()
@@ -165,6 +167,8 @@ async def test_a_stop_in_a_probation_returns_to_the_model_before(world: World) -
     world.updater.on_stop(world.site.stop(Stop(number=1, rollouts=["r1"], issued_ms=1)))
     await world.until(lambda: world.slot().outcome == "stopped")
     assert world.slot().state in ("idle", "offered")  # the order stands, and waits until the stop is lifted
+    await asyncio.sleep(0.2)
+    assert world.slot().state in ("idle", "offered") and world.slot().code == "stopped"
     assert (world.runtimes[COLOURS].model.digest, world.slot().refused) == (before, [])
 
 
