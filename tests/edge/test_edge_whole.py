@@ -130,8 +130,8 @@ async def test_sigterm_says_goodbye_on_the_broker(config: Path, cloud: FakeCloud
         [sys.executable, "-c", SERVE, str(config)], stdout=subprocess.PIPE, text=True, env=serve_environment()
     )
     try:
-        await until(lambda: [presence.online for presence in cloud.presence] == [True])
-        assert cloud.presence[0].device == "cam-7"
+        await until(lambda: cloud.presence)  # once on connecting, and once more if the slots were ready only then
+        assert {(presence.device, presence.online) for presence in cloud.presence} == {("cam-7", True)}
         process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(process.wait, 15) == 0
         await until(lambda: not cloud.presence[-1].online)
