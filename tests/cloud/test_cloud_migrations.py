@@ -11,6 +11,7 @@ from cloud_service import HeldModel, account, eventually, make_service, write_co
 
 from outrider_cloud.lease_clock import Lease
 from outrider_cloud.store import dead_letters, inputs
+from outrider_cloud.store.file_dialect import FileDialect
 from outrider_cloud.store.migrations import upgrade
 from outrider_cloud.store.schema import METADATA
 from outrider_cloud.store.store import Store
@@ -77,13 +78,13 @@ def test_the_migrations_can_be_taken_back_and_made_again(tmp_path: Path) -> None
 
     before = restore(tmp_path / "cloud.db")
     engine = sa.create_engine(f"sqlite:///{tmp_path / 'cloud.db'}")
-    upgrade(engine)
+    upgrade(engine, FileDialect())
     config = Config()
     config.set_main_option("script_location", str(Path(migrations.__file__).parent))
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.downgrade(config, "0001")
-    upgrade(engine)
+    upgrade(engine, FileDialect())
     engine.dispose()
     connection = sqlite3.connect(tmp_path / "cloud.db")
     for table, rows in before.items():

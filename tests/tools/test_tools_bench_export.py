@@ -11,7 +11,8 @@ import pytest
 
 from outrider.bench.export import Figures, aims, measured
 from outrider.bench.export_audio import BANDS, FRAMES, log_mel
-from outrider.bench.export_models import Exportable, find_source, one_input, tensors
+from outrider.bench.export_models import Exportable, one_input, tensors
+from outrider.bench.export_sources import find_source
 from outrider.bench.gate.networks import ConvNet, Fit, trained
 from outrider_wire.errors import OperatorConfigError, OperatorSetupError
 

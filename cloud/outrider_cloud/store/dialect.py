@@ -90,28 +90,6 @@ class Dialect(Protocol):
         ...
 
 
-def dialect_named(name: str) -> Dialect:
-    """The dialect that SQLAlchemy calls ``name``."""
-    return _table()[name]
-
-
-def dialect_of(connection: sa.Connection) -> Dialect:
-    """The dialect that a connection speaks."""
-    return _table()[connection.dialect.name]
-
-
-_DIALECTS: dict[str, Dialect] = {}
-
-
-def _table() -> dict[str, Dialect]:
-    if not _DIALECTS:
-        from outrider_cloud.store.file_dialect import FileDialect
-        from outrider_cloud.store.server_dialect import ServerDialect
-
-        _DIALECTS.update({"sqlite": FileDialect(), "postgresql": ServerDialect()})
-    return _DIALECTS
-
-
 def make_engine(url: sa.URL | str, **options: Any) -> sa.Engine:
     """An engine as every dialect wants it."""
     return sa.create_engine(

@@ -42,7 +42,7 @@ class FileDialect:
             engine = _engine(url)
             with path.with_name(path.name + ".lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)  # two processes may start at once
-                upgrade(engine)
+                upgrade(engine, self)
         except (OSError, sa.exc.SQLAlchemyError) as error:
             raise OperatorSetupError(
                 f"the store {path} cannot be used: {first_line(error)}",

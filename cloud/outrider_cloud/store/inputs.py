@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from outrider_cloud.lease_clock import Lease
 from outrider_cloud.store import examples
-from outrider_cloud.store.dialect import dialect_of
+from outrider_cloud.store.dialects import dialect_of
 from outrider_cloud.store.portable import insert
 from outrider_cloud.store.schema import counts, inputs
 from outrider_wire.report import Account

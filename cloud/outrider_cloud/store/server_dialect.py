@@ -73,7 +73,7 @@ class ServerDialect:
             engine = _engine(where.set(drivername="postgresql+psycopg", password=password or where.password))
             with engine.connect() as connection:
                 _check(connection, where)
-            upgrade(engine)
+            upgrade(engine, self)
             with engine.begin() as connection:
                 self.enter(connection)
                 connection.exec_driver_sql(_WRITERS)

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from outrider_cloud.store.dialect import Glance, dialect_named, dialect_of, first_line
+from outrider_cloud.store.dialect import Glance, first_line
+from outrider_cloud.store.dialects import dialect_named, dialect_of
 from outrider_cloud.store.writer import Waiting, Writer
 
 T = TypeVar("T")

@@ -12,7 +12,8 @@ import numpy as np
 from msgspec import Struct
 
 from outrider.bench.export_child import Seen
-from outrider.bench.export_models import Exportable, find_source
+from outrider.bench.export_models import Exportable
+from outrider.bench.export_sources import find_source
 from outrider.bench.gate.kept import Shelf
 from outrider.bench.gate.tasks.table import find_task
 from outrider.progress import Tell

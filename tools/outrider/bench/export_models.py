@@ -1,16 +1,13 @@
-"""The models that ``outrider bench export`` exports, by task: trained here or kept, each with rows of its own. Exports none."""
+"""What ``outrider bench export`` exports: a model in fp32 with rows of its own. Makes none."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from outrider.progress import Tell
 from outrider_export.data import Tensors
-from outrider_wire.errors import OperatorConfigError
 from outrider_wire.manifest import ModelInput, Step
 
 TEST_ROWS = 2_000
@@ -35,43 +32,6 @@ class Exportable:
     """r*"""
     strata: Sequence[str] = ()
     """Of the test rows, where the task has kinds of input."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """How a task's models are come by."""
-
-    make: Callable[[int, Path | None, Path, Tell], list[Exportable]]
-    """(seed, folder of the data or None, folder to keep things in, tell) → its models."""
-    data: str = ""
-    """Name of its data; '' when a Python package carries them."""
-
-
-def sources() -> Mapping[str, Source]:
-    """Task → how its models are come by. Imports what trains them."""
-    from outrider.bench import export_audio, export_tasks
-
-    return {
-        "easy-vqa": Source(make=export_tasks.easy_vqa),
-        "mnist1d": Source(make=export_tasks.mnist1d),
-        "fashion": Source(make=export_tasks.fashion, data="fashion"),
-        "text": Source(make=export_tasks.text, data="text"),
-        "digits": Source(make=export_audio.digits, data="digits"),
-    }
-
-
-def find_source(name: str) -> Source:
-    """The source of that name.
-
-    Raises:
-        OperatorConfigError: there is none.
-    """
-    known = sources()
-    if name not in known:
-        raise OperatorConfigError(
-            f"there is no task {name!r} to export models of", reason="unknown_task", fix=f"choose {', '.join(known)}"
-        )
-    return known[name]
 
 
 def one_input(values: NDArray[np.generic], name: str = "input") -> list[ModelInput]:

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from outrider_cloud.store.dialect import Dialect
 from outrider_wire.errors import OperatorSetupError
 
 
-def upgrade(engine: sa.Engine) -> None:
+def upgrade(engine: sa.Engine, dialect: Dialect) -> None:
     """Applies every revision that the database does not have yet, in one transaction.
 
     Raises:
@@ -18,13 +19,11 @@ def upgrade(engine: sa.Engine) -> None:
     from alembic.config import Config
     from alembic.util import CommandError
 
-    from outrider_cloud.store.dialect import dialect_of
-
     logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells at length what it finds in order
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     with engine.execution_options(immediate=True).begin() as connection:
-        dialect_of(connection).enter(connection)
+        dialect.enter(connection)
         config.attributes["connection"] = connection
         try:
             command.upgrade(config, "head")
