@@ -44,6 +44,10 @@ Job = Literal["ask", "fetch", "test", "load", "watch", "restore"]
 RETRY_MAX_S = 300.0
 DAMAGED_TRIES = 3
 """A release that arrives with another digest this often is damaged where it comes from."""
+NOT_ITS_FAULT = ("no_child", "interrupted")
+"""Ends of a self-test that say nothing of the release: it is tested again."""
+DOUBTFUL = ("timeout", "out_of_memory")
+"""Ends that a busy device may bring about too: the second one counts."""
 _SPREAD = random.Random()  # noqa: S311 - spreads load, guards nothing
 
 
@@ -187,8 +191,12 @@ class UpdateJobs:
                 self._say(error.what, error.reason)
             except OSError as error:
                 self._say(str(error), "slots_unwritable")
-            await asyncio.sleep(wait_s * _SPREAD.uniform(0.5, 1.0))
-            wait_s = min(RETRY_MAX_S, 2 * wait_s)
+            wait_s = await self._pause(wait_s)
+
+    async def _pause(self, wait_s: float) -> float:
+        """Waits about that long; how long the next pause is."""
+        await asyncio.sleep(wait_s * _SPREAD.uniform(0.5, 1.0))
+        return min(RETRY_MAX_S, 2 * wait_s)
 
     async def _may_go_on(self) -> None:
         """Returns when nothing stands against another byte."""
@@ -197,9 +205,13 @@ class UpdateJobs:
             await asyncio.sleep(self._terms.ask_s)
 
     async def _test(self, record: Record) -> Event:
-        found = await asyncio.to_thread(self._selftest, self._folder.path(OTHER[record.slot]))
-        if not found.ok:
-            return Unfit(f"self-test: {found.detail or found.reason}", found.reason or "selftest_failed")
+        wait_s, doubts = self._terms.retry_s, 0
+        while not (found := await asyncio.to_thread(self._selftest, self._folder.path(OTHER[record.slot]))).ok:
+            doubts += found.reason in DOUBTFUL
+            if found.reason not in NOT_ITS_FAULT and (found.reason not in DOUBTFUL or doubts > 1):
+                return Unfit(f"self-test: {found.detail or found.reason}", found.reason or "selftest_failed")
+            self._say(f"self-test: {found.detail or found.reason}", "selftest_again")
+            wait_s = await self._pause(wait_s)
         if self._terms.selftest_ms and found.ms > self._terms.selftest_ms:
             return Unfit(
                 f"self-test: one inference takes {found.ms:g} ms, more than {self._terms.selftest_ms:g}",
