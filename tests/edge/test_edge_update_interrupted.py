@@ -1,4 +1,4 @@
-"""A process or a machine that ends while a release is tried: the release is refused for its own fault alone, and nothing goes on for ever."""
+"""A process or a machine that ends while a release is tried: the release is refused for its own fault alone; nothing goes on for ever."""
 
 import asyncio
 import itertools

@@ -63,11 +63,12 @@ def hold(record: Record, around: Surroundings, terms: WhenTerms) -> Hold | None:
         return Hold(code="stopped", what=f"rollout {record.rollout} is stopped: {around.halt.reason}")
     if record.state == "armed":  # what is tested waits for its companions alone
         return None
-    if record.state == "staged" and (why := pause(record, terms.pauses_s)):
-        return Hold(code="trial_lost", what=why)
-    if record.times is not None and (held := _times(record, record.times, around.now_ms)) is not None:
-        return held
-    return _permitted(record, around, terms)
+    return _trial_lost(record, terms) or _times(record, around.now_ms) or _permitted(record, around, terms)
+
+
+def _trial_lost(record: Record, terms: WhenTerms) -> Hold | None:
+    why = pause(record, terms.pauses_s) if record.state == "staged" else ""
+    return Hold(code="trial_lost", what=why) if why else None
 
 
 def _permitted(record: Record, around: Surroundings, terms: WhenTerms) -> Hold | None:
@@ -82,7 +83,8 @@ def _permitted(record: Record, around: Surroundings, terms: WhenTerms) -> Hold |
     return None
 
 
-def _times(record: Record, times: Times, now: int) -> Hold | None:
+def _times(record: Record, now: int) -> Hold | None:
+    times = record.times or Times()
     if record.state == "offered" and now >= times.expires_ms:
         return Hold(code="order_expired", what="the order ran out before it could begin", for_good=True)
     if now < times.begin_ms:
