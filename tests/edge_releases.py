@@ -28,7 +28,7 @@ from outrider_wire.messages import SlotReport
 
 TASK = make_task()
 DEVICE = "cam-1"
-PATIENT = UpdateTerms(probation_answers=3, probation_s=60.0, retry_s=0.01, ask_s=0.01)
+PATIENT = UpdateTerms(probation_answers=3, probation_least_s=0.0, probation_s=60.0, retry_s=0.01, ask_s=0.01)
 
 
 def load(bundle: Bundle) -> Model:

@@ -55,12 +55,12 @@ _SPREAD = random.Random()  # noqa: S311 - spreads load, guards nothing
 class UpdateTerms:
     """How patient an update is, and how strict."""
 
-    probation_answers: int = 20
-    """So many answers of the new model, without a failure of it, end its probation."""
-    probation_s: float = 60.0
-    """So does this much run time."""
-    probation_least_s: float = 0.0
-    """No probation is shorter."""
+    probation_answers: int = 200
+    """So many answers of the new model, without a failure of it, end its probation; with time, fewer do."""
+    probation_s: float = 86_400.0
+    """No probation has more run time."""
+    probation_least_s: float = 1800.0
+    """None has less, unless `probation_s` is."""
     retry_s: float = 1.0
     """Before the second attempt to fetch; it doubles, up to `RETRY_MAX_S`."""
     ask_s: float = 1.0

@@ -42,6 +42,7 @@ ANSWERS = 48
 """That end a probation well."""
 TERMS = UpdateTerms(
     probation_answers=ANSWERS,
+    probation_least_s=0.0,
     probation_s=120.0,
     retry_s=0.5,
     ask_s=0.5,
