@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, assert_never
@@ -12,7 +12,6 @@ from msgspec.structs import replace
 
 from outrider_edge.memory.memory import lacks_embedding
 from outrider_edge.ports import RuntimePort
-from outrider_edge.updates.deltas import DeltaSource
 from outrider_edge.updates.events import (
     Event,
     FellBack,
@@ -25,6 +24,7 @@ from outrider_edge.updates.events import (
     Withdrawn,
 )
 from outrider_edge.updates.fetching import ReleaseSource, fetch_release
+from outrider_edge.updates.polite import polite
 from outrider_edge.updates.probation import ProbationTerms, verdict
 from outrider_edge.updates.record import OTHER, Record, Slot
 from outrider_edge.updates.slots import SlotFolder
@@ -39,7 +39,6 @@ from outrider_wire.errors import BundleError, OutriderError
 log = logging.getLogger(__name__)
 
 SelfTest = Callable[[Path], SelfTestReport]
-MayGoOn = Callable[[], Coroutine[Any, Any, None]]
 Job = Literal["ask", "fetch", "test", "load", "watch", "restore"]
 RETRY_MAX_S = 300.0
 DAMAGED_TRIES = 3
@@ -178,7 +177,12 @@ class UpdateJobs:
                     size=record.size,
                     slot=OTHER[record.slot],
                     folder=self._folder,
-                    source=polite(self._source(), self._may_go_on),
+                    source=polite(
+                        self._source(),
+                        may_go_on=self._may_go_on,
+                        stands=lambda: self._hold() is not None,
+                        look_s=self._terms.ask_s,
+                    ),
                 )
                 problem = lacks_embedding(self._folder.task, bundle.manifest)
                 return Unfit(problem, "wrong_task") if problem else Fetched(bundle.manifest.version)
@@ -277,34 +281,3 @@ class UpdateJobs:
     def _loaded_from(self, slot: Slot, digest: str) -> tuple[Model, list[str]]:
         model = self._load(self._folder.open(slot, digest))
         return model, check_golden(model)
-
-
-def polite(source: ReleaseSource, may_go_on: MayGoOn) -> ReleaseSource:
-    """The same source, with its deltas if it has them, that asks before every file."""
-    if isinstance(source, DeltaSource):
-        return _PoliteWithDeltas(source, source, may_go_on)
-    return _Polite(source, may_go_on)
-
-
-class _Polite:
-    def __init__(self, source: ReleaseSource, may_go_on: MayGoOn) -> None:
-        self._source = source
-        self._may_go_on = may_go_on
-
-    async def pull_manifest(self, *, sha256: str, size: int) -> bytes:
-        await self._may_go_on()
-        return await self._source.pull_manifest(sha256=sha256, size=size)
-
-    async def pull_file(self, *, sha256: str, size: int, to: Path) -> Path:
-        await self._may_go_on()
-        return await self._source.pull_file(sha256=sha256, size=size, to=to)
-
-
-class _PoliteWithDeltas(_Polite):
-    def __init__(self, source: ReleaseSource, deltas: DeltaSource, may_go_on: MayGoOn) -> None:
-        super().__init__(source, may_go_on)
-        self._deltas = deltas
-
-    async def pull_delta(self, *, sha256: str, size: int, bases: Sequence[str], to: Path) -> str | None:
-        await self._may_go_on()
-        return await self._deltas.pull_delta(sha256=sha256, size=size, bases=bases, to=to)
