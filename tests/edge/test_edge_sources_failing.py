@@ -46,7 +46,7 @@ async def watching(bench: Bench, settings: SourceSettings, pause_s: float = 0.1)
 
 
 def moved(done: Path) -> Callable[[], bool]:
-    return lambda: (done / "failed" / "a.png").exists()
+    return (done / "failed" / "a.png").exists
 
 
 async def test_a_file_on_which_the_model_fails_is_put_away_with_its_reason_after_three_attempts(tmp_path: Path) -> None:
