@@ -301,7 +301,7 @@ class SimDevice:
 
 
 class _Heard:
-    """`outrider_edge.uplink.uplink.UpdatesPort` of an updater, whose orders are heard of."""
+    """`outrider_edge.ports.UpdatesPort` of an updater, whose orders are heard of."""
 
     def __init__(self, updater: Updater, ordered: Callable[[bytes], None]) -> None:
         self._updater = updater
