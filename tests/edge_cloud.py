@@ -49,6 +49,8 @@ class FakeCloud:
         """By the digests of base and target."""
         self.telemetry: list[Telemetry] = []
         self.wanted: Counter[str] = Counter()
+        self.offsets: dict[str, list[int]] = {}
+        """By digest, where each want of it began."""
         self.reply: Callable[[Escalation], Awaitable[list[Message]]] = self.answer
         self._answers: dict[str, Answer] = {}
         self._releases: dict[str, bytes] = {}
@@ -138,6 +140,7 @@ class FakeCloud:
                 self.telemetry.append(telemetry)
             case BlobWant() as want:
                 assert address.worker == RELEASES
+                self.offsets.setdefault(want.sha256, []).append(want.offset)
                 reply = self.topics.of("blob-down", address.device, transfer=want.transfer)
                 self._spawn(self._holder.on_want(want, reply))
             case DeltaWant() as asked:

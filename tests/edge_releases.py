@@ -28,7 +28,7 @@ from outrider_wire.messages import SlotReport
 
 TASK = make_task()
 DEVICE = "cam-1"
-PATIENT = UpdateTerms(probation_answers=3, probation_s=60.0, retry_s=0.01, ask_s=0.01)
+PATIENT = UpdateTerms(probation_answers=3, probation_least_s=0.0, probation_s=60.0, retry_s=0.01, ask_s=0.01)
 
 
 def load(bundle: Bundle) -> Model:
@@ -125,13 +125,15 @@ class Device:
         folder = self.folder / "slots" / TASK.name
         return SlotFolder(folder=folder, task=TASK) if cut is None else CutFolder(folder=folder, cut=cut)
 
-    def boot(self, cut: int | None = None) -> SlotStart:
-        """What a start finds."""
-        return start_slots(folder=self.slots(cut), factory=self.factory, load=load)
+    def boot(self, cut: int | None = None, machine: str = "") -> SlotStart:
+        """What a start finds; ``machine``: in which boot of it."""
+        return start_slots(folder=self.slots(cut), factory=self.factory, load=load, boot=machine)
 
-    def run(self, *, cut: int | None = None, terms: UpdateTerms = PATIENT, **kwargs: Any) -> TaskUpdater:
+    def run(
+        self, *, cut: int | None = None, terms: UpdateTerms = PATIENT, machine: str = "", **kwargs: Any
+    ) -> TaskUpdater:
         """Starts it."""
-        start = self.boot(cut)
+        start = self.boot(cut, machine)
         self.folder_in_use = start.folder
         self.runtime = TaskRuntime(task=TASK, model=start.model)
         updater = TaskUpdater(

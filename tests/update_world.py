@@ -26,7 +26,7 @@ from outrider_wire.messages import Desired, SlotReport
 from outrider_wire.rollout import PlannedRelease, RolloutPlan
 
 TASKS = ("colours", "shapes")
-QUICK = UpdateTerms(probation_answers=3, probation_s=60.0, retry_s=0.01, ask_s=0.01, tick_s=0.05)
+QUICK = UpdateTerms(probation_answers=3, probation_least_s=0.0, probation_s=60.0, retry_s=0.01, ask_s=0.01, tick_s=0.05)
 
 
 class Site2(Site):

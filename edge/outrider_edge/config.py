@@ -175,11 +175,12 @@ class OutboxSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
 class UpdateSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """Which new models may come, when, and how long one is watched before the old one is let go."""
 
-    probation_answers: Annotated[int, Meta(ge=1)] = 20
-    probation_s: Annotated[float, Meta(gt=0)] = 60.0
-    """Whichever comes first ends the probation."""
-    probation_least_s: Annotated[float, Meta(ge=0)] = 0.0
-    """No probation is shorter."""
+    probation_answers: Annotated[int, Meta(ge=1)] = 200
+    """So many answers of a new model end its probation, once ``probation_least_s`` is over; with the time, fewer and fewer do."""
+    probation_least_s: Annotated[float, Meta(ge=0)] = 1800.0
+    """No probation has less run time, unless ``probation_s`` is less."""
+    probation_s: Annotated[float, Meta(gt=0, le=604_800)] = 86_400.0
+    """No probation has more run time, however few the answers were; a demonstration sets this to a few seconds."""
     agreement: Annotated[float, Meta(ge=0, lt=1)] = 0.5
     """A new model that surely says what the one before says on fewer inputs than this share is rolled back; 0: not asked."""
     slower: Annotated[float, Meta(ge=0)] = 4.0

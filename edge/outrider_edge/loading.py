@@ -9,6 +9,7 @@ from outrider_edge.journey.pipeline import TaskRuntime
 from outrider_edge.journey.subtasks import SubtaskModels, load_subtasks
 from outrider_edge.journey.way_out import check_way_out
 from outrider_edge.memory.memory import check_embedding
+from outrider_edge.outbox.clock import run_clock
 from outrider_edge.running import load_terms, loader, self_test
 from outrider_edge.updates.jobs import SelfTest
 from outrider_edge.updates.ledger import LedgerFile
@@ -53,11 +54,12 @@ def load_tasks(config: EdgeConfig, decode: Decode, cache: CacheFolder, ledger: L
             )
         folders[task.name] = SlotFolder(folder=config.folder / "slots" / task.name, task=task)
     settle_together(folders)
+    boot = run_clock().boot_id
     for settings, folder in zip(config.tasks, folders.values(), strict=True):
         task = folder.task
         load = loader(task, terms)
         kept = ledger.task(task.name) if task.name in ledger.now.tasks else None
-        start = start_slots(folder=folder, factory=Path(settings.bundle), load=load, kept=kept)
+        start = start_slots(folder=folder, factory=Path(settings.bundle), load=load, kept=kept, boot=boot)
         check_embedding(task, start.model.manifest)
         check_way_out(task, start.model.manifest)
         runtime = TaskRuntime(task=task, model=start.model, max_batch=config.runtime.max_batch)

@@ -18,7 +18,17 @@ from typing import Literal, Protocol
 from msgspec import Struct
 
 from outrider_engine.model import Model
-from outrider_wire.messages import Answer, Escalation, Fact, Milliseconds, Modality, MonitorFigures
+from outrider_wire.messages import (
+    Answer,
+    Desired,
+    Escalation,
+    Fact,
+    Milliseconds,
+    Modality,
+    MonitorFigures,
+    Reported,
+    SlotReport,
+)
 from outrider_wire.monitor import Monitor
 from outrider_wire.report import Account, AnswerReport
 from outrider_wire.task import Task
@@ -323,4 +333,24 @@ class RuntimePort(Protocol):
 
     def swap(self, model: Model) -> None:
         """The next input gets ``model``, which is loaded and warm; inputs under way finish on the one they began with."""
+        ...
+
+
+class UpdatesPort(Protocol):
+    """The updater, as the uplink sees it. Real: `outrider_edge.updates.device.Updater`."""
+
+    def on_desired(self, desired: Desired) -> None:
+        """What the cloud wants in the slots. Returns at once."""
+        ...
+
+    def slots(self) -> list[SlotReport]:
+        """What the slots hold now."""
+        ...
+
+    def facts(self) -> dict[str, str]:
+        """What the device says of itself, and plans ask for: site, profile, labels."""
+        ...
+
+    async def reported(self) -> Reported:
+        """The same as `slots` with all that belongs to it, numbered and signed: made anew each time it is told."""
         ...

@@ -6,7 +6,6 @@ can open no file and no socket, start no process and gain no privilege; it ends 
 """
 
 import contextlib
-import ctypes
 import io
 import mmap
 import resource
@@ -17,11 +16,11 @@ import sys
 import msgspec
 from PIL import Image
 
+from outrider_engine.confining import gain_nothing
 from outrider_engine.decoder import MEMORY, MODES, READY, REPLY, REQUEST, Said
 from outrider_wire.errors import CallerInputError
 from outrider_wire.images import Mode, decode_picture
 
-_PR_SET_NO_NEW_PRIVS = 38
 _ORIENTATION = 0x0112
 
 
@@ -97,8 +96,7 @@ def confine(memory_mb: int) -> None:
     _limit(resource.RLIMIT_FSIZE, 0)
     _limit(resource.RLIMIT_NOFILE, 3)  # those that are open: no other can be
     _limit(resource.RLIMIT_NPROC, 0)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    gain_nothing()
 
 
 def _limit(kind: int, wanted: int) -> None:

@@ -22,7 +22,10 @@ class SelfTestReport(Struct, kw_only=True, frozen=True):
 
     ok: bool
     reason: str = ""
-    """``out_of_memory``, ``timeout``, ``crashed``, ``bad_golden``, or the reason of the error that the bundle raised."""
+    """``out_of_memory``, ``timeout``, ``crashed``, ``bad_golden``, or the reason of the error that the bundle raised.
+
+    ``no_child`` and ``interrupted`` say nothing of the bundle: no child could be started, or somebody ended it.
+    """
     detail: str = ""
     """The same for a person."""
     ms: float = 0.0
@@ -66,7 +69,7 @@ def judge(returncode: int, stdout: bytes) -> SelfTestReport:
     """The report of a child that has ended, from its exit status (negative: the signal) and its last line."""
     if returncode < 0:
         name = signal.Signals(-returncode).name
-        reason = _SIGNALS.get(-returncode, "crashed")
+        reason = "interrupted" if -returncode in _FROM_OUTSIDE else _SIGNALS.get(-returncode, "crashed")
         return SelfTestReport(ok=False, reason=reason, detail=f"the self-test was ended by {name}")
     try:
         report = msgspec.json.decode(stdout.strip().rpartition(b"\n")[2], type=SelfTestReport)
@@ -81,6 +84,8 @@ def judge(returncode: int, stdout: bytes) -> SelfTestReport:
 
 _SIGNALS: dict[int, str] = {signal.SIGXCPU: "timeout", signal.SIGKILL: "out_of_memory"}
 """SIGKILL comes from the kernel's out-of-memory killer: our own, at the timeout, is judged before."""
+_FROM_OUTSIDE = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Of a supervisor that stops the agent and all its children at once, or a terminal; no bundle makes a process send them to itself."""
 
 
 def child_environment() -> dict[str, str]:

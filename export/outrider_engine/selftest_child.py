@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from outrider_engine.bundle import open_bundle
+from outrider_engine.confining import end_with_parent, without_network
 from outrider_engine.golden import check_golden
 from outrider_engine.model import Model, load_model
 from outrider_engine.providers import CPU
@@ -61,6 +62,8 @@ def _median_ms(model: Model) -> float:
 
 
 def _limit(memory_mb: int, cpu_s: int) -> None:
+    end_with_parent()
+    without_network()
     os.nice(NICE)
     _set_limit(resource.RLIMIT_CORE, 0)
     _set_limit(resource.RLIMIT_CPU, cpu_s)

@@ -36,6 +36,10 @@ async def seen(told: Plan, count: int, *, stall_s: float = 5.0) -> list[Frame]:
         return [await opened.next() for _ in range(count)]
 
 
+def without_network_here() -> bool:
+    return os.uname().machine in ("x86_64", "aarch64")
+
+
 def of_process(pid: int, what: str) -> bytes:
     return Path(f"/proc/{pid}/{what}").read_bytes()
 
@@ -83,6 +87,9 @@ async def test_a_picture_fits_the_tasks_part(tmp_path: Path) -> None:
 async def test_an_mpeg_stream_over_tcp() -> None:
     async with tcp_camera(encoded(still(50), "mpegts"), lasts_s=2.0) as url:
         assert len(await seen(plan(kind="stream", place=url), 5)) == 5
+        async with camera("gate", plan(kind="stream", place=url), stall_s=5.0) as opened:
+            await opened.next()
+            assert b"Seccomp:\t2" not in of_process(opened.pid, "status"), "a stream needs its network"
 
 
 async def test_an_mpeg_stream_over_udp_without_a_thread_more() -> None:
@@ -209,6 +216,7 @@ async def test_the_child_may_do_little_and_ends_with_its_block(tmp_path: Path, m
         assert int(limits["Max open files"]) < 10
         status = of_process(opened.pid, "status")
         assert b"NoNewPrivs:\t1" in status
+        assert (b"Seccomp:\t2" in status) is without_network_here()
         assert b"Threads:\t2" in status
         assert b"of the agent" not in of_process(opened.pid, "environ")
     assert not psutil.pid_exists(opened.pid)

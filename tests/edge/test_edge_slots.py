@@ -8,7 +8,8 @@ import pytest
 from edge_releases import TASK, Device
 
 from factory import make_bundle, make_task
-from outrider_edge.updates.fetching import SPARE_BYTES, _prepare
+from outrider_edge.updates.fetching import _prepare
+from outrider_edge.updates.room import SPARE_BYTES
 from outrider_edge.updates.rules import Record
 from outrider_edge.updates.slots import SlotFolder, open_fitting
 from outrider_engine.bundle import open_bundle
@@ -215,7 +216,7 @@ async def test_what_is_gathered_already_needs_no_room_and_what_nobody_wants_make
     needed = sum(entry.size for entry in bundle.manifest.needed)
     part.write_bytes(b"x" * (needed // 2))
     usage = shutil.disk_usage("/")._replace(free=SPARE_BYTES + needed - needed // 2)
-    monkeypatch.setattr("outrider_edge.updates.fetching.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("outrider_edge.updates.room.shutil.disk_usage", lambda _: usage)
     _prepare(slots, bundle.digest, data, bundle.manifest)
     part.unlink()
     (slots.staging(bundle.digest) / "manifest.json").unlink()

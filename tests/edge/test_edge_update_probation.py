@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from outrider_edge.config import UpdateSettings
 from outrider_edge.updates.events import Healthy, Tripped
+from outrider_edge.updates.jobs import UpdateTerms
 from outrider_edge.updates.probation import ProbationTerms, Seen, disagrees, verdict
 
 TERMS = ProbationTerms(answers=100, least_s=10.0, most_s=600.0)
@@ -29,7 +31,7 @@ FINE: dict[str, Any] = {
     ("changed", "kept"),
     [
         ({}, True),
-        ({"answers": 99}, False),
+        ({"answers": 97}, False),
         ({"run_s": 9.0}, False),
         ({"answers": 0, "run_s": 600.0}, True),
         ({"contact": False}, False),
@@ -39,6 +41,30 @@ def test_it_ends_well_after_enough_answers_or_time_and_a_word_with_the_cloud(
     changed: dict[str, Any], kept: bool
 ) -> None:
     assert verdict(Seen(**(FINE | changed)), TERMS) == (Healthy() if kept else None)
+
+
+@pytest.mark.parametrize(
+    ("every_s", "ends_s"), [(1.0, 1800.0), (9.0, 1800.0), (60.0, 10_722.0), (600.0, 50_541.0), (0.0, 86_400.0)]
+)
+def test_a_device_that_answers_seldom_is_watched_for_longer_but_not_for_ever(every_s: float, ends_s: float) -> None:
+    """The shipped terms: 200 answers and half an hour, whichever is later; then fewer and fewer; after a day none."""
+    run_s = 0.0
+    while verdict(Seen(run_s=run_s, answers=int(run_s / every_s) if every_s else 0), ProbationTerms()) is None:
+        run_s += 1.0
+    assert run_s == pytest.approx(ends_s, rel=0.02)
+
+
+def test_a_short_probation_ends_when_it_says_whatever_the_least() -> None:
+    terms = ProbationTerms(most_s=5.0)
+    assert verdict(Seen(run_s=4.9, answers=10**6), terms) is None
+    assert verdict(Seen(run_s=5.0), terms) == Healthy()
+
+
+def test_what_ships_is_what_the_configuration_says() -> None:
+    shipped, settings = UpdateTerms().probation, UpdateSettings()
+    assert (shipped.answers, shipped.least_s, shipped.most_s) == (200, 1800.0, 86_400.0)
+    assert (settings.probation_answers, settings.probation_least_s, settings.probation_s) == (200, 1800.0, 86_400.0)
+    assert (ProbationTerms().answers, ProbationTerms().least_s, ProbationTerms().most_s) == (200, 1800.0, 86_400.0)
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ async def runtime(broker: AnyBroker, tmp_path: Path) -> AsyncIterator[TaskRuntim
         source=uplink,
         load=load,
         changed=uplink.report,
-        terms=UpdateTerms(probation_answers=5, retry_s=0.1),
+        terms=UpdateTerms(probation_answers=5, probation_least_s=0.0, probation_s=60.0, retry_s=0.1),
     )
     updater = whole_updater(tmp_path, [task], changed=uplink.report)
     uplink.attach(updater)

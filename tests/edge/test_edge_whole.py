@@ -24,7 +24,7 @@ from factory import file_entry, make_bundle, make_task, parts_of, sure, unsure, 
 from outrider.bench.inputs import noise_picture
 from outrider_edge.app import serving
 from outrider_edge.config import load_edge_config
-from outrider_edge.uplink import uplink as uplink_module
+from outrider_edge.uplink import putting
 from outrider_wire.manifest import MANIFEST_FILE, decode_manifest
 
 pytestmark = pytest.mark.broker
@@ -102,7 +102,8 @@ async def test_a_memory_and_a_budget_are_taught_audited_and_shown_over_a_real_br
 async def test_an_update_refuses_not_one_request(config: Path, cloud: FakeCloud, tmp_path: Path) -> None:
     task = make_task()
     release = cloud.publish_release(make_bundle(tmp_path / "next", task, seed=1, bias=[0.0, 0.0, 40.0], version="2"))
-    async with serving(load_edge_config(config)) as served:
+    soon = {"updates": {"probation_answers": 20, "probation_least_s": 0.0}}
+    async with serving(load_edge_config(config, soon)) as served:
         answered: list[tuple[str | None, str]] = []
 
         async def ask_on() -> None:
@@ -164,7 +165,7 @@ async def test_an_agent_killed_in_the_middle_of_a_release_goes_on_where_it_stopp
         before = link.carried[1]
         with agent_process(config):
             slots = lambda: [slot.version for message in cloud.reported[-1:] for slot in message.slots]  # noqa: E731 - one look
-            await until(lambda: slots() == ["2"])
+            await until(lambda: slots() == ["2"], timeout_s=90.0)
             assert link.carried[1] - before < 600_000 - begun[0] + 100_000
 
 
@@ -204,8 +205,8 @@ async def test_what_http_does_not_take_in_time_is_pulled_and_holds_nothing_else_
     config: Path, cloud: FakeCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server that accepts and never reads: the large input comes over the broker, and small ones do not wait for it."""
-    monkeypatch.setattr(uplink_module, "PUT_S", 1.0)
-    monkeypatch.setattr(uplink_module, "PUT_BYTES_PER_S", 10_000_000)
+    monkeypatch.setattr(putting, "PUT_S", 1.0)
+    monkeypatch.setattr(putting, "PUT_BYTES_PER_S", 10_000_000)
     held: list[asyncio.StreamWriter] = []
 
     async def swallow(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -213,10 +214,10 @@ async def test_what_http_does_not_take_in_time_is_pulled_and_holds_nothing_else_
 
     server = await asyncio.start_server(swallow, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    images = [noise_picture(np.random.default_rng(seed), 100_000) for seed in range(uplink_module.PUTS_AT_ONCE + 2)]
+    images = [noise_picture(np.random.default_rng(seed), 100_000) for seed in range(putting.PUTS_AT_ONCE + 2)]
     async with serving(load_edge_config(config, {"cloud": {"url": url}})) as served:
         large = [asyncio.create_task(served.agent.submit("colours", parts_of(one), insist=True)) for one in images]
-        await until(lambda: len(held) >= uplink_module.PUTS_AT_ONCE)
+        await until(lambda: len(held) >= putting.PUTS_AT_ONCE)
         small = await served.agent.submit("colours", parts_of(unsure(), "is it blue?"))
         assert small.answered_by == "cloud" and not any(writer.is_closing() for writer in held)
         reports = await asyncio.gather(*large)

@@ -12,8 +12,8 @@ from outrider.sim.power.update_lives import TASKS, check_together
 from outrider_edge.updates.ledger import LedgerFile
 
 KILLS = 6
-STATED = {"selftest_crash", "crash_loop", "companion", "live_failure"}
-"""Why a device that is killed at the worst moments, twice or thrice in one state, may refuse a good release."""
+STATED = {"load_crash", "crash_loop", "companion", "live_failure"}
+"""Why a device that is killed at the worst moments, thrice while the release is in its process, may refuse a good one."""
 
 
 @pytest.mark.slow
@@ -38,6 +38,11 @@ def test_killed_at_any_moment_it_answers_and_ends_as_a_whole_with_a_stated_reaso
         assert not check_together(folder, _said(folder), work)
     assert process.returncode == 0 and kills
     assert not check_together(folder, _said(folder), work)
+    if "held" in _said(
+        folder
+    ):  # killed three times in its self-test: refused by nobody, and tried again after the next boot
+        assert not LedgerFile(folder / "updates").task(TASKS[0]).refused
+        return
     ends = LedgerFile(folder / "updates").now.ends
     assert {end.task for end in ends} == set(TASKS)
     changed = {end.outcome == "committed" for end in ends}

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Protocol
 
 from outrider.client import Client
 from outrider.exchange import read_part
+from outrider_edge.sources.attempts import Attempts, is_of_the_file
 from outrider_edge.sources.folder import listing, put_away
 from outrider_edge.sources.settling import Settling
 from outrider_wire.errors import CallerError, CallerInputError, OutriderError
@@ -106,16 +108,23 @@ def answers_from_folder(
 
     A file that was answered and not yet moved when the process ends is asked about again. Errors as `answers`.
     """
-    name, settling = part_of_files(asker, parts), Settling()
+    name, settling, attempts = part_of_files(asker, parts), Settling(), Attempts()
     while not stop.is_set():
-        for file in settling.whole(listing(folder)):
+        found = listing(folder)
+        for file in attempts.due(found, time.monotonic()):
+            settling.again(file)
+        for file in settling.whole(found):
             outcome = _asked(asker, name, folder / file, parts)
             yield outcome
-            if outcome.error is not None and not isinstance(outcome.error, CallerError):
-                settling.again(file)  # not the file's fault
+            error = outcome.error
+            if error is not None and is_of_the_file(error):
+                if not attempts.failed(file, found[file], time.monotonic()) and done is not None:
+                    put_away(folder / file, done, trouble=error)
+            elif error is not None and not isinstance(error, CallerError):
+                settling.again(file)
                 stop.wait(AGAIN_S)
             elif done is not None:
-                put_away(folder / file, done, refused=outcome.report is None)
+                put_away(folder / file, done, trouble=error)
             if stop.is_set():
                 return
         stop.wait(POLL_S)

@@ -1,13 +1,15 @@
 """Keys that sign: encrypted files, hardware and cloud key services, each by a URI. Knows no role.
 
 ``file:PATH`` is an Ed25519 key in PKCS#8 PEM, encrypted. (python's securesystemslib opens plain files only, so these are opened here.)
-All others are securesystemslib's: ``hsm:``, ``awskms:``, ``gcpkms:``, ``azurekms:``, ``hv:`` (Vault), ``gnupg:``, ``tkey:``; each wants
-its own library, which the error names.
+All others are securesystemslib's: ``hsm:`` (a PKCS#11 token), ``awskms:``, ``gcpkms:``, ``azurekms:`` and ``hv:`` (Vault); each wants its
+own library, which the error names.
 """
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import parse_qsl
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -19,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
-from securesystemslib.exceptions import Error, UnsupportedLibraryError
+from securesystemslib.exceptions import UnsupportedLibraryError
 from securesystemslib.signer import (  # type: ignore[attr-defined]
     AWSSigner,
     AzureSigner,
@@ -27,20 +29,34 @@ from securesystemslib.signer import (  # type: ignore[attr-defined]
     GCPSigner,
     HSMSigner,
     Key,
+    Signature,
     Signer,
     SSlibKey,
     VaultSigner,
 )
+from tuf.api.exceptions import UnsignedMetadataError
 
 from outrider_link.files import write_durably
 from outrider_trust.facts import FILE
-from outrider_wire.errors import OperatorConfigError, OperatorSetupError, UnreachableError
+from outrider_wire.errors import OperatorConfigError, OperatorSetupError, OutriderError, UnreachableError
+
+if TYPE_CHECKING:
+    from tuf.api.metadata import Metadata
+
+T = TypeVar("T")
 
 URI_FIELD = "x-outrider-key-uri"
 """In a public key in signed metadata: where its private one is, without any secret."""
 
+PIN = " (pin)"
+"""Ending of what a `Passphrase` is asked for, when it is a token's PIN."""
+MODULE = "PYKCS11LIB"
+"""Environment variable with the path of the token's PKCS#11 library, as securesystemslib reads it."""
+_LIBRARIES = {"hsm": "hsm", "awskms": "awskms", "gcpkms": "gcpkms", "azurekms": "azurekms", "hv": "vault"}
+"""By scheme, the extra of securesystemslib that brings its library."""
+
 Passphrase = Callable[[str], bytes]
-"""Of the key file of that name; asked for when the file is encrypted."""
+"""Of the key file of that name, asked for when the file is encrypted; or of a key's URI and `PIN`."""
 
 
 class PayloadSigner:
@@ -104,7 +120,7 @@ def public_key(uri: str, passphrase: Passphrase) -> SSlibKey:
     if scheme == FILE:
         return _named(open_file(Path(rest), passphrase).public_key, f"{FILE}:{Path(rest).name}")
     imports: dict[str, Callable[[], tuple[str, SSlibKey]]] = {
-        "hsm": HSMSigner.import_,
+        "hsm": lambda: HSMSigner.import_(*_id_and_token(rest), lambda _: passphrase(f"{uri}{PIN}").decode()),
         "awskms": lambda: AWSSigner.import_(rest),
         "gcpkms": lambda: GCPSigner.import_(rest),
         "azurekms": lambda: AzureSigner.import_(*_vault_and_name(rest)),
@@ -114,6 +130,15 @@ def public_key(uri: str, passphrase: Passphrase) -> SSlibKey:
         raise _unknown(uri)
     found: tuple[str, SSlibKey] = _reached(uri, imports[scheme])
     return _named(found[1], found[0])
+
+
+def key_named(keys: Iterable[Key], uri: str) -> Key | None:
+    """The key that metadata names by that URI; it may leave out what the metadata says at its end: the token, the version."""
+    for key in keys:
+        where = key.unrecognized_fields.get(URI_FIELD, "")
+        if where == uri or where.startswith((f"{uri}?", f"{uri}/")):
+            return key
+    return None
 
 
 def open_signer(uri: str, passphrase: Passphrase, *, public: Key | None = None) -> Signer:
@@ -135,23 +160,79 @@ def open_signer(uri: str, passphrase: Passphrase, *, public: Key | None = None) 
         raise OperatorConfigError(
             f"no metadata names the key {uri}", reason="key_uri", fix="add it to a role first: outrider ota keys add"
         )
-    signer: Signer = _reached(
-        uri, lambda: Signer.from_priv_key_uri(uri, public, lambda what: passphrase(what).decode())
-    )
-    return signer
+    if scheme not in _LIBRARIES:
+        raise _unknown(uri)
+    where = public.unrecognized_fields.get(URI_FIELD, uri)
+
+    def secret(_: str) -> str:
+        return passphrase(f"{uri}{PIN}").decode()
+
+    return _Reached(uri, _reached(uri, lambda: Signer.from_priv_key_uri(where, public, secret)))
 
 
-def _reached(uri: str, what: Callable[[], Any]) -> Any:
+class _Reached(Signer):
+    """A signer elsewhere, whose errors are ours: a token or a service is asked anew for each signature."""
+
+    def __init__(self, uri: str, signer: Signer) -> None:
+        self._uri = uri
+        self._signer = signer
+
+    @property
+    def public_key(self) -> Key:
+        return self._signer.public_key
+
+    @classmethod
+    def from_priv_key_uri(cls, priv_key_uri: str, public_key: Key, secrets_handler: Any = None) -> Signer:
+        raise NotImplementedError("open_signer makes it")
+
+    def sign(self, payload: bytes) -> Signature:
+        """As the one elsewhere; errors as `open_signer`."""
+        return _reached(self._uri, lambda: self._signer.sign(payload))
+
+
+def add_signature(metadata: "Metadata[Any]", signer: Signer) -> None:
+    """Adds a signature to metadata; a key that signs twice counts once.
+
+    Raises:
+        OutriderError: as `open_signer`; python-tuf would hide it in one of its own.
+    """
+    try:
+        metadata.sign(signer, append=True)
+    except UnsignedMetadataError as error:
+        if isinstance(error.__cause__, OutriderError):
+            raise error.__cause__ from error
+        raise
+
+
+def _reached(uri: str, what: Callable[[], T]) -> T:
+    scheme = uri.partition(":")[0]
+    if scheme == "hsm" and not os.environ.get(MODULE):
+        raise OperatorSetupError(
+            f"the key {uri} is in a PKCS#11 token, and its library is not named",
+            reason="key_library",
+            fix=f"set {MODULE}, as to /usr/lib/softhsm/libsofthsm2.so",
+        )
     try:
         return what()
-    except UnsupportedLibraryError as error:
+    except OutriderError:
+        raise
+    except (UnsupportedLibraryError, ImportError) as error:
         raise OperatorSetupError(
-            f"the key {uri} needs a library that is not here: {error}", reason="key_library", fix="install it"
+            f"the key {uri} needs a library that is not here: {error}",
+            reason="key_library",
+            fix=f"pip install 'securesystemslib[{_LIBRARIES[scheme]}]'",
         ) from error
-    except ValueError as error:
-        raise _unknown(uri) from error
-    except (Error, OSError) as error:
-        raise UnreachableError(f"the key {uri} does not answer: {error}", reason="key_service") from error
+    except Exception as error:  # each service's library has errors of its own, which know no common base
+        said = str(error) or type(error).__name__
+        if type(error).__name__.startswith("Pin"):  # PinIncorrect, PinLocked, …: of python-pkcs11
+            raise OperatorConfigError(
+                f"the PIN does not open the token of {uri}: {said}", reason="key_locked", fix="give the token's PIN"
+            ) from error
+        raise UnreachableError(
+            f"the key {uri} cannot be used: {said}",
+            reason="key_service",
+            fix="look whether the token or service is there, the key in it, and the PIN or the rights right",
+        ) from error
 
 
 def _unknown(uri: str) -> OperatorConfigError:
@@ -162,10 +243,18 @@ def _unknown(uri: str) -> OperatorConfigError:
     )
 
 
+def _id_and_token(rest: str) -> tuple[int, str | None]:
+    """Of ``hsm:ID?label=TOKEN``; both may be left out."""
+    number, _, query = rest.partition("?")
+    if number and not (number.isascii() and number.isdigit()):
+        raise _unknown(f"hsm:{rest}")
+    return int(number or HSMSigner.SCHEME_KEYID), dict(parse_qsl(query)).get("label")
+
+
 def _vault_and_name(rest: str) -> tuple[str, str]:
     parts = [part for part in rest.split("/") if part and part != "keys"]
     if len(parts) < 2:
-        raise ValueError(rest)
+        raise _unknown(f"azurekms:{rest}")
     return parts[0].partition(".")[0], parts[1]
 
 

@@ -32,6 +32,7 @@ from tuf.api.metadata import (  # type: ignore[attr-defined]
 
 from outrider_link.files import make_folder, write_durably
 from outrider_trust.facts import SIGNED_FIELD
+from outrider_trust.keys import add_signature
 from outrider_wire.errors import OperatorConfigError, TrustRefusedError
 
 EXPIRY_DAYS: Mapping[str, float] = {"root": 365, "targets": 90, "snapshot": 14, "timestamp": 7}
@@ -130,7 +131,7 @@ class Repository:
     def sign(self, role: str, metadata: "Metadata[Any]", signers: Iterable[Signer]) -> None:
         """Adds signatures to what is in hand; a key that signs twice counts once."""
         for signer in signers:
-            metadata.sign(signer, append=True)
+            add_signature(metadata, signer)
 
     def lacking(self, role: str, metadata: "Metadata[Any]", *, delegator: Any = None) -> int:
         """How many signatures it still needs, of the role's present keys and, for a root, of the next ones as well."""

@@ -31,6 +31,16 @@ UPDATE_REASONS: Mapping[str, UpdateReason] = {
         ("ledger_damaged", "both copies of what must not be forgotten are damaged", "remove the folder updates"),
         ("updates_held", "a stop, a pin or damage holds every update", "see: outrider edge update status"),
         ("slots_unwritable", "the disk takes nothing", "free the disk, or replace it"),
+        (
+            "trial_lost",
+            "the process or the machine ended while it was tested or loaded, which may be no fault of its own",
+            "nothing the first times: it is tried again; then look at the device's power and memory, and order it again",
+        ),
+        (
+            "selftest_again",
+            "the self-test was ended from outside, or came to no end on a busy device",
+            "nothing: it is tested again; look at the device's memory",
+        ),
         ("update_failed", "a step failed in a way that nobody foresaw", "see the agent's log, and report it"),
         # the order may not be carried out
         ("order_older", "a newer order was heeded", "nothing: the newest counts"),
@@ -72,11 +82,9 @@ UPDATE_REASONS: Mapping[str, UpdateReason] = {
         ("selftest_slow", "one inference takes longer than updates.selftest_ms", "publish a faster one"),
         (
             "load_crash",
-            "the process ended twice while it was loaded beside the model in use",
+            "the process ended three times while it was loaded beside the model in use, and the machine stayed up",
             "give the board more memory, or publish a smaller one",
         ),
-        ("selftest_crash", "the process ended in its self-test, twice", "test it on such a board"),
-        ("selftest_overdue", "its self-test did not end", "test it on such a board"),
         ("bad_golden", "it does not give its golden answers here", "test it on such a board"),
         ("wrong_task", "the bundle is for another task, or lacks what this one needs", "publish another"),
         ("wrong_release", "what came is another release than the one offered", "publish it again"),
@@ -89,7 +97,12 @@ UPDATE_REASONS: Mapping[str, UpdateReason] = {
         ("live_latency", "its p95 is far above that of the one before", "publish a faster one"),
         ("live_memory", "the agent has far more resident with it", "publish a smaller one"),
         ("live_heat", "the board has come close to throttling with it", "publish a lighter one"),
-        ("crash_loop", "the process started three times in its probation", "see the agent's log"),
+        ("crash_loop", "the process ended three times in its probation, the machine staying up", "see the agent's log"),
+        (
+            "power_loop",
+            "the machine went down five times in a row in its probation",
+            "look at its power, and its memory",
+        ),
         ("by_hand", "a person returned", "ask that person"),
         ("slot_unusable", "a slot is damaged or was edited", "nothing: another release runs; order it again"),
         ("slot_edited", "a slot holds what nobody put there", "look who writes on the device's disk"),

@@ -15,7 +15,7 @@ from outrider_cloud.trust.service import Trust
 from outrider_cloud.trust.settings import TrustSettings
 from outrider_link.settings import read_secret
 from outrider_trust.facts import CONTROL, FILE
-from outrider_trust.keys import URI_FIELD, open_signer
+from outrider_trust.keys import key_named, open_signer
 from outrider_trust.repository import ONLINE, Repository
 from outrider_wire.errors import OperatorConfigError
 from outrider_wire.topics import Topics
@@ -79,4 +79,4 @@ def _named(repository: Repository, role: str, uri: str) -> Any:
         keys = delegations.keys.values() if delegations else ()
     else:
         keys = repository.read("root").signed.keys.values()
-    return next((key for key in keys if key.unrecognized_fields.get(URI_FIELD) == uri), None)
+    return key_named(keys, uri)

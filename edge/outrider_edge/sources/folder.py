@@ -5,10 +5,12 @@ import stat
 from pathlib import Path
 
 from outrider_edge.sources.settling import Mark
-from outrider_wire.errors import OperatorSetupError
+from outrider_wire.errors import CallerError, OperatorSetupError, OutriderError
 
-REFUSED = "refused"
-"""Folder, within the one for what is done, for files that are no input of the task."""
+REFUSED, FAILED = "refused", "failed"
+"""Folders, within the one for what is done: for files that are no input of the task, and for those on which its model fails."""
+ERROR = ".error"
+"""Ending of the note beside such a file, which says why."""
 
 
 def listing(folder: Path) -> dict[str, Mark]:
@@ -36,13 +38,16 @@ def listing(folder: Path) -> dict[str, Mark]:
     return found
 
 
-def put_away(file: Path, done: Path, *, refused: bool) -> Path:
-    """Moves a file that is done with into ``done``, or below it what was refused; nothing there is overwritten.
+def put_away(file: Path, done: Path, *, trouble: OutriderError | None = None) -> Path:
+    """Moves a file that is done with into ``done``, or below it what was refused or failed; nothing there is overwritten.
+
+    Args:
+        trouble: why there is no answer; it is written beside the file, as ``NAME.error``.
 
     Raises:
         OperatorSetupError: it cannot be moved.
     """
-    folder = done / REFUSED if refused else done
+    folder = done if trouble is None else done / (REFUSED if isinstance(trouble, CallerError) else FAILED)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         target, number = folder / file.name, 0
@@ -53,6 +58,8 @@ def put_away(file: Path, done: Path, *, refused: bool) -> Path:
             except FileExistsError:
                 number += 1
                 target = folder / f"{file.stem}-{number}{file.suffix}"
+        if trouble is not None:
+            target.with_name(target.name + ERROR).write_text(f"{trouble.reason}: {trouble}\n", "utf-8")
         file.unlink()
     except OSError as error:
         raise OperatorSetupError(

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from outrider_edge.updates.rules import OTHER
+from outrider_edge.updates.record import OTHER
+from outrider_edge.updates.room import check_room
 from outrider_edge.updates.slots import SlotFolder
 from outrider_engine.delta.apply import apply_delta
 from outrider_link.files import make_folder, move_durably
-from outrider_wire.errors import BundleError, PeerError
+from outrider_wire.errors import BundleError, OperatorSetupError, PeerError
 from outrider_wire.manifest import MANIFEST_FILE, BundleFile, decode_manifest
 
 log = logging.getLogger(__name__)
@@ -55,13 +56,17 @@ async def fetch_by_delta(*, entry: BundleFile, staging: Path, folder: SlotFolder
         return False
     room = folder.folder / "deltas"  # beside the staging folder: there, a file that a kill leaves would be one too many
     try:
+        await asyncio.to_thread(
+            check_room, folder.folder, 2 * entry.size
+        )  # the delta, smaller than the file, and the file
         await asyncio.to_thread(make_folder, room)
         delta = room / f"{entry.sha256[:16]}.delta"
         base = await source.pull_delta(sha256=entry.sha256, size=entry.size, bases=list(bases), to=delta)
         if base is None or base not in bases:
             return False
+        await asyncio.to_thread(check_room, folder.folder, entry.size)
         await asyncio.to_thread(_rebuild, bases[base], delta, room / "rebuilt", staging / entry.path, entry)
-    except (BundleError, PeerError, OSError) as error:
+    except (BundleError, PeerError, OperatorSetupError, OSError) as error:
         log.warning("update.delta_failed", extra={"file": entry.path, "what": str(error)})
         return False
     finally:

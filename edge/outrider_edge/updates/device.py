@@ -82,7 +82,7 @@ class Held:
 
 
 class Updater:
-    """The slots of every task: `outrider_edge.uplink.uplink.UpdatesPort`.
+    """The slots of every task: `outrider_edge.ports.UpdatesPort`.
 
     Args:
         tasks: each made with ``held``.

@@ -40,5 +40,7 @@ def _lines() -> Iterator[str]:
             for target in way.to:
                 if target != state:
                     yield f"    {state} --> {target}: {_WORDS[event.__name__]}"
+        for target in phase.boot_to:
+            yield f"    {state} --> {target}: {phase.boot_what}"
         for target in phase.late_to:
             yield f"    {state} --> {target}: {phase.late_what} after {phase.deadline_s / 3600:g} h"  # type: ignore[operator]  # late_to has a deadline

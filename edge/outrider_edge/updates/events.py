@@ -137,9 +137,10 @@ class FellBack:
 
 @dataclass(frozen=True)
 class Booted:
-    """The process starts. ``pointer``: the slot that the pointer file names."""
+    """The process starts. ``pointer``: the slot that the pointer file names; ``boot``: the machine's boot id, where there is one."""
 
     pointer: Slot
+    boot: str = ""
 
 
 Event = (

@@ -1,21 +1,19 @@
 """Gathers a release on the device: its manifest, then only the files that are not here already. Knows no topics and no states."""
 
 import asyncio
-import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from outrider_edge.updates.deltas import DeltaSource, fetch_by_delta
 from outrider_edge.updates.record import Slot
+from outrider_edge.updates.room import check_room
 from outrider_edge.updates.slots import SlotFolder, check_fitting
 from outrider_engine.bundle import Bundle
 from outrider_link.files import write_durably
-from outrider_wire.errors import BundleDamagedError, BundleUnsafeError, OperatorSetupError
+from outrider_wire.errors import BundleDamagedError, BundleUnsafeError
 from outrider_wire.limits import MANIFEST_BYTES
 from outrider_wire.manifest import MANIFEST_FILE, BundleFile, Manifest, decode_manifest, manifest_digest
-
-SPARE_BYTES = 16 * 1024 * 1024
-"""Left free on the disk."""
 
 
 class ReleaseSource(Protocol):
@@ -59,7 +57,8 @@ async def fetch_release(*, release: str, size: int, slot: Slot, folder: SlotFold
     manifest = decode_manifest(data)
     check_fitting(manifest, folder.task)
     staging = await asyncio.to_thread(_prepare, folder, release, data, manifest)
-    for entry in manifest.needed:
+    for number, entry in enumerate(manifest.needed):
+        await asyncio.to_thread(check_room, staging, _lacking(staging, manifest.needed[number:]))
         await _fetch_file(entry, staging, folder, source)
     return await asyncio.to_thread(folder.place, release, slot)
 
@@ -81,13 +80,16 @@ def _begun(entry: BundleFile, staging: Path) -> bool:
 
 def _prepare(folder: SlotFolder, release: str, data: bytes, manifest: Manifest) -> Path:
     staging = folder.staging(release)  # what was gathered of another release makes room first
-    here = sum(path.stat().st_size for path in staging.iterdir() if path.is_file())
-    needed = max(0, sum(entry.size for entry in manifest.needed) - here) + SPARE_BYTES
-    if (free := shutil.disk_usage(folder.folder).free) < needed:
-        raise OperatorSetupError(
-            f"the release needs {needed} more bytes on the disk, and {free} are free",
-            reason="disk_full",
-            fix="free the disk",
-        )
+    check_room(staging, _lacking(staging, manifest.needed))
     write_durably(staging / MANIFEST_FILE, data)
     return staging
+
+
+def _lacking(staging: Path, entries: Sequence[BundleFile]) -> int:
+    """Bytes of these files that are still to come."""
+    return sum(max(0, entry.size - _here(staging / entry.path)) for entry in entries)
+
+
+def _here(file: Path) -> int:
+    """Bytes of it that lie there, whole or begun."""
+    return sum(path.stat().st_size for path in (file, file.with_name(f"{file.name}.part")) if path.is_file())

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, assert_never
@@ -12,7 +12,6 @@ from msgspec.structs import replace
 
 from outrider_edge.memory.memory import lacks_embedding
 from outrider_edge.ports import RuntimePort
-from outrider_edge.updates.deltas import DeltaSource
 from outrider_edge.updates.events import (
     Event,
     FellBack,
@@ -25,6 +24,7 @@ from outrider_edge.updates.events import (
     Withdrawn,
 )
 from outrider_edge.updates.fetching import ReleaseSource, fetch_release
+from outrider_edge.updates.polite import polite
 from outrider_edge.updates.probation import ProbationTerms, verdict
 from outrider_edge.updates.record import OTHER, Record, Slot
 from outrider_edge.updates.slots import SlotFolder
@@ -39,11 +39,14 @@ from outrider_wire.errors import BundleError, OutriderError
 log = logging.getLogger(__name__)
 
 SelfTest = Callable[[Path], SelfTestReport]
-MayGoOn = Callable[[], Coroutine[Any, Any, None]]
 Job = Literal["ask", "fetch", "test", "load", "watch", "restore"]
 RETRY_MAX_S = 300.0
 DAMAGED_TRIES = 3
 """A release that arrives with another digest this often is damaged where it comes from."""
+NOT_ITS_FAULT = ("no_child", "interrupted")
+"""Ends of a self-test that say nothing of the release: it is tested again."""
+DOUBTFUL = ("timeout", "out_of_memory")
+"""Ends that a busy device may bring about too: the second one counts."""
 _SPREAD = random.Random()  # noqa: S311 - spreads load, guards nothing
 
 
@@ -51,12 +54,12 @@ _SPREAD = random.Random()  # noqa: S311 - spreads load, guards nothing
 class UpdateTerms:
     """How patient an update is, and how strict."""
 
-    probation_answers: int = 20
-    """So many answers of the new model, without a failure of it, end its probation."""
-    probation_s: float = 60.0
-    """So does this much run time."""
-    probation_least_s: float = 0.0
-    """No probation is shorter."""
+    probation_answers: int = 200
+    """So many answers of the new model, without a failure of it, end its probation; with time, fewer do."""
+    probation_s: float = 86_400.0
+    """No probation has more run time."""
+    probation_least_s: float = 1800.0
+    """None has less, unless `probation_s` is."""
     retry_s: float = 1.0
     """Before the second attempt to fetch; it doubles, up to `RETRY_MAX_S`."""
     ask_s: float = 1.0
@@ -174,7 +177,12 @@ class UpdateJobs:
                     size=record.size,
                     slot=OTHER[record.slot],
                     folder=self._folder,
-                    source=polite(self._source(), self._may_go_on),
+                    source=polite(
+                        self._source(),
+                        may_go_on=self._may_go_on,
+                        stands=lambda: self._hold() is not None,
+                        look_s=self._terms.ask_s,
+                    ),
                 )
                 problem = lacks_embedding(self._folder.task, bundle.manifest)
                 return Unfit(problem, "wrong_task") if problem else Fetched(bundle.manifest.version)
@@ -187,8 +195,12 @@ class UpdateJobs:
                 self._say(error.what, error.reason)
             except OSError as error:
                 self._say(str(error), "slots_unwritable")
-            await asyncio.sleep(wait_s * _SPREAD.uniform(0.5, 1.0))
-            wait_s = min(RETRY_MAX_S, 2 * wait_s)
+            wait_s = await self._pause(wait_s)
+
+    async def _pause(self, wait_s: float) -> float:
+        """Waits about that long; how long the next pause is."""
+        await asyncio.sleep(wait_s * _SPREAD.uniform(0.5, 1.0))
+        return min(RETRY_MAX_S, 2 * wait_s)
 
     async def _may_go_on(self) -> None:
         """Returns when nothing stands against another byte."""
@@ -197,9 +209,13 @@ class UpdateJobs:
             await asyncio.sleep(self._terms.ask_s)
 
     async def _test(self, record: Record) -> Event:
-        found = await asyncio.to_thread(self._selftest, self._folder.path(OTHER[record.slot]))
-        if not found.ok:
-            return Unfit(f"self-test: {found.detail or found.reason}", found.reason or "selftest_failed")
+        wait_s, doubts = self._terms.retry_s, 0
+        while not (found := await asyncio.to_thread(self._selftest, self._folder.path(OTHER[record.slot]))).ok:
+            doubts += found.reason in DOUBTFUL
+            if found.reason not in NOT_ITS_FAULT and (found.reason not in DOUBTFUL or doubts > 1):
+                return Unfit(f"self-test: {found.detail or found.reason}", found.reason or "selftest_failed")
+            self._say(f"self-test: {found.detail or found.reason}", "selftest_again")
+            wait_s = await self._pause(wait_s)
         if self._terms.selftest_ms and found.ms > self._terms.selftest_ms:
             return Unfit(
                 f"self-test: one inference takes {found.ms:g} ms, more than {self._terms.selftest_ms:g}",
@@ -265,34 +281,3 @@ class UpdateJobs:
     def _loaded_from(self, slot: Slot, digest: str) -> tuple[Model, list[str]]:
         model = self._load(self._folder.open(slot, digest))
         return model, check_golden(model)
-
-
-def polite(source: ReleaseSource, may_go_on: MayGoOn) -> ReleaseSource:
-    """The same source, with its deltas if it has them, that asks before every file."""
-    if isinstance(source, DeltaSource):
-        return _PoliteWithDeltas(source, source, may_go_on)
-    return _Polite(source, may_go_on)
-
-
-class _Polite:
-    def __init__(self, source: ReleaseSource, may_go_on: MayGoOn) -> None:
-        self._source = source
-        self._may_go_on = may_go_on
-
-    async def pull_manifest(self, *, sha256: str, size: int) -> bytes:
-        await self._may_go_on()
-        return await self._source.pull_manifest(sha256=sha256, size=size)
-
-    async def pull_file(self, *, sha256: str, size: int, to: Path) -> Path:
-        await self._may_go_on()
-        return await self._source.pull_file(sha256=sha256, size=size, to=to)
-
-
-class _PoliteWithDeltas(_Polite):
-    def __init__(self, source: ReleaseSource, deltas: DeltaSource, may_go_on: MayGoOn) -> None:
-        super().__init__(source, may_go_on)
-        self._deltas = deltas
-
-    async def pull_delta(self, *, sha256: str, size: int, bases: Sequence[str], to: Path) -> str | None:
-        await self._may_go_on()
-        return await self._deltas.pull_delta(sha256=sha256, size=size, bases=bases, to=to)

@@ -22,17 +22,17 @@ from outrider_edge.updates.events import (
     Returned,
     RolledBack,
     Stopped,
+    Ticked,
     Tripped,
     Unfit,
     Withdrawn,
 )
+from outrider_edge.updates.interrupted import CALM_S, MAX_CRASHES, MAX_CUTS, forgiven, lost, survived
 from outrider_edge.updates.record import MAX_REFUSED, OTHER, SETTLED, Record
 from outrider_wire.messages import Outcome, SlotState
 
-MAX_TRIES = 2
-"""A self-test, or a load beside the model in use, that was begun this often without an end took the process with it."""
 MAX_BOOTS = 3
-"""Starts of the process within one probation before the release is held to be the cause."""
+"""Starts of the process within one probation, the machine staying up, before the release is held to be the cause."""
 
 Effect = Literal["cancel", "ask", "fetch", "test", "load", "meet", "point", "swap", "watch", "restore"]
 """``cancel`` what runs; ``ask`` again and again whether the next step may begin; ``fetch`` into the inactive slot; ``test`` it in a
@@ -63,7 +63,9 @@ def assigned(record: Record, wish: Assigned) -> Step:
         return _runs_already(newer, wish), () if settled else ("cancel",)
     if wish.release == record.offered and not settled:
         number = max(wish.order, record.order)
-        return replace(newer, order=number, rollout=wish.rollout, together=list(wish.together)), ()
+        anew = wish.by_hand or wish.order > record.order or wish.counter > record.counter
+        told = replace(newer, order=number, rollout=wish.rollout, together=list(wish.together))
+        return forgiven(told) if anew else told, ()
     return _begun(newer, wish), ("ask",) if settled else ("cancel", "ask")
 
 
@@ -136,7 +138,11 @@ def _cleared(record: Record, *, state: SlotState) -> Record:
         size=0,
         together=[],
         tries=0,
+        lost=0,
+        crashes=0,
+        held_in="",
         boots=0,
+        calm_s=0.0,
         answers=0,
         healthy=False,
         verdict="",
@@ -209,7 +215,7 @@ def on_probation(record: Record, _: Agreed) -> Step:
         boots=0,
         answers=0,
     )
-    return new, ("point", "swap", "watch")
+    return forgiven(new), ("point", "swap", "watch")
 
 
 def healthy(record: Record, _: object) -> Step:
@@ -240,7 +246,9 @@ def _back(record: Record, reason: str, code: str, verdict: Outcome) -> Step:
         previous_version="",
         previous_counter=0,
         healthy=False,
+        lost=0,
         boots=0,
+        calm_s=0.0,
         answers=0,
         verdict=verdict,
         reason=reason[:512],
@@ -295,7 +303,7 @@ def fell_back(record: Record, event: FellBack) -> Step:
 
 def rested(record: Record, _: Stopped) -> Step:
     """A start after an orderly end counts against nobody."""
-    return replace(record, tries=0, boots=0), ()
+    return replace(record, tries=0, boots=0, lost=0 if record.state == "probation" else record.lost), ()
 
 
 def boot_settled(record: Record, event: Booted) -> Step:
@@ -306,25 +314,39 @@ def boot_again(effect: Effect) -> Callable[[Record, Booted], Step]:
     return lambda record, _: (record, (effect,))
 
 
-def boot_testing(record: Record, _: Booted) -> Step:
-    if record.tries >= MAX_TRIES:
-        return _refuse(record, "the self-test took the process with it, twice", "selftest_crash"), ()
-    return replace(record, tries=record.tries + 1), ("test",)
+def boot_testing(record: Record, event: Booted) -> Step:
+    return (lost(record, event.boot), ("ask",)) if record.tries else (replace(record, tries=1), ("test",))
 
 
-def boot_armed(record: Record, _: Booted) -> Step:
-    if record.tries >= MAX_TRIES:
-        return _refuse(record, "the process ended twice while it was loaded", "load_crash"), ()
-    return replace(record, tries=record.tries + 1), ("load",)
+def boot_armed(record: Record, event: Booted) -> Step:
+    if not record.tries:  # it was loaded, and waited
+        return replace(record, tries=1), ("load",)
+    crashed = replace(record, crashes=record.crashes + survived(record, event.boot))
+    if crashed.crashes >= MAX_CRASHES:
+        return _refuse(record, f"the process ended {MAX_CRASHES} times while it was loaded", "load_crash"), ()
+    return lost(crashed, event.boot), ("ask",)
 
 
 def boot_probation(record: Record, event: Booted) -> Step:
     point: tuple[Effect, ...] = () if event.pointer == record.slot else ("point",)
     if record.healthy:
         return record, (*point, "meet")
-    if record.boots + 1 >= MAX_BOOTS:
+    if survived(record, event.boot):
+        record = replace(record, boots=record.boots + 1, calm_s=0.0)
+    else:
+        record = replace(record, lost=record.lost + 1, calm_s=0.0)
+    if record.boots >= MAX_BOOTS:
         return _back(record, f"the process started {MAX_BOOTS} times within its probation", "crash_loop", "rolled_back")
-    return replace(record, boots=record.boots + 1), (*point, "watch")
+    if record.lost >= MAX_CUTS:
+        return _back(record, f"the machine went down {MAX_CUTS} times in a row with it", "power_loop", "gave_up")
+    return record, (*point, "watch")
+
+
+def watched_on(record: Record, event: Ticked) -> Record:
+    """Run time and answers of a probation; after some calm, what ends of the machine went before is no row any more."""
+    calm_s = record.calm_s + event.run_s
+    answers = record.answers + event.answers
+    return replace(record, answers=answers, calm_s=calm_s, lost=0 if calm_s >= CALM_S else record.lost)
 
 
 def boot_rollback(record: Record, _: Booted) -> Step:

@@ -1,6 +1,8 @@
 """Whether a new model has earned its place: a pure rule over what was seen of it. Knows no model, clock or files.
 
-Time is run time: a device that is switched off at night is not watched then. Agreement with the model before is a share of few inputs,
+Time is run time: a device that is switched off at night is not watched then. A probation ends well after enough answers and enough time,
+whichever is later, and after `most_s` in any case; in between, fewer and fewer answers are enough, in proportion to the time that is left,
+so that a device that answers seldom is watched for longer, and not for ever. Agreement with the model before is a share of few inputs,
 so that it trips only when chance is no excuse: the Chernoff bound, exp(-n KL(k/n, p)), over all looks at once (a look after n inputs
 has 1/(n(n+1)) of the permitted false alarms; their sum is one).
 """
@@ -16,10 +18,10 @@ class ProbationTerms(Struct, kw_only=True, frozen=True):
     """What a new model must keep to."""
 
     answers: int = 200
-    """So many answers, and `least_s`, end it well."""
-    least_s: float = 0.0
-    most_s: float = 1800.0
-    """So does this much run time, however few they were."""
+    """So many answers, after `least_s`, end it well; later, fewer do (`enough`)."""
+    least_s: float = 1800.0
+    most_s: float = 86_400.0
+    """No probation is longer, however few the answers were."""
     failures: int = 0
     """Valid inputs on which the model may fail (it raises, or gives NaN or infinity)."""
     agreement: float = 0.5
@@ -66,10 +68,18 @@ def verdict(seen: Seen, terms: ProbationTerms) -> Healthy | Tripped | None:
     """Kept, rolled back, or None: it is watched on."""
     if (tripped := _tripped(seen, terms)) is not None:
         return tripped
-    long_enough = seen.answers >= terms.answers and seen.run_s >= terms.least_s
-    if (long_enough or seen.run_s >= terms.most_s) and seen.contact:
+    if seen.answers >= enough(seen.run_s, terms) and seen.contact:
         return Healthy()
     return None
+
+
+def enough(run_s: float, terms: ProbationTerms) -> float:
+    """How many answers end a probation well after ``run_s``: infinitely many at first, all of them at `least_s`, none at `most_s`."""
+    if run_s >= terms.most_s:
+        return 0.0
+    if run_s < terms.least_s:
+        return math.inf
+    return terms.answers * (terms.most_s - run_s) / (terms.most_s - terms.least_s)
 
 
 def _tripped(seen: Seen, terms: ProbationTerms) -> Tripped | None:

@@ -40,6 +40,8 @@ class Record(Struct, kw_only=True, frozen=True):
     """The running release's own, given by its signer; 0: it has none."""
     factory: str = ""
     """Digest of the configured bundle when it was installed: another one is the operator's wish."""
+    boot: str = ""
+    """The machine's boot at the last start of the process; '' where the system names none."""
     floor: int = 0
     """The highest release counter that was ever committed here."""
 
@@ -64,7 +66,17 @@ class Record(Struct, kw_only=True, frozen=True):
     spent_s: float = 0.0
     """Run time in this state."""
     tries: int = 0
+    """A trial of it has begun and not ended: 1."""
+    lost: int = 0
+    """Trials of it that were lost to the end of the process or the machine; in probation: ends of the machine in a row."""
+    crashes: int = 0
+    """Of these, ends of the process while it was loaded, the machine staying up."""
+    held_in: str = ""
+    """The machine's boot in which it is not tried any more; '' with as many lost trials: in none."""
     boots: int = 0
+    """In probation: starts of the process that no end of the machine, and no orderly one of the process, explains."""
+    calm_s: float = 0.0
+    """In probation: run time since the last start."""
     answers: int = 0
     """In probation: inputs that the new model has answered."""
     healthy: bool = False

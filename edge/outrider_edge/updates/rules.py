@@ -35,7 +35,7 @@ from outrider_edge.updates.events import (
     Unfit,
     Withdrawn,
 )
-from outrider_edge.updates.moves import MAX_BOOTS, MAX_TRIES, Rule, Step
+from outrider_edge.updates.moves import MAX_BOOTS, Rule, Step
 from outrider_edge.updates.record import MAX_REFUSED, OTHER, SETTLED, Record, Slot
 from outrider_wire.messages import SlotState
 
@@ -68,6 +68,10 @@ class Phase:
     late_what: str = ""
     boot: Callable[[Record, Booted], Step]
     """How a start goes on in it."""
+    boot_to: tuple[SlotState, ...] = ()
+    """The states that it can lead to; none: it stays."""
+    boot_what: str = ""
+    """When it does."""
     ways: Mapping[type, Way]
 
 
@@ -76,6 +80,7 @@ def step(record: Record, event: Event) -> Step:
     phase = PHASES[record.state]
     if isinstance(event, Booted):
         after, effects = phase.boot(_spent(record, TICK_S) if phase.deadline_s else record, event)
+        after = replace(after, boot=event.boot)
     elif isinstance(event, Ticked):
         after, effects = _ticked(record, event, phase)
     elif (way := _EVERYWHERE.get(type(event)) or phase.ways.get(type(event))) is not None:
@@ -88,7 +93,9 @@ def step(record: Record, event: Event) -> Step:
 def _ticked(record: Record, event: Ticked, phase: Phase) -> Step:
     if phase.deadline_s is None or phase.late is None:
         return record, ()
-    spent = replace(_spent(record, event.run_s), answers=record.answers + event.answers * (record.state == "probation"))
+    spent = _spent(record, event.run_s)
+    if record.state == "probation":
+        spent = moves.watched_on(spent, event)
     return phase.late(spent, event) if spent.spent_s >= phase.deadline_s else (spent, ())
 
 
@@ -97,6 +104,7 @@ def _spent(record: Record, run_s: float) -> Record:
 
 
 _OFFER = ("offered", "offered_counter", "back", "times", "size", "together", "spent_s")
+_TRIED = (*_OFFER, "offered_version", "lost", "crashes", "held_in")
 _WANTED = Way(moves.assigned, ("offered", "idle"))
 _ENDS = Way(moves.withdrawn, ("idle", "refused"))
 _UNFIT = Way(moves.unfit, ("refused",))
@@ -136,8 +144,8 @@ PHASES: Mapping[SlotState, Phase] = {
         ways={Fetched: Way(moves.fetched, ("staged",)), Unfit: _UNFIT, Assigned: _WANTED, Withdrawn: _ENDS},
     ),
     "staged": Phase(
-        what="its time, again: it may have changed while it was fetched",
-        keeps=(*_OFFER, "offered_version"),
+        what="its time, again: it may have changed while it was fetched; after a trial that was lost, a pause too",
+        keeps=_TRIED,
         deadline_s=30 * DAY_S,
         late=moves.give_up("it could not be tested for 30 days"),
         late_to=("idle",),
@@ -152,12 +160,14 @@ PHASES: Mapping[SlotState, Phase] = {
     ),
     "testing": Phase(
         what="the limited child on its golden examples",
-        keeps=(*_OFFER, "offered_version", "tries"),
+        keeps=(*_TRIED, "tries"),
         deadline_s=HOUR_S,
-        late=lambda record, _: moves.unfit(record, Unfit("the self-test did not end", "selftest_overdue")),
-        late_to=("refused",),
-        late_what="refused",
+        late=moves.give_up("it could not be tested in an hour"),
+        late_to=("idle",),
+        late_what="given up",
         boot=moves.boot_testing,
+        boot_to=("staged",),
+        boot_what="the process or the machine ended in it",
         ways={
             Passed: Way(moves.passed, ("armed",)),
             Unfit: _UNFIT,
@@ -168,12 +178,14 @@ PHASES: Mapping[SlotState, Phase] = {
     ),
     "armed": Phase(
         what="the other tasks of its order, loaded too",
-        keeps=(*_OFFER, "offered_version", "tries"),
+        keeps=(*_TRIED, "tries"),
         deadline_s=DAY_S,
         late=moves.give_up("the other tasks of its order were not ready in a day"),
         late_to=("idle",),
         late_what="given up",
         boot=moves.boot_armed,
+        boot_to=("staged", "refused"),
+        boot_what="the process or the machine ended while it was loaded",
         ways={
             Loaded: Way(moves.loaded),
             Stopped: Way(moves.rested),
@@ -185,11 +197,13 @@ PHASES: Mapping[SlotState, Phase] = {
     ),
     "probation": Phase(
         what="enough answers of it, watched, and the other tasks of its order",
-        keeps=(*_OFFER, "offered_version", "boots", "answers", "healthy"),
+        keeps=(*_OFFER, "offered_version", "boots", "lost", "calm_s", "answers", "healthy"),
         deadline_s=7 * DAY_S,
         late=moves.healthy,
         late_what="it ends well: nothing was amiss",
         boot=moves.boot_probation,
+        boot_to=("rollback",),
+        boot_what="the process or the machine ended again and again",
         ways={
             Healthy: Way(moves.healthy),
             Kept: Way(moves.committed, ("committed",)),
@@ -215,7 +229,6 @@ PHASES: Mapping[SlotState, Phase] = {
 __all__ = [
     "MAX_BOOTS",
     "MAX_REFUSED",
-    "MAX_TRIES",
     "OTHER",
     "PHASES",
     "SETTLED",

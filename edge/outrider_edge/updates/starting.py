@@ -54,7 +54,9 @@ def settle_together(folders: Mapping[str, SlotFolder]) -> None:
             records[task] = record
 
 
-def start_slots(*, folder: SlotFolder, factory: Path, load: Load, kept: TaskLedger | None = None) -> SlotStart:
+def start_slots(
+    *, folder: SlotFolder, factory: Path, load: Load, kept: TaskLedger | None = None, boot: str = ""
+) -> SlotStart:
     """Opens a task's slots and loads its model. Blocks.
 
     Args:
@@ -62,6 +64,7 @@ def start_slots(*, folder: SlotFolder, factory: Path, load: Load, kept: TaskLedg
         factory: the configured bundle. It is installed when there is nothing else, and when it is another than last time.
         load: how a bundle becomes a model here.
         kept: what is known of the task beside its record, should that be lost.
+        boot: the machine's boot id; '' where it has none.
 
     Raises:
         BundleError: neither a slot nor the configured bundle holds a model that can be used.
@@ -69,9 +72,9 @@ def start_slots(*, folder: SlotFolder, factory: Path, load: Load, kept: TaskLedg
     make_folder(folder.folder)
     record = _wish_of_operator(folder, factory, _found(folder, kept))
     if record is None:
-        return _from_factory(folder, factory, load, "a", _remembered(kept))
+        return _from_factory(folder, factory, load, "a", _restored(Record(running="", boot=boot), kept))
     before = record
-    record, effects = step(record, Booted(folder.pointer() or record.slot))
+    record, effects = step(record, Booted(folder.pointer() or record.slot, boot))
     if record != before or folder.record() is None:
         _written(folder.save, record)  # before the load: a model that takes the process with it has then been counted
     try:
@@ -117,10 +120,6 @@ def _restored(record: Record, kept: TaskLedger | None) -> Record:
     return replace(record, floor=kept.floor, refused=list(kept.refused)) if kept else record
 
 
-def _remembered(kept: TaskLedger | None) -> Record | None:
-    return _restored(Record(running=""), kept) if kept else None
-
-
 def _wish_of_operator(folder: SlotFolder, factory: Path, record: Record | None) -> Record | None:
     """A configured bundle that was not configured last time is installed now; its own refusal in the past is forgotten."""
     if record is None or (digest := _digest_of(factory)) in ("", record.factory):
@@ -151,7 +150,7 @@ def _digest_of(factory: Path) -> str:
         return ""
 
 
-def _from_factory(folder: SlotFolder, factory: Path, load: Load, slot: Slot, record: Record | None) -> SlotStart:
+def _from_factory(folder: SlotFolder, factory: Path, load: Load, slot: Slot, record: Record) -> SlotStart:
     try:
         bundle = folder.install(factory, slot)
     except OSError as error:  # it answers from where it lies
@@ -164,16 +163,17 @@ def _from_factory(folder: SlotFolder, factory: Path, load: Load, slot: Slot, rec
     return SlotStart(folder=folder, factory=factory, record=installed, model=model)
 
 
-def _of_factory(bundle: Bundle, slot: Slot, before: Record | None) -> Record:
+def _of_factory(bundle: Bundle, slot: Slot, before: Record) -> Record:
     return Record(
         slot=slot,
         running=bundle.digest,
         version=bundle.manifest.version,
         factory=bundle.digest,
-        counter=before.counter if before else 0,
-        order=before.order if before else 0,
-        floor=before.floor if before else 0,
-        refused=[digest for digest in before.refused if digest != bundle.digest] if before else [],
+        boot=before.boot,
+        counter=before.counter,
+        order=before.order,
+        floor=before.floor,
+        refused=[digest for digest in before.refused if digest != bundle.digest],
     )
 
 

@@ -2,6 +2,7 @@
 
 from msgspec import Struct
 
+from outrider_edge.updates.interrupted import PAUSES_S, pause
 from outrider_edge.updates.ledger import Halt
 from outrider_edge.updates.record import Record, Times
 from outrider_wire.rollout import WeeklyWindow, minute_of_week
@@ -14,6 +15,8 @@ class WhenTerms(Struct, kw_only=True, frozen=True):
     """When updates may begin; none: at any time."""
     over_metered: bool = False
     """Whether anything is fetched while the link is metered."""
+    pauses_s: tuple[float, float] = PAUSES_S
+    """Run time before a release is tried again that the process or the machine has ended in: the second time, and the third."""
 
 
 class Surroundings(Struct, kw_only=True, frozen=True):
@@ -60,9 +63,12 @@ def hold(record: Record, around: Surroundings, terms: WhenTerms) -> Hold | None:
         return Hold(code="stopped", what=f"rollout {record.rollout} is stopped: {around.halt.reason}")
     if record.state == "armed":  # what is tested waits for its companions alone
         return None
-    if record.times is not None and (held := _times(record, record.times, around.now_ms)) is not None:
-        return held
-    return _permitted(record, around, terms)
+    return _trial_lost(record, terms) or _times(record, around.now_ms) or _permitted(record, around, terms)
+
+
+def _trial_lost(record: Record, terms: WhenTerms) -> Hold | None:
+    why = pause(record, terms.pauses_s) if record.state == "staged" else ""
+    return Hold(code="trial_lost", what=why) if why else None
 
 
 def _permitted(record: Record, around: Surroundings, terms: WhenTerms) -> Hold | None:
@@ -77,7 +83,8 @@ def _permitted(record: Record, around: Surroundings, terms: WhenTerms) -> Hold |
     return None
 
 
-def _times(record: Record, times: Times, now: int) -> Hold | None:
+def _times(record: Record, now: int) -> Hold | None:
+    times = record.times or Times()
     if record.state == "offered" and now >= times.expires_ms:
         return Hold(code="order_expired", what="the order ran out before it could begin", for_good=True)
     if now < times.begin_ms:

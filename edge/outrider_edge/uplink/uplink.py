@@ -9,16 +9,17 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, assert_never
+from typing import Any, assert_never
 
 from outrider_edge.outbox.clock import RunClock, run_clock
 from outrider_edge.outbox.outbox import Outbox
-from outrider_edge.ports import FiguresPort, MaySpare, OnAside, OnFinal, OnPulled, OutboxEntry
+from outrider_edge.ports import FiguresPort, MaySpare, OnAside, OnFinal, OnPulled, OutboxEntry, UpdatesPort
 from outrider_edge.uplink.alone import AloneUplink
 from outrider_edge.uplink.delta_asking import DeltaAsking
 from outrider_edge.uplink.metadata import MetadataLine
 from outrider_edge.uplink.offering import Offering
 from outrider_edge.uplink.presence import offline, online, telemetry
+from outrider_edge.uplink.putting import PartPutting
 from outrider_link.blobs import BlobHolder, BlobPuller
 from outrider_link.http import CloudHttp
 from outrider_link.session import Incoming, MqttSession, Outgoing, Tls
@@ -40,7 +41,6 @@ from outrider_wire.messages import (
     Receipt,
     Refusal,
     Reported,
-    SlotReport,
     StopNotice,
 )
 from outrider_wire.topics import DEFAULT_ROOT, RELEASES, Address, Topics, row
@@ -48,30 +48,6 @@ from outrider_wire.topics import DEFAULT_ROOT, RELEASES, Address, Topics, row
 log = logging.getLogger(__name__)
 
 GOODBYE_S = 2.0
-PUTS_AT_ONCE = 4
-"""Offers that wait for their parts to be put over HTTP. Any further one leaves at once, and its parts are pulled."""
-PUT_S, PUT_BYTES_PER_S = 2.0, 250_000
-"""How long a put may take, and that much longer for its size: HTTP that is slower than this is no faster way."""
-
-
-class UpdatesPort(Protocol):
-    """The updater, as the uplink sees it. Real: `outrider_edge.updates.updater.Updater`."""
-
-    def on_desired(self, desired: Desired) -> None:
-        """What the cloud wants in the slots. Returns at once."""
-        ...
-
-    def slots(self) -> list[SlotReport]:
-        """What the slots hold now."""
-        ...
-
-    def facts(self) -> dict[str, str]:
-        """What the device says of itself, and plans ask for: site, profile, labels."""
-        ...
-
-    async def reported(self) -> Reported:
-        """The same as `slots` with all that belongs to it, numbered and signed: made anew each time it is told."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +110,7 @@ class Uplink:
             publish=self._session.publish, open_blob=self.offering.open_blob, bytes_per_s=access.blob_cap
         )
         self._http = http
-        self._putting: set[str] = set()
+        self._putting = PartPutting(http=http, open_blob=self.offering.open_blob) if http is not None else None
         self._puller = BlobPuller(
             publish=self._session.publish, bytes_per_s=access.blob_cap, beside=http.fetch if http else None
         )
@@ -243,8 +219,8 @@ class Uplink:
 
     async def offer(self, escalation: Escalation) -> bool:
         """As `outrider_edge.uplink.offering.Line.offer`. What it only refers to is put where the worker finds it, if that can be."""
-        if self._http is not None and escalation.offer == 1 and len(self._putting) < PUTS_AT_ONCE:
-            await self._put_parts(self._http, escalation)
+        if self._putting is not None:
+            await self._putting.put(escalation)
         return await self._session.publish(
             Outgoing(
                 topic=self._topics.of("escalate", self._device, task=escalation.task),
@@ -254,22 +230,6 @@ class Uplink:
                 expiry_s=max(1, escalation.keep_for_s),
             )
         )
-
-    async def _put_parts(self, http: CloudHttp, escalation: Escalation) -> None:
-        """For a moment only, and once an input: other offers wait behind, and what does not come so is pulled over the broker."""
-        offered = [part for part in escalation.parts if part.inline is None]
-        if not offered or escalation.id in self._putting:
-            return
-        self._putting.add(escalation.id)
-        try:
-            async with asyncio.timeout(PUT_S + sum(part.size for part in offered) / PUT_BYTES_PER_S):
-                for part in offered:
-                    if (blob := self.offering.open_blob(part.sha256)) is not None:
-                        await http.put(part.sha256, blob)
-        except (OutriderError, OSError, TimeoutError) as error:
-            log.info("uplink.not_put", extra={"id": escalation.id, "what": str(error) or "not in time"})
-        finally:
-            self._putting.discard(escalation.id)
 
     async def pull_manifest(self, *, sha256: str, size: int) -> bytes:
         """As `outrider_edge.updates.fetching.ReleaseSource`."""
@@ -433,4 +393,4 @@ def _ignored(_: object) -> None:
     """Nobody listens for it."""
 
 
-__all__ = ["AloneUplink", "BrokerAccess", "UpdatesPort", "Uplink"]
+__all__ = ["AloneUplink", "BrokerAccess", "Uplink"]

@@ -2,11 +2,11 @@
 
 Run as ``python -m outrider_edge.video.camera_child`` by `outrider_edge.video.camera`. One life is one connection: when that ends,
 so does the child, and says why. From before the first byte of a stream it has bounds on its memory, writes no file, starts no
-process and gains no privilege; once there are frames it can open nothing more. It ends with its parent.
+process and gains no privilege; of anything but a stream it has no network; once there are frames it can open nothing more. It ends
+with its parent.
 """
 
 import contextlib
-import ctypes
 import io
 import os
 import resource
@@ -35,8 +35,8 @@ from outrider_edge.video.protocol import (
     Plan,
     Said,
 )
+from outrider_engine.confining import end_with_parent, gain_nothing, without_network
 
-_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 _FILES_WHILE_OPENING = 64
 _GARBAGE = frozenset(
     {
@@ -64,8 +64,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent ends it
         signal.signal(number, signal.SIG_IGN)
     words, out = sys.stdin.buffer, sys.stdout.buffer
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    end_with_parent()
     try:
         plan = msgspec.json.decode(words.readline(), type=Plan)
         frames = _frames_of(plan)
@@ -74,7 +73,7 @@ def main() -> int:
         threading.Thread(
             target=_read, args=(frames, newest, confined), daemon=True
         ).start()  # none can be started later
-        _confine(plan.memory_mb)
+        _confine(plan)
         confined.set()
         try:
             _serve(words, out, frames, newest, plan)
@@ -162,15 +161,16 @@ def _say(out: IO[bytes], kind: int, body: bytes) -> None:
     out.flush()
 
 
-def _confine(memory_mb: int) -> None:
+def _confine(plan: Plan) -> None:
     """Bounds what this process can do, for good."""
-    _limit(resource.RLIMIT_AS, memory_mb << 20)
+    _limit(resource.RLIMIT_AS, plan.memory_mb << 20)
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_FSIZE, 0)
     _limit(resource.RLIMIT_NOFILE, _FILES_WHILE_OPENING)
     _limit(resource.RLIMIT_NPROC, 0)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    gain_nothing()
+    if plan.kind != "stream":  # a device, a file, or a pipe from GStreamer
+        without_network()
 
 
 def _close_door() -> None:

@@ -2,7 +2,7 @@
 
 Run as ``python -m outrider_engine.native.build_child``, with a request and the model on standard input. No ``RLIMIT_AS``: CUDA
 reserves more address space than any machine has memory, and fails under one. What bounds it is the control group that the agent runs in
-(``MemoryMax=`` of its unit), and that the kernel is asked to end this process before any other of the group.
+(``MemoryMax=`` of its unit), and that the kernel is asked to end this process before any other of the group. It ends with its parent.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from outrider_engine.cache_folder import CacheFolder
+from outrider_engine.confining import end_with_parent
 from outrider_engine.native.adapters import ADAPTERS
 from outrider_engine.native.build import build_engine
 from outrider_engine.native.library import load_library
@@ -55,6 +56,7 @@ class Line(Struct, kw_only=True, frozen=True):
 
 def main(source: BinaryIO) -> int:
     """Builds what ``source`` asks for; the exit status is 0 whatever came of it."""
+    end_with_parent()
     os.nice(NICE)
     with contextlib.suppress(OSError):  # not Linux, or not allowed
         Path("/proc/self/oom_score_adj").write_text("1000")

@@ -82,6 +82,11 @@ url = "mqtt://127.0.0.1:{broker_port}"
 [api]
 port = {port}
 
+[updates]
+probation_answers = 20
+probation_least_s = 0.0
+probation_s = 30.0
+
 [[tasks]]
 file = "task.toml"
 bundle = "{models.small.absolute()}"

@@ -10,7 +10,7 @@ from tuf.api.metadata import Metadata
 from outrider.ota.workplace import Workplace
 from outrider_link.files import write_durably
 from outrider_trust.facts import CONTROL, FILE
-from outrider_trust.keys import URI_FIELD, open_file, open_signer
+from outrider_trust.keys import add_signature, key_named, open_file, open_signer
 from outrider_trust.repository import KINDS
 from outrider_wire.errors import OperatorConfigError, TrustRefusedError
 
@@ -62,7 +62,7 @@ def sign_file(place: Workplace, path: Path, uris: list[str], *, dry_run: bool = 
             )
         about.append(f"the file does not name {uri}: it counts only if whoever vouches for this role does")
     for _, signer in signers:
-        metadata.sign(signer, append=True)
+        add_signature(metadata, signer)
     write_durably(path, metadata.to_bytes())
     return Carried(about=about, signatures=len(metadata.signatures))
 
@@ -84,5 +84,4 @@ def _signer(place: Workplace, uri: str, metadata: "Metadata[Any]") -> Any:
     if scheme == FILE:
         return open_file(Path(rest), place.passphrase)
     public = getattr(metadata.signed, "keys", {}).values()
-    named = next((key for key in public if key.unrecognized_fields.get(URI_FIELD) == uri), None)
-    return open_signer(uri, place.passphrase, public=named)
+    return open_signer(uri, place.passphrase, public=key_named(public, uri))

@@ -7,9 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from outrider_link.settings import read_secret
+from outrider_trust.keys import PIN
 from outrider_wire.errors import OperatorConfigError
 
 VARIABLE = "OUTRIDER_KEY_PASSPHRASE"
+PIN_VARIABLE = "OUTRIDER_KEY_PIN"
+"""The PIN of a PKCS#11 token; without it, what is said of passphrases holds for PINs too."""
 
 
 def passphrases(file: Path | None, *, again: bool = False) -> Callable[[str], bytes]:
@@ -21,6 +24,8 @@ def passphrases(file: Path | None, *, again: bool = False) -> Callable[[str], by
     """
 
     def ask(what: str) -> bytes:
+        if what.endswith(PIN) and (said := os.environ.get(PIN_VARIABLE)):
+            return said.encode()
         if file is not None:
             return read_secret(file, f"passphrase of {what}").encode()
         if said := os.environ.get(VARIABLE):

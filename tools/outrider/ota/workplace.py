@@ -15,7 +15,7 @@ from securesystemslib.signer import Key, Signer  # type: ignore[attr-defined]
 
 from outrider_link.files import make_folder, write_durably
 from outrider_trust.facts import FILE
-from outrider_trust.keys import URI_FIELD, Passphrase, open_file, open_signer, public_key
+from outrider_trust.keys import Passphrase, key_named, open_file, open_signer, public_key
 from outrider_trust.repository import KINDS, ONLINE, Repository
 from outrider_wire.errors import OperatorConfigError, TrustRefusedError
 
@@ -143,10 +143,8 @@ class Workplace:
             if found is None:
                 continue
             where = found.signed if owner == "root" else found.signed.delegations
-            for key in where.keys.values() if where else ():
-                if key.unrecognized_fields.get(URI_FIELD) == uri:
-                    named: Key = key
-                    return named
+            if where and (key := key_named(where.keys.values(), uri)) is not None:
+                return key
         return None
 
 

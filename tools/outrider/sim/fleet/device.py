@@ -31,6 +31,7 @@ from outrider_edge.updates.reporting import Reporter, report_key
 from outrider_edge.updates.slots import SlotFolder
 from outrider_edge.updates.starting import SlotStart, settle_together, start_slots
 from outrider_edge.updates.updater import TaskUpdater, UpdateTerms
+from outrider_edge.updates.waiting import WhenTerms
 from outrider_edge.updates.watching import Senses
 from outrider_edge.uplink.metadata import UplinkMetadata
 from outrider_edge.uplink.uplink import BrokerAccess, Uplink
@@ -42,6 +43,7 @@ ANSWERS = 48
 """That end a probation well."""
 TERMS = UpdateTerms(
     probation_answers=ANSWERS,
+    probation_least_s=0.0,
     probation_s=120.0,
     retry_s=0.5,
     ask_s=0.5,
@@ -50,6 +52,8 @@ TERMS = UpdateTerms(
     watch=ProbationTerms(agreement=0.7, slower=0.0, memory_mb=0.0),
 )
 """Latency and memory are those of a process with the whole fleet in it, and are not compared."""
+AGAIN = WhenTerms(pauses_s=(2.0, 5.0))
+"""A trial that was lost with the power is made again sooner than outside."""
 CALM_S, BUSY_S = 4.0, 0.1
 """Between two inputs: usually, and on a device whose new model is on probation."""
 OFF_S, FULL_S = (0.5, 4.0), 6.0
@@ -198,11 +202,15 @@ class SimDevice:
         slots = SlotFolder(folder=self._slots, task=TASK)
         settle_together({TASK.name: slots})
         kept = ledger.task(TASK.name) if TASK.name in ledger.now.tasks else None
-        return ledger, start_slots(folder=slots, factory=self._ground.factory, load=self._ground.shelf.load, kept=kept)
+        boot = f"{self.name} {self._chance.random()}"  # its power was gone
+        return ledger, start_slots(
+            folder=slots, factory=self._ground.factory, load=self._ground.shelf.load, kept=kept, boot=boot
+        )
 
     def _updater(self, ledger: LedgerFile, start: SlotStart, runtime: TaskRuntime, uplink: Uplink) -> Updater:
         ground = self._ground
         terms = DeviceTerms(
+            when=AGAIN,
             local=LocalFacts(
                 device=self.name, facts={"profile": self.profile}, agent=AGENT, profile=self.profile, memory_mb=512
             ),
@@ -300,7 +308,7 @@ class SimDevice:
 
 
 class _Heard:
-    """`outrider_edge.uplink.uplink.UpdatesPort` of an updater, whose orders are heard of."""
+    """`outrider_edge.ports.UpdatesPort` of an updater, whose orders are heard of."""
 
     def __init__(self, updater: Updater, ordered: Callable[[bytes], None]) -> None:
         self._updater = updater

@@ -15,6 +15,7 @@ from outrider.sim.power.promises import Broken, Say, told
 from outrider.sim.power.signing import SigningSite, root_of
 from outrider_edge.journey.pipeline import TaskRuntime
 from outrider_edge.updates.device import DeviceTerms, Held, Updater
+from outrider_edge.updates.interrupted import MAX_LOST
 from outrider_edge.updates.judging import LocalFacts
 from outrider_edge.updates.ledger import LedgerFile
 from outrider_edge.updates.orders import OrderDesk
@@ -22,6 +23,7 @@ from outrider_edge.updates.reporting import Reporter, report_key
 from outrider_edge.updates.slots import SlotFolder
 from outrider_edge.updates.starting import SlotStart, settle_together, start_slots
 from outrider_edge.updates.updater import TaskUpdater, UpdateTerms
+from outrider_edge.updates.waiting import WhenTerms
 from outrider_trust.sources import DirectorySource
 from outrider_wire.errors import OutriderError
 from outrider_wire.manifest import MANIFEST_FILE, decode_manifest, encode_manifest
@@ -32,6 +34,7 @@ from outrider_wire.task import Task, parse_task
 DEVICE = "cam-1"
 FIRST, SECOND = "easy-vqa", "easy-vqa-night"
 TASKS = (FIRST, SECOND)
+_AGAIN = WhenTerms(pauses_s=(0.2, 0.4))
 _SOON = UpdateTerms(probation_answers=10**9, probation_s=0.2, retry_s=0.05, ask_s=0.02, tick_s=0.1)
 
 
@@ -99,7 +102,10 @@ async def _live(folder: Path, say: Say, work: Path, *, fails: bool) -> None:
 
 
 async def _over(updater: Updater, say: Say) -> bool:
-    """Whether the order has ended for both; says what may be said of it now."""
+    """Whether the order has ended for both, or a release is held after trials that were lost; says what may be said of it now."""
+    if any(each.record.lost >= MAX_LOST and each.record.state == "staged" for each in updater.tasks.values()):
+        say("held")
+        return True
     if len(updater.ledger.now.ends) < len(TASKS):
         return False
     told_now = await updater.reported()
@@ -161,7 +167,7 @@ def _updater(
     starts: dict[str, SlotStart],
     runtimes: dict[str, TaskRuntime],
 ) -> Updater:
-    terms = DeviceTerms(local=LocalFacts(device=DEVICE))
+    terms = DeviceTerms(when=_AGAIN, local=LocalFacts(device=DEVICE))
     held = Held(ledger=ledger, terms=terms)
     tasks = [
         TaskUpdater(
