@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from outrider_cloud.clock import now_ms
 from outrider_cloud.device_reports import believed, row_of
 from outrider_cloud.metrics import Metrics
+from outrider_cloud.store import forgotten
 from outrider_cloud.store.schema import assignments, devices, identities
 from outrider_cloud.store.store import Store
 from outrider_wire.codec import common_version
@@ -71,7 +72,7 @@ class Fleet:
         if not self._signed:
             await self._note(device, row_of(said))
             return
-        await self._take(partial(note_report, device=device, said=said, seen_ms=now_ms()))
+        await self._take(device, partial(note_report, device=device, said=said, seen_ms=now_ms()))
 
     async def on_telemetry(self, device: str, said: Telemetry) -> None:
         """The last telemetry of each task.
@@ -80,17 +81,22 @@ class Fleet:
             PeerMessageError: it speaks for another device, or of too many tasks.
         """
         _check_speaker(device, said.device)
-        if await self._take(partial(note_telemetry, device=device, said=said, seen_ms=now_ms())):
+        if await self._take(device, partial(note_telemetry, device=device, said=said, seen_ms=now_ms())):
             facts = {"device": device, "task": said.task, "what": "audits have broken its certificate's promise"}
             log.error("device.alarm", extra=facts)
 
     async def _note(self, device: str, values: dict[str, Any]) -> None:
-        await self._take(partial(note, device=device, values=values, seen_ms=now_ms()))
+        await self._take(device, partial(note, device=device, values=values, seen_ms=now_ms()))
 
-    async def _take(self, change: Callable[..., bool]) -> bool:
-        """Makes a change, unless it would add a device too many."""
+    async def _take(self, device: str, change: Callable[..., bool]) -> bool:
+        """Makes a change, unless the device is forgotten meanwhile, or would be one too many."""
+        said = forgotten.Said(device, mark=self._store.forgotten)
+
+        def unless_forgotten(connection: sa.Connection) -> bool:
+            return not forgotten.covers(connection, said) and change(connection, most=self._devices_max)
+
         try:
-            return await self._store.write(partial(change, most=self._devices_max))
+            return await self._store.write(unless_forgotten)
         except TooManyDevicesError:
             self._metrics.shed.labels("", "devices").inc()
             return False

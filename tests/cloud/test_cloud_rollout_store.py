@@ -416,7 +416,7 @@ async def test_what_is_forgotten_of_a_device_is_forgotten_here_too(office: Offic
     await office.begin(running, await office.release(1), devices=3)
     await running.turn()
     assert "cam-1" in office.kept().progress.control
-    await office.store.write(lambda c: forget.erase(c, whom=forget.Whom(device="cam-1")))
+    await office.store.write(lambda c: forget.erase(c, whom=forget.Whom(device="cam-1"), at_ms=1))
     assert {row["device"] for row in office.rows(orders)} == {"cam-0", "cam-2"}
     assert {row["device"] for row in office.rows(rollout_members)} == {"cam-0", "cam-2"}
     progress = office.kept().progress
@@ -433,7 +433,7 @@ async def test_a_step_that_was_under_way_does_not_write_a_forgotten_device_down_
     await running.turn()
     await office.says("cam-1", state="fetching", offered=office.kept().plan.releases[0].release)
     found = await running.look("r-1")
-    await office.store.write(lambda c: forget.erase(c, whom=forget.Whom(device="cam-1")))
+    await office.store.write(lambda c: forget.erase(c, whom=forget.Whom(device="cam-1"), at_ms=1))
     with pytest.raises(rollouts.OvertakenError):
         await running.write(found, step(found.look))
     assert {row["device"] for row in office.rows(rollout_members)} == {"cam-0", "cam-2"}

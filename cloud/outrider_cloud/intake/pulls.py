@@ -144,7 +144,11 @@ class Pulls:
         ]
         for task in todo:
             task.cancel()
+        ended = [self._fetching[task] for task in todo]
         await asyncio.gather(*todo, return_exceptions=True)
+        for of, sha256 in ended if digests is not None else []:
+            for file in self._folder.glob(f"{of}.{sha256}*"):
+                file.unlink(missing_ok=True)
 
     def _take(self, device: str, put: Path, part: Part, keep: bool) -> bytes | None:
         """Out of what was put: into the blob store (``keep``), or into memory. Blocks."""
