@@ -42,6 +42,7 @@ from outrider_wire.messages import (
     Reported,
     SlotReport,
     StopNotice,
+    Telemetry,
 )
 from outrider_wire.topics import DEFAULT_ROOT, RELEASES, Address, Topics, row
 
@@ -71,6 +72,10 @@ class UpdatesPort(Protocol):
 
     async def reported(self) -> Reported:
         """The same as `slots` with all that belongs to it, numbered and signed: made anew each time it is told."""
+        ...
+
+    async def signed(self, told: Telemetry) -> Telemetry:
+        """The same under the signature of the reports."""
         ...
 
 
@@ -338,7 +343,8 @@ class Uplink:
                 self._device, self._clock.boot_id, figures=self._figures, ledger=self._outbox, uptime_s=uptime_s
             ):
                 try:
-                    await self._publish(self._topics.of("telemetry", self._device), message)
+                    told = await self._updates.signed(message) if self._updates else message
+                    await self._publish(self._topics.of("telemetry", self._device), told)
                 except OutriderError as error:
                     self.counts[error.reason] += 1
 
