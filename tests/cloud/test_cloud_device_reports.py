@@ -1,6 +1,6 @@
 """Signed reports in the cloud's store: a device's own key alone speaks for it, and nothing is believed twice or out of order."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,6 @@ from outrider_wire.errors import PeerMessageError
 from outrider_wire.messages import MonitorFigures, Reported, SlotReport, Telemetry
 
 CAM = "cam-1"
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    made = Store(url=f"sqlite:///{tmp_path / 'cloud.db'}")
-    made.open()
-    yield made
-    made.close()
 
 
 @pytest.fixture
@@ -140,6 +132,7 @@ def shown(store: Store) -> Any:
     return store.run(lambda c: c.execute(sa.select(devices.c.telemetry)).scalar_one())["colours"]
 
 
+@pytest.mark.parametrize("store", ["file", "server"], indirect=True)
 async def test_figures_count_when_the_key_of_the_reports_has_signed_them(
     fleet: Fleet, store: Store, tmp_path: Path
 ) -> None:
