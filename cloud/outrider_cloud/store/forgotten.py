@@ -30,6 +30,9 @@ _EDGES = sa.select(
     sa.select(sa.func.min(_HERE.number)).scalar_subquery(), sa.select(sa.func.max(_HERE.number)).scalar_subquery()
 )
 _DEVICES = sa.select(_HERE.number, _HERE.salt, _HERE.hash).where(_HERE.salt != "", _HERE.number > sa.bindparam("after"))
+_INPUT = sa.select(_HERE.hash).where(
+    _HERE.salt == "", sa.or_(_HERE.hash == sa.bindparam("any"), _HERE.hash == sa.bindparam("own"))
+)
 _INPUTS = sa.select(_HERE.hash).where(_HERE.salt == "", _HERE.hash.in_(sa.bindparam("hashes", expanding=True)))
 
 
@@ -67,12 +70,24 @@ def covered(connection: sa.Connection, said: Sequence[Said]) -> set[int]:
     for at, each in enumerate(said):
         if any(row.number > each.mark and row.hash == _of_device(row.salt, each.device) for row in marks):
             found.add(at)
-    hashes = {at: (_of_input("", each.input), _of_input(each.device, each.input)) for at, each in enumerate(said)}
-    wanted = sorted({one for at, both in hashes.items() if said[at].input for one in both})
+    return found | _inputs_among(connection, said)
+
+
+def _inputs_among(connection: sa.Connection, said: Sequence[Said]) -> set[int]:
+    """The places of those whose input is marked."""
+    hashes = {
+        at: (_of_input("", each.input), _of_input(each.device, each.input))
+        for at, each in enumerate(said)
+        if each.input
+    }
+    if len(hashes) == 1:  # a statement without a list is built once, and costs half
+        [(at, (any_device, own))] = hashes.items()
+        return {at} if connection.execute(_INPUT, {"any": any_device, "own": own}).first() else set()
+    wanted = [one for both in hashes.values() for one in both]
     there: set[str] = set()
     for start in range(0, len(wanted), _AT_ONCE):
         there.update(connection.execute(_INPUTS, {"hashes": wanted[start : start + _AT_ONCE]}).scalars())
-    return found | {at for at, both in hashes.items() if there & set(both)}
+    return {at for at, both in hashes.items() if there & set(both)}
 
 
 def covers(connection: sa.Connection, said: Said) -> bool:
