@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 import msgspec
+import sqlalchemy as sa
 from msgspec import Struct
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -16,9 +17,10 @@ from outrider_cloud.answering.deliveries import Deliveries
 from outrider_cloud.answering.settler import Settler
 from outrider_cloud.answering.worker import Worker
 from outrider_cloud.clock import now_ms
+from outrider_cloud.intake.jobs import Job
 from outrider_cloud.intake.pulls import Pulls
 from outrider_cloud.intake.replies import Publish
-from outrider_cloud.store import forget, forgotten, references
+from outrider_cloud.store import forget, forgotten, inputs, references
 from outrider_cloud.store.blobstore import BlobStore
 from outrider_cloud.store.forget import Erased, Found, Whom
 from outrider_cloud.store.store import Store
@@ -103,11 +105,10 @@ class Forgetting:
         if last <= self._store.forgotten:
             return
         jobs = [job for worker in self._workers for job in worker.jobs]
-        said = [forgotten.Said(*job.key, job.mark) for job in jobs]
-        gone = await self._store.read(partial(forgotten.covered, said=said))
+        gone = await self._store.read(partial(_gone, jobs=jobs))
         self._store.forgotten = max(self._store.forgotten, last)
-        for at in gone:
-            held = await self._let_go(Whom(*jobs[at].key))
+        for job in gone:
+            held = await self._let_go(Whom(*job.key))
             unnamed = await self._store.read(partial(references.unnamed, digests=held))
             await self._delete_blobs(unnamed)
         self._looked()
@@ -159,3 +160,11 @@ class Forgetting:
         except SQLAlchemyError:
             log.exception("store.not_compacted")
             return False
+
+
+def _gone(connection: sa.Connection, jobs: Sequence[Job]) -> list[Job]:
+    """Those that were forgotten: what is claimed has lost its row, and of what is not, nothing would be written."""
+    claimed = [job.key for job in jobs if job.claimed]
+    there = inputs.there(connection, keys=claimed)
+    covered = forgotten.covered(connection, [forgotten.Said(*job.key, job.mark) for job in jobs])
+    return [job for at, job in enumerate(jobs) if (job.key not in there if job.claimed else at in covered)]

@@ -13,12 +13,13 @@ from typing import Any
 import aiohttp
 import pytest
 import sqlalchemy as sa
-from cloud_device import Device, make_escalation
+from cloud_device import Device, make_escalation, new_id
 from cloud_service import HeldModel, account, eventually, make_service, ready, request, the_task, write_config
 from msgspec.structs import replace
 from store_rows import ANSWER, CLAIM, do, life
 
 from outrider_cloud.fleet import Fleet
+from outrider_cloud.lease_clock import Lease
 from outrider_cloud.metrics import Metrics
 from outrider_cloud.store import dead_letters, forgotten, inputs
 from outrider_cloud.store.dead_letters import DeadLetter
@@ -27,6 +28,7 @@ from outrider_cloud.store.forgotten import Said
 from outrider_cloud.store.schema import METADATA
 from outrider_cloud.store.store import Store
 from outrider_link.broker import EmbeddedBroker
+from outrider_wire.codec import encode
 from outrider_wire.messages import Answer, Receipt, Refusal, Telemetry
 
 CHILD = Path(__file__).parent.parent / "cloud_child.py"
@@ -202,8 +204,17 @@ async def test_a_worker_that_hears_of_it_lets_go_and_hears_the_device_again(brok
         other.open()
         do(other, erase, whom=Whom(device="cam-heard"), at_ms=1)
         [heed] = [chore for chore in holder.chores if chore.name == "heed"]
+        kept = replace(CLAIM, device="cam-heard", id=new_id(), mark=1, lease=Lease("gone", 1, 1), task="colours")
+        escalation = make_escalation(the_task(tmp_path), {"image": b"x", "question": "since"}, id=kept.id)
+        do(
+            other,
+            inputs.start,
+            wanted=replace(kept, request=encode(escalation), keep_until_ms=2**50, answer_by_ms=2**50),
+        )
+        [take_over] = [chore for chore in holder.chores if chore.name == "take_over"]
+        await take_over.work()  # what another had claimed of it since
         await heed.work()
-        assert [job.key for worker in holder._forgetting._workers for job in worker.jobs] == []  # type: ignore[union-attr]  # it runs
+        assert [job.key for worker in holder._forgetting._workers for job in worker.jobs] == [("cam-heard", kept.id)]  # type: ignore[union-attr]  # it runs
         model.open.set()
         again = make_escalation(the_task(tmp_path), {"image": b"x", "question": "again"})
         await device.hears(Answer, await device.escalate(again))

@@ -19,6 +19,7 @@ from outrider_cloud.store.schema import counts, inputs
 from outrider_wire.report import Account
 
 Settled = Literal["answered", "refused", "expired"]
+_AT_ONCE = 500
 MAX_CLAIMS = 5
 """An input that was claimed so often and never settled takes its workers down with it; it is given up."""
 
@@ -170,7 +171,7 @@ def record(connection: sa.Connection, lives: Sequence[Life]) -> list[bytes]:
         return [forgotten.refusal(claim.id) if at in gone else next(stay) for at, (claim, _) in enumerate(lives)]
     if len(lives) == 1:
         return [_record_one(connection, *lives[0])]
-    known = _known(connection, [(claim.device, claim.id) for claim, _ in lives])
+    known = there(connection, keys=[(claim.device, claim.id) for claim, _ in lives])
     new: dict[tuple[str, str], Life] = {}
     for claim, end in lives:
         key = (claim.device, claim.id)
@@ -199,9 +200,13 @@ def _record_new(connection: sa.Connection, lives: Sequence[Life]) -> None:
     examples.add_all(connection, [end.example for _, end in lives if end.example is not None])
 
 
-def _known(connection: sa.Connection, keys: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+def there(connection: sa.Connection, *, keys: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
     """Which of these (device, id) are in the table."""
-    return {(row.device, row.id) for row in connection.execute(_WHICH, {"keys": keys})}
+    found: set[tuple[str, str]] = set()
+    for start in range(0, len(keys), _AT_ONCE):
+        rows = connection.execute(_WHICH, {"keys": keys[start : start + _AT_ONCE]})
+        found.update((row.device, row.id) for row in rows)
+    return found
 
 
 def _ended(claim: Claim, end: Settlement) -> dict[str, Any]:
