@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from outrider_trust.facts import (
 from outrider_trust.keys import PayloadSigner
 from outrider_trust.repository import Repository, delegate
 from outrider_trust.sources import DirectorySource, NotHereError
+from outrider_wire.errors import OutriderError
 from outrider_wire.rollout import DeviceOrder, Group, PlannedRelease, RolloutPlan, Stop
 
 TASK = "easy-vqa"
@@ -187,3 +188,12 @@ class Remembered:
         if path not in self.files:
             raise NotHereError(path)
         return self.files[path]
+
+
+def reason(act: Callable[[], Any]) -> str:
+    """Why it is refused; '' when it is not."""
+    try:
+        act()
+    except OutriderError as error:
+        return error.reason
+    return ""

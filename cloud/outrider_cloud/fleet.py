@@ -1,16 +1,17 @@
 """The fleet as the devices describe themselves: presence, reported slots, telemetry. Believes a device only about itself."""
 
+import base64
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import msgspec
 import sqlalchemy as sa
 
 from outrider_cloud.clock import now_ms
-from outrider_cloud.device_reports import believed, row_of
+from outrider_cloud.device_reports import believed, refusal_of, row_of, telemetry_row
 from outrider_cloud.metrics import Metrics
+from outrider_cloud.store import forgotten
 from outrider_cloud.store.schema import assignments, devices, identities
 from outrider_cloud.store.store import Store
 from outrider_wire.codec import common_version
@@ -71,7 +72,13 @@ class Fleet:
         if not self._signed:
             await self._note(device, row_of(said))
             return
-        await self._take(partial(note_report, device=device, said=said, seen_ms=now_ms()))
+        stamp = now_ms()
+        try:
+            await self._take(device, partial(note_report, device=device, said=said, seen_ms=stamp))
+        except PeerMessageError as error:
+            if (refused := refusal_of(said, error, at_ms=stamp)) is not None:
+                await self._take(device, partial(note_refused, device=device, refused=refused))
+            raise
 
     async def on_telemetry(self, device: str, said: Telemetry) -> None:
         """The last telemetry of each task.
@@ -80,17 +87,23 @@ class Fleet:
             PeerMessageError: it speaks for another device, or of too many tasks.
         """
         _check_speaker(device, said.device)
-        if await self._take(partial(note_telemetry, device=device, said=said, seen_ms=now_ms())):
+        change = partial(note_telemetry, device=device, said=said, seen_ms=now_ms(), signed=self._signed)
+        if await self._take(device, change):
             facts = {"device": device, "task": said.task, "what": "audits have broken its certificate's promise"}
             log.error("device.alarm", extra=facts)
 
     async def _note(self, device: str, values: dict[str, Any]) -> None:
-        await self._take(partial(note, device=device, values=values, seen_ms=now_ms()))
+        await self._take(device, partial(note, device=device, values=values, seen_ms=now_ms()))
 
-    async def _take(self, change: Callable[..., bool]) -> bool:
-        """Makes a change, unless it would add a device too many."""
+    async def _take(self, device: str, change: Callable[..., bool]) -> bool:
+        """Makes a change, unless the device is forgotten meanwhile, or would be one too many."""
+        said = forgotten.Said(device, mark=self._store.forgotten)
+
+        def unless_forgotten(connection: sa.Connection) -> bool:
+            return not forgotten.covers(connection, said) and change(connection, most=self._devices_max)
+
         try:
-            return await self._store.write(partial(change, most=self._devices_max))
+            return await self._store.write(unless_forgotten)
         except TooManyDevicesError:
             self._metrics.shed.labels("", "devices").inc()
             return False
@@ -138,19 +151,33 @@ def note_report(connection: sa.Connection, *, device: str, said: Reported, seen_
     return values is not None and note(connection, device=device, values=values, seen_ms=seen_ms, most=most)
 
 
-def note_telemetry(connection: sa.Connection, *, device: str, said: Telemetry, seen_ms: int, most: int) -> bool:
+def note_refused(connection: sa.Connection, *, device: str, refused: Mapping[str, Any], most: int) -> bool:
+    """Keeps why a known device's newest report was not believed, once a key, until one is believed again; nobody's own word."""
+    report = connection.execute(sa.select(devices.c.report).where(devices.c.device == device)).scalar_one_or_none()
+    if most and report is not None and (report.get("refused") or {}).get("key") != refused["key"]:
+        values = {"report": report | {"refused": dict(refused)}}
+        connection.execute(sa.update(devices).where(devices.c.device == device).values(values))
+    return False
+
+
+def note_telemetry(
+    connection: sa.Connection, *, device: str, said: Telemetry, seen_ms: int, signed: bool, most: int
+) -> bool:
     """Replaces the telemetry of one task; True when it tells of an alarm that was not there before.
 
     Raises:
-        PeerMessageError: the device makes up one task after another.
+        PeerMessageError: the device makes up one task after another, or is not believed.
         TooManyDevicesError: it was not known, and there is no room.
     """
-    old = (
-        connection.execute(sa.select(devices.c.telemetry).where(devices.c.device == device)).scalar_one_or_none() or {}
-    )
+    known = sa.select(devices.c.telemetry, devices.c.report).where(devices.c.device == device)
+    row = connection.execute(known).one_or_none()
+    old, report = (row.telemetry, row.report) if row else ({}, {})
     if said.task not in old and len(old) >= ENTRIES:
         raise PeerMessageError(f"{device!r} tells of more than {ENTRIES} tasks", reason="too_many_tasks")
-    new = msgspec.to_builtins(said)
+    key = base64.b64decode(report.get("key", ""))
+    new = telemetry_row(said, device=device, kept=old.get(said.task, {}), key=key, signed=signed)
+    if new is None:
+        return False
     note(connection, device=device, values={"telemetry": old | {said.task: new}}, seen_ms=seen_ms, most=most)
     return _alarmed(new) and not _alarmed(old.get(said.task, {}))
 

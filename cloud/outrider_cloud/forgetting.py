@@ -5,19 +5,22 @@ What was learnt from an example is not unlearnt by this: `Found.used` says which
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 import msgspec
+import sqlalchemy as sa
 from msgspec import Struct
 from sqlalchemy.exc import SQLAlchemyError
 
 from outrider_cloud.answering.deliveries import Deliveries
 from outrider_cloud.answering.settler import Settler
 from outrider_cloud.answering.worker import Worker
+from outrider_cloud.clock import now_ms
+from outrider_cloud.intake.jobs import Job
 from outrider_cloud.intake.pulls import Pulls
 from outrider_cloud.intake.replies import Publish
-from outrider_cloud.store import forget, references
+from outrider_cloud.store import forget, forgotten, inputs, references
 from outrider_cloud.store.blobstore import BlobStore
 from outrider_cloud.store.forget import Erased, Found, Whom
 from outrider_cloud.store.store import Store
@@ -83,7 +86,8 @@ class Forgetting:
         """Forgets it, and says what there was."""
         seen = await self.look(whom)
         held = await self._let_go(whom)
-        erased = await self._store.write(partial(forget.erase, whom=whom))
+        erased = await self._store.write(partial(forget.erase, whom=whom, at_ms=now_ms()))
+        self._store.forgotten = max(self._store.forgotten, erased.mark)
         self._looked()
         erased.digests.update(await self._store.read(partial(references.unnamed, digests=held)))
         await self._delete_files(whom, erased)
@@ -95,6 +99,21 @@ class Forgetting:
             seen, dry_run=False, not_cleared=not_cleared, compacted=compacted, remains=remains
         )
 
+    async def heed(self) -> None:
+        """Lets go of what another process has forgotten: until then it is only not written any more."""
+        last = await self._store.read(forgotten.newest)
+        if last <= self._store.forgotten:
+            return
+        jobs = [job for worker in self._workers for job in worker.jobs]
+        gone = await self._store.read(partial(_gone, jobs=jobs))
+        self._store.forgotten = max(self._store.forgotten, last)
+        for job in gone:
+            held = await self._let_go(Whom(*job.key))
+            unnamed = await self._store.read(partial(references.unnamed, digests=held))
+            await self._delete_blobs(unnamed)
+        self._looked()
+        log.info("forgotten.heeded", extra={"inputs": len(gone)})
+
     async def _let_go(self, whom: Whom) -> set[str]:
         """Out of memory first, so that nothing writes it down again; SHA-256 of the parts of what was there."""
         jobs = [job for worker in self._workers for job in worker.forget(whom.device, whom.input)]
@@ -103,10 +122,13 @@ class Forgetting:
         await self._pulls.abandon(whom.device, parts if whom.input else None)
         return parts
 
-    async def _delete_files(self, whom: Whom, erased: Erased) -> None:
-        for digest in erased.digests:
+    async def _delete_blobs(self, digests: Collection[str]) -> None:
+        for digest in digests:
             if path := self._blobs.find(digest):
                 await asyncio.to_thread(path.unlink, missing_ok=True)
+
+    async def _delete_files(self, whom: Whom, erased: Erased) -> None:
+        await self._delete_blobs(erased.digests)
         if not whom.input:
             await asyncio.to_thread(self._pulls.forget, whom.device)
 
@@ -138,3 +160,11 @@ class Forgetting:
         except SQLAlchemyError:
             log.exception("store.not_compacted")
             return False
+
+
+def _gone(connection: sa.Connection, jobs: Sequence[Job]) -> list[Job]:
+    """Those that were forgotten: what is claimed has lost its row, and of what is not, nothing would be written."""
+    claimed = [job.key for job in jobs if job.claimed]
+    there = inputs.there(connection, keys=claimed)
+    covered = forgotten.covered(connection, [forgotten.Said(*job.key, job.mark) for job in jobs])
+    return [job for at, job in enumerate(jobs) if (job.key not in there if job.claimed else at in covered)]

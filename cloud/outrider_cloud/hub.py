@@ -83,11 +83,12 @@ class Hub:
 
     async def on_message(self, incoming: Incoming) -> None:
         """Takes one message; what cannot be taken is parked, and what cannot be stored is only counted: its sender says it again."""
+        mark = self._parking.mark
         try:
             try:
                 await self.take(incoming)
             except PeerError as error:
-                await self._parking.park(self._address(incoming), incoming, error)
+                await self._parking.park(self._address(incoming), incoming, error, mark=mark)
         except SQLAlchemyError:
             self._metrics.error("store")
             log.exception("store.failed", extra={"topic": incoming.topic[:256]})

@@ -247,9 +247,9 @@ class CloudService:
             topics=self._topics,
             looked=rollouts.last.clear,
         )
+        await self._forgetting.heed()
         await intake.take_over(own=True)
-        unsaid = [deliveries.resend, trust.announce, rollouts.connected]
-        await self._connect(hub, intake, store, deliveries, unsaid)
+        await self._connect(hub, intake, store, deliveries, [deliveries.resend, trust.announce, rollouts.connected])
         escalating.open(intake)
         housekeeping = Housekeeping(
             store=store,
@@ -260,7 +260,7 @@ class CloudService:
             lease_s=config.lease_s,
             roster=self._roster,
             metrics=self._metrics,
-            more=[Chore("tend", TEND_EVERY_S, trust.tend)],
+            more=[Chore("tend", TEND_EVERY_S, trust.tend), Chore("heed", config.lease_s / 3, self._forgetting.heed)],
         )
         self.chores = housekeeping.chores
         for loop in (housekeeping.run(), housekeeping.watch_loop(), rollouts.run()):

@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 from mosquitto import AnyBroker
 from postgres_server import PASSWORD, Postgres
+from rollout_office import Office
+
+from outrider_cloud.store.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +56,18 @@ def store_toml(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     opens = _opens(request.param, request, tmp_path)
     (tmp_path / "store-password").write_text(opens.get("password", "none asked for"))
     return f'[store]\nurl = "{opens["url"]}"\npassword_file = "store-password"\n'
+
+
+@pytest.fixture(params=["file", pytest.param("server", marks=pytest.mark.slow)])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """An empty store of each kind; a test may name both, to run on both in any run."""
+    made = Store(**_opens(request.param, request, tmp_path))
+    made.open()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+async def office(tmp_path: Path, store: Store) -> Office:
+    """The rollouts of a cloud on it."""
+    return Office(tmp_path, store)

@@ -57,8 +57,11 @@ async def reason(device: Device, target: bytes, *bases: bytes, number: int = 0) 
     return said.reason
 
 
-async def test_a_device_is_told_of_a_delta_and_pulls_it(broker: str, tmp_path: Path) -> None:
-    async with make_service(write_config(tmp_path, broker), HeldModel()) as service, Device(broker, "ota-1") as device:
+async def test_a_device_is_told_of_a_delta_and_pulls_it(broker: str, tmp_path: Path, store_toml: str) -> None:
+    async with (
+        make_service(write_config(tmp_path, broker, more=store_toml), HeldModel()) as service,
+        Device(broker, "ota-1") as device,
+    ):
         await ready(service)
         await offered(service, device, tmp_path, OLD)
         await offered(service, device, tmp_path, NEW)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -65,6 +66,36 @@ async def test_a_large_part_is_pulled_and_kept_by_its_digest(broker: str, tmp_pa
         wants = device.wants_served
         await device.hears(Answer, again)
         assert device.wants_served == wants  # what is here is not pulled twice
+
+
+async def test_whoever_knows_a_digest_is_asked_for_the_bytes_and_learns_nothing_of_who_has_sent_them(
+    broker: str, tmp_path: Path
+) -> None:
+    image, task = os.urandom(90_000), partial(the_task, tmp_path)
+    async with (
+        make_service(write_config(tmp_path, broker), HeldModel()) as service,
+        Device(broker, "cam-owner") as owner,
+        Device(broker, "cam-thief") as thief,
+    ):
+        await ready(service)
+        owner.serve(image)
+        await owner.hears(Answer, await owner.escalate(make_escalation(task(), {"image": image, "question": "mine"})))
+        guessed = make_escalation(task(), {"image": image, "question": "theirs?"})
+        unknown = make_escalation(task(), {"image": os.urandom(90_000), "question": "nobody's?"})
+        said = {}
+        for sent in (guessed, unknown):
+            said[sent.id] = await thief.hears(Refusal, await thief.escalate(sent))
+        assert not thief.of(Answer) and thief.wants_served == 2
+        told = {
+            (each.reason, each.detail.replace(sent.parts[0].sha256[:12], ""))
+            for sent in (guessed, unknown)
+            for each in [said[sent.id]]
+        }
+        assert len(told) == 1 and told.pop()[0] == "payload_unavailable", "no word differs by what is here"
+        thief.serve(image)
+        proven = await thief.escalate(make_escalation(task(), {"image": image, "question": "I have it"}))
+        assert (await thief.hears(Answer, proven)).label == "green"
+        assert thief.wants_served > 2, "its bytes were pulled, though the same are here"
 
 
 async def test_a_task_that_keeps_nothing_leaves_no_trace_of_the_payload(broker: str, tmp_path: Path) -> None:

@@ -261,9 +261,9 @@ def test_an_import_is_no_devices_and_can_be_forgotten_by_its_own_id(opens: dict[
     )  # fmt: skip
     store.submit(partial(examples.add, new=row)).result(10)
     assert store.run(partial(find, whom=Whom(device="import"))).examples == 0
-    store.submit(partial(erase, whom=Whom(device="import"))).result(10)
+    store.submit(partial(erase, whom=Whom(device="import"), at_ms=1)).result(10)
     assert store.run(partial(examples.stats, task="t"))["examples"] == 1
-    store.submit(partial(erase, whom=Whom(input="row"))).result(10)
+    store.submit(partial(erase, whom=Whom(input="row"), at_ms=1)).result(10)
     assert store.run(partial(examples.stats, task="t"))["examples"] == 0
     assert store.run(partial(examples.payload, sha256="d")) is None
     store.close()
@@ -293,7 +293,7 @@ def test_what_is_older_than_it_may_be_goes_and_nothing_else(opens: dict[str, Any
     terms = Retention(examples=30, answers=1, dead_letters=30, telemetry=30)
     keep = partial(retention.delete_older, retention=terms, now_ms=100 * DAY)
     gone = store.submit(keep).result(10)
-    assert gone == {"inputs": 0, "examples": 1, "payloads": 1, "dead_letters": 0, "telemetry": 1}
+    assert gone == {"inputs": 0, "examples": 1, "payloads": 1, "dead_letters": 0, "forgotten": 0, "telemetry": 1}
     assert store.submit(keep).result(10) == dict.fromkeys(gone, 0)
     assert store.run(partial(examples.payload, sha256="p-both")) == b"y"
     told = store.run(lambda c: dict(c.execute(sa.select(devices.c.device, devices.c.telemetry)).all()))

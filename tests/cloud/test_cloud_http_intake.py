@@ -147,7 +147,9 @@ async def test_whoever_knows_a_digest_cannot_have_anothers_part_answered_about(b
         assert (tmp_path / "data/blobs" / digest[:2] / digest).read_bytes() == image
         other = make_escalation(the_task(tmp_path), {"image": image, "question": "whose?"})
         assert (await post(service, other, device="web-2"))[0] == 409
-        assert (await put(service, image, device="web-2"))[0] == 201
+        fetched = [await get(service, f"/v1/devices/web-2/blobs/{each}") for each in (digest, "0" * 64)]
+        assert [(status, said["error"]["reason"]) for status, said in fetched] == [(404, "unknown_blob")] * 2
+        assert (await put(service, image, device="web-2"))[0] == 201, "what another has put is not here for it"
         assert (await post(service, other, device="web-2"))[0] == 200
 
 

@@ -20,7 +20,7 @@ from outrider_wire.errors import OperatorSetupError
 
 FIRST = Path(__file__).parent.parent / "assets/stores/r0001.sql"
 
-LATER = {"invitations", "identities", "certificates", "rollouts", "rollout_members", "orders", "stops"}
+LATER = {"invitations", "identities", "certificates", "rollouts", "rollout_members", "orders", "stops", "forgotten"}
 """Tables that the first schema had not."""
 
 

@@ -162,7 +162,7 @@ def test_nothing_of_a_forgotten_device_is_left_in_the_tables_and_the_rest_is_sai
     store.submit(lambda c: c.execute(sa.insert(METADATA.tables["certifications"]).values(use))).result(10)
     members = [{"certification": 1, "group": group} for group in ("1", "2")]
     store.submit(lambda c: c.execute(sa.insert(certified_groups), members)).result(10)
-    erased = do(store, forget.erase, whom=Whom(device="cam"))
+    erased = do(store, forget.erase, whom=Whom(device="cam"), at_ms=1)
     assert erased.digests == {"digest of 1"}
     assert store.run(partial(forget.find, whom=Whom(device="cam"))).nothing
     groups = store.run(lambda c: list(c.execute(sa.select(certified_groups.c.group)).scalars()))

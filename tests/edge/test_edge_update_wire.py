@@ -9,6 +9,8 @@ from edge_cloud import FakeCloud
 from edge_entries import until
 from edge_releases import TASK, Device, load, whole_updater
 from mosquitto import AnyBroker
+from msgspec import UNSET
+from msgspec.structs import replace
 
 from factory import make_bundle, parts_of, sure
 from outrider_edge.journey.pipeline import TaskRuntime
@@ -16,6 +18,8 @@ from outrider_edge.metrics import Metrics
 from outrider_edge.outbox.outbox import Outbox
 from outrider_edge.updates.updater import TaskUpdater, UpdateTerms
 from outrider_edge.uplink.uplink import BrokerAccess, Uplink
+from outrider_trust.reports import open_telemetry, read_key
+from outrider_wire.errors import TrustRefusedError
 from outrider_wire.messages import SlotReport
 
 pytestmark = pytest.mark.broker
@@ -34,7 +38,11 @@ async def runtime(broker: AnyBroker, tmp_path: Path) -> AsyncIterator[TaskRuntim
     outbox = Outbox(folder=tmp_path / "outbox")
     await outbox.start()
     uplink = Uplink(
-        device=DEVICE, access=BrokerAccess(url=broker.url), outbox=outbox, figures=Metrics(tasks=[TASK.name])
+        device=DEVICE,
+        access=BrokerAccess(url=broker.url),
+        outbox=outbox,
+        figures=Metrics(tasks=[TASK.name]),
+        telemetry_every_s=0.2,
     )
     start = Device(tmp_path).boot()
     runtime = TaskRuntime(task=TASK, model=start.model)
@@ -90,3 +98,14 @@ async def test_a_release_with_a_flipped_byte_is_refused_and_the_old_model_stays(
     assert report is not None
     assert (report.refused, report.version) == ([release], "1")
     assert (await runtime.ask(parts_of(sure()))).model.manifest.version == "1"
+
+
+async def test_the_figures_bear_the_signature_of_the_reports(runtime: TaskRuntime, cloud: FakeCloud) -> None:
+    await until(lambda: any(each.signed for each in cloud.telemetry) and newest(cloud))
+    said = next(each for each in cloud.telemetry if each.signed)
+    key = cloud.reported[-1].key  # the broker may have kept one of another device of that name
+    told = open_telemetry(said.signed or b"", read_key(key or b""), device=DEVICE)
+    assert told == replace(said, signed=UNSET) and told.sequence
+    with pytest.raises(TrustRefusedError):
+        open_telemetry(said.signed or b"", read_key(key or b""), device="cam-8")
+    assert runtime.model.manifest.version == "1"

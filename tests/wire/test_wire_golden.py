@@ -200,6 +200,15 @@ MESSAGES: dict[str, Message] = {
         edge_ms={"p50": 0.25},
         cloud_ms={"p50": 31.5},
     ),
+    "telemetry-signed": Telemetry(
+        device="cam-7",
+        boot_id="b00",
+        task="easy-vqa",
+        uptime_s=61.5,
+        account={"received": 10, "edge": 7, "cloud": 3},
+        sequence=12,
+        signed=b"{}",
+    ),
 }
 CASES = [(name, ending) for name in MESSAGES for ending in CODINGS]
 

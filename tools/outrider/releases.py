@@ -39,11 +39,27 @@ class Assigned(Struct, kw_only=True):
     counter: int = 0
 
 
+class NotBelieved(Struct, kw_only=True, frozen=True):
+    """Why a device's newest report was refused."""
+
+    reason: str
+    what: str = ""
+    fix: str = ""
+
+
+class Told(Struct, kw_only=True, frozen=True):
+    """Of a task's last telemetry."""
+
+    signed: bool = True
+
+
 class Report(Struct, kw_only=True, frozen=True):
     """What a device told beside its slots."""
 
     held: str = ""
     """Why nothing begins on it now: a stop, a pin."""
+    refused: NotBelieved | None = None
+    """Until a newer one is believed."""
 
 
 class Device(Struct, kw_only=True):
@@ -55,6 +71,8 @@ class Device(Struct, kw_only=True):
     seen_ms: int = 0
     slots: dict[str, Slot] = {}
     """By task."""
+    telemetry: dict[str, Told] = {}
+    """The same."""
     assigned: dict[str, Assigned] = {}
     """By task."""
     report: Report = Report()
@@ -75,6 +93,10 @@ class DeviceRow(Struct, kw_only=True):
     """What runs is what should."""
     held: str = ""
     """Why nothing begins on the device now."""
+    refused: NotBelieved | None = None
+    """Why what the device tells of itself is not believed any more: what is shown is older."""
+    unsigned: bool = False
+    """Its figures bear no signature, and so count neither for a release nor against it."""
 
 
 class Blob(Struct, kw_only=True):
@@ -230,6 +252,8 @@ def _row(device: Device, task: str) -> DeviceRow:
         reason=slot.reason,
         current=not desired or slot.running == desired,
         held=device.report.held,
+        refused=device.report.refused,
+        unsigned=any(not told.signed for told in device.telemetry.values()),
     )
 
 

@@ -46,10 +46,16 @@ def fleet(screen: Screen, rows: Sequence[DeviceRow], standings: rollouts.Standin
                     row.version or "–",
                     "the same" if row.current else row.desired[:12],
                     row.state or "–",
-                    row.reason or row.held,
+                    (row.refused.reason if row.refused else "") or row.reason or row.held,
                 )
                 for row in rows
             ],
+        )
+    for device, refused in {row.device: row.refused for row in rows if row.refused}.items():
+        screen.note(f"{device} is not believed: {refused.what}. {refused.fix}")
+    if unsigned := {row.device for row in rows if row.unsigned}:
+        screen.note(
+            f"{len(unsigned)} device(s) do not sign their figures, which speak neither for a release nor against it: update their agents"
         )
 
 

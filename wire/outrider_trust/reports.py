@@ -1,20 +1,25 @@
-"""A device's signed report, opened by whoever knows its public key: the cloud, from its certificate. Believes nothing else of it.
+"""A device's signed reports and telemetry, opened by whoever knows its public key: the cloud. Believes nothing else of them.
 
 The envelope is DSSE's; the signature is ECDSA over P-256 with SHA-256 (FIPS 186-5, §6), as DER, with the key of the device's
 certificate or a key of its own. A key's id is the SHA-256 of its SubjectPublicKeyInfo.
 """
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+from msgspec import Struct
 
 from outrider_trust.envelope import unseal
 from outrider_wire.errors import TrustRefusedError
-from outrider_wire.messages import Reported
+from outrider_wire.messages import Reported, Telemetry
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 REPORT_TYPE = "application/vnd.outrider.report+json"
+TELEMETRY_TYPE = "application/vnd.outrider.telemetry+json"
+
+T = TypeVar("T", bound=Struct)
 
 
 def key_id(key: "EllipticCurvePublicKey") -> str:
@@ -59,6 +64,24 @@ def open_report(data: bytes, key: "EllipticCurvePublicKey", *, device: str) -> R
     Raises:
         TrustRefusedError: ``envelope_invalid``, ``envelope_unsigned``, ``report_other_device``.
     """
+    return _of(device, _opened(data, REPORT_TYPE, Reported, key))
+
+
+def open_telemetry(data: bytes, key: "EllipticCurvePublicKey", *, device: str) -> Telemetry:
+    """The same of `Telemetry.signed`."""
+    return _of(device, _opened(data, TELEMETRY_TYPE, Telemetry, key))
+
+
+Told = TypeVar("Told", Reported, Telemetry)
+
+
+def _of(device: str, told: Told) -> Told:
+    if told.device != device:
+        raise TrustRefusedError(f"the report is of {told.device}, not of {device}", reason="report_other_device")
+    return told
+
+
+def _opened(data: bytes, kind: str, shape: type[T], key: "EllipticCurvePublicKey") -> T:
     from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - see above
     from cryptography.hazmat.primitives import hashes  # noqa: PLC0415 - see above
     from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415 - see above
@@ -70,7 +93,4 @@ def open_report(data: bytes, key: "EllipticCurvePublicKey", *, device: str) -> R
             return False
         return True
 
-    told = unseal(data, REPORT_TYPE, Reported, keys={key_id(key): verify}, threshold=1)
-    if told.device != device:
-        raise TrustRefusedError(f"the report is of {told.device}, not of {device}", reason="report_other_device")
-    return told
+    return unseal(data, kind, shape, keys={key_id(key): verify}, threshold=1)

@@ -388,6 +388,10 @@ class Telemetry(Struct, kw_only=True, frozen=True, tag="telemetry"):
     cloud_ms: Milliseconds = {}
     monitor: MonitorFigures | UnsetType = UNSET
     """Left out where no certificate is watched."""
+    sequence: Count | UnsetType = UNSET
+    """Number of the device's newest report when this was told; with `uptime_s` it grows with every message of a task."""
+    signed: Annotated[bytes, Meta(max_length=64 * 1024)] | UnsetType = UNSET
+    """The same without this field, as an `outrider_trust.envelope.Envelope` signed with the key of the device's reports."""
     v: Version = WIRE_VERSION
 
 

@@ -150,6 +150,14 @@ TRUST_ROWS: tuple[Reason, ...] = (
         "look what that device is, and update its agent",
     ),
     Reason(
+        "report_other_key",
+        "trust",
+        ("cloud",),
+        _SIGNER,
+        "a device's report is signed with another key than those before: it was set up anew without joining, or another speaks for it",
+        "if it was set up anew: `outrider cloud forget --device ID`, then restart its agent; if not, look who speaks for it",
+    ),
+    Reason(
         "report_other_device",
         "trust",
         ("cloud",),

@@ -106,6 +106,11 @@ class Worker:
         """The admitted, unsettled job of that (device, id)."""
         return self._jobs.get(key)
 
+    @property
+    def jobs(self) -> list[Job]:
+        """All that is admitted and unsettled."""
+        return list(self._jobs.values())
+
     def admit(self, job: Job) -> None:
         """From here on it is ours: repeats are met by it."""
         self._jobs[job.key] = job

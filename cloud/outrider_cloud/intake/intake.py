@@ -102,7 +102,7 @@ class Intake:
             What is wrong with one that was parked.
         """
         self.received += 1
-        now = asyncio.get_running_loop().time()
+        now, mark = asyncio.get_running_loop().time(), self._store.forgotten
         if shed := self._admission.too_often(address.device, address.task, now):
             await self._put_off_unread(address, message, shed)
             return None
@@ -111,7 +111,7 @@ class Intake:
         except PeerError as error:
             self.outcomes["dead_letter"] += 1
             self._metrics.offers.labels(self._label(address), "dead_letter").inc()
-            await self._parking.park(address, message, error)
+            await self._parking.park(address, message, error, mark=mark)
             return error
         await self._offered(self._workers[job.task.name], job, pull=pull)
         return None
@@ -137,6 +137,7 @@ class Intake:
             correlation=message.correlation,
             now=asyncio.get_running_loop().time(),
             received_ms=now_ms(),
+            mark=self._store.forgotten,
         )
 
     async def would(self, job: Job) -> str:

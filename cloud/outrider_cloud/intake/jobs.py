@@ -35,6 +35,8 @@ class Job:
     arrived: float
     answer_by: float
     keep_until: float
+    mark: int = 0
+    """The newest mark of something forgotten that was known when it came."""
     claimed: bool = False
     """Whether it stands in the store: only then may a receipt be sent."""
     in_memory: bool = False
@@ -105,6 +107,7 @@ class Job:
             content_type=self.content_type,
             correlation=self.correlation,
             request=encode(self.escalation),
+            mark=self.mark,
         )
 
     def example(self, large: Sequence[float], *, model: str, key: str, shares: Shares) -> NewExample | None:
@@ -166,6 +169,7 @@ def new_job(
     correlation: bytes | None,
     now: float,
     received_ms: int,
+    mark: int = 0,
 ) -> Job:
     """An escalation that has just come."""
     return Job(
@@ -178,6 +182,7 @@ def new_job(
         arrived=now,
         answer_by=now + escalation.answer_within_ms / 1000,
         keep_until=now + escalation.keep_for_s,
+        mark=mark,
         in_memory=task.policy.durability == "memory" and escalation.offer == 1 and escalation.audit <= 0,
     )
 

@@ -46,8 +46,20 @@ class Parking:
         self._metrics = metrics
         self._kept = Buckets(per_s=limits.dead_letters_per_s, burst=limits.dead_letters_burst)
 
-    async def park(self, address: Address | None, message: Incoming, error: OutriderError) -> None:
-        """Puts a message that cannot be taken aside, and tells the device when its topic and an id can be read."""
+    @property
+    def mark(self) -> int:
+        """The newest mark of something forgotten that this process has heard of."""
+        return self._store.forgotten
+
+    async def park(self, address: Address | None, message: Incoming, error: OutriderError, *, mark: int) -> None:
+        """Puts a message that cannot be taken aside, and tells the device when its topic and an id can be read.
+
+        Args:
+            address: where it came from.
+            message: all of it.
+            error: what is wrong with it.
+            mark: `mark` as it was when the message came.
+        """
         input_id = read_id(message)
         device = address.device if address else ""
         if address and address.kind == "escalate" and input_id:
@@ -68,6 +80,7 @@ class Parking:
             payload=message.payload[: dead_letters.PAYLOAD_BYTES],
             content_type=message.content_type[:64],
             correlation=echoed(message),
+            mark=mark,
         )
         gone = await self._store.write(partial(dead_letters.park, letter=letter))
         self._metrics.dead_letters_dropped.labels("table_full").inc(gone)

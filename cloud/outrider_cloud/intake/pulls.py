@@ -1,11 +1,14 @@
 """Fetches the parts that a device offers by digest: what it has put over HTTP, else block by block over the broker.
 
-Blocks count only from the device that was asked, and what one device has put is no other's.
+Blocks count only from the device that was asked, and what one device has put is no other's. A digest proves nothing: a file that is
+here spares a device the bytes only where it has delivered them to this worker itself, so that none learns, or is answered about, what
+another has sent.
 
 A part of a task that keeps examples becomes a file of the blob store; of any other task, it is only held in memory.
 """
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable, Collection
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -27,6 +30,8 @@ AT_ONCE_A_DEVICE = 4
 """Of them, from one device: one that serves nothing keeps no other waiting."""
 MOST_PARTS = 64
 """Files that were begun and are kept to go on with; of more, the oldest go."""
+DELIVERED = 4096
+"""Files whose bringers are remembered, so that an offer that comes again is not pulled again."""
 _FORGET_PARTS_S = 86_400.0
 _TIMEOUT_S = 3.0
 _RETRIES = 5
@@ -58,6 +63,7 @@ class Pulls:
         self._of_device: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._asked: dict[str, str] = {}
         self._fetching: dict[asyncio.Task[object], tuple[str, str]] = {}
+        self._delivered: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     async def fetch(self, device: str, part: Part, *, keep: bool) -> bytes | None:
         """Pulls a part: into the blob store (``keep``: returns None), or into memory.
@@ -70,7 +76,7 @@ class Pulls:
         """
         put = self._uploads.find(device, part.sha256)
         if put is not None:
-            return await asyncio.to_thread(self._take, put, part, keep)
+            return await asyncio.to_thread(self._take, device, put, part, keep)
         task = asyncio.current_task()
         mine = self._of_device.setdefault(device, asyncio.Semaphore(AT_ONCE_A_DEVICE))
         try:
@@ -85,13 +91,20 @@ class Pulls:
         async with mine, self._slots:
             if not keep:
                 return await self._pull(device, part, None)
-            found = self._blobs.find(part.sha256)
+            found = self._blobs.find(part.sha256) if (device, part.sha256) in self._delivered else None
             if found is None:
                 await self._pull_to_store(device, part)
             else:
                 _check_size(found, part)
                 found.touch()  # one that nothing refers to any more, and is old, is deleted
+            self._has_delivered(device, part.sha256)
             return None
+
+    def _has_delivered(self, device: str, sha256: str) -> None:
+        self._delivered[device, sha256] = None
+        self._delivered.move_to_end((device, sha256))
+        while len(self._delivered) > DELIVERED:
+            self._delivered.popitem(last=False)
 
     def was_put(self, device: str, part: Part) -> bool:
         """Whether the device itself has put the part, so that `fetch` needs nothing of it any more."""
@@ -111,7 +124,8 @@ class Pulls:
         return [*self._folder.parent.glob(f"*/{device}.*"), *self._uploads.of(device)]
 
     def forget(self, device: str) -> None:
-        """Deletes it. Blocks."""
+        """Deletes it, and who brought what. Blocks."""
+        self._delivered = OrderedDict((key, None) for key in self._delivered if key[0] != device)
         for file in self.begun(device):
             file.unlink(missing_ok=True)
         self._uploads.forget(device)
@@ -130,9 +144,13 @@ class Pulls:
         ]
         for task in todo:
             task.cancel()
+        ended = [self._fetching[task] for task in todo]
         await asyncio.gather(*todo, return_exceptions=True)
+        for of, sha256 in ended if digests is not None else []:
+            for file in self._folder.glob(f"{of}.{sha256}*"):
+                file.unlink(missing_ok=True)
 
-    def _take(self, put: Path, part: Part, keep: bool) -> bytes | None:
+    def _take(self, device: str, put: Path, part: Part, keep: bool) -> bytes | None:
         """Out of what was put: into the blob store (``keep``), or into memory. Blocks."""
         _check_size(put, part)
         if not keep:
@@ -140,6 +158,7 @@ class Pulls:
             put.unlink()
             return data
         move_durably(put, self._blobs.path(part.sha256))
+        self._has_delivered(device, part.sha256)
         return None
 
     async def _pull_to_store(self, device: str, part: Part) -> None:

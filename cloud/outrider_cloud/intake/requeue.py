@@ -49,6 +49,7 @@ class Requeue:
             RuleRefusalError: it would be refused again, or was too large to be kept whole.
             UnreachableError: there is no room for it now.
         """
+        mark = self._store.forgotten
         letter = await self._store.read(partial(dead_letters.find, letter_id=letter_id))
         if letter is None:
             raise CallerUnknownError(
@@ -61,7 +62,7 @@ class Requeue:
             return outcome
         _check(outcome)
         try:
-            await self._take(letter)
+            await self._take(letter, mark)
         except PeerError as error:  # what only the one whom it concerns could see
             raise _refused(letter_id, error.reason, str(error)) from error
         await self._store.write(partial(dead_letters.remove, letter_id=letter_id))
@@ -88,10 +89,12 @@ class Requeue:
             return outcome("refused", error.reason, str(error))
         return outcome("taken")
 
-    async def _take(self, letter: DeadLetter) -> None:
+    async def _take(self, letter: DeadLetter, mark: int) -> None:
         incoming, address = _incoming(letter), self._topics.parse(letter.topic)
         if address.kind == "escalate":
-            await self._intake.offer(self._intake.read(address, incoming))
+            job = self._intake.read(address, incoming)
+            job.mark = mark
+            await self._intake.offer(job)
         else:
             await self._hub.take(incoming)
 

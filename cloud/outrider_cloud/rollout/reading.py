@@ -1,4 +1,8 @@
-"""The fleet's rows as the controller sees devices. Everything in them was said by the devices themselves, and may be anything."""
+"""The fleet's rows as the controller sees devices. Everything in them was said by the devices themselves, and may be anything.
+
+Counts and alarms are read from what a device has signed alone (`outrider_cloud.device_reports`): of a device that signs no telemetry there
+are none, so that it speaks neither for a release nor against it.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +17,9 @@ _KEPT = ("edge", "memory")
 
 def seen_of(row: Mapping[str, Any]) -> Seen:
     """A device from its row."""
-    telemetry: Mapping[str, Mapping[str, Any]] = row["telemetry"]
+    telemetry: Mapping[str, Mapping[str, Any]] = {
+        task: figures for task, said in row["telemetry"].items() if (figures := said.get("verified"))
+    }
     return Seen(
         device=row["device"],
         online=row["online"],

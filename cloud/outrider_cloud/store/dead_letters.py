@@ -5,6 +5,7 @@ from typing import Any
 import sqlalchemy as sa
 from msgspec import Struct
 
+from outrider_cloud.store import forgotten
 from outrider_cloud.store.schema import dead_letters
 
 HEAD_BYTES = 256
@@ -32,6 +33,8 @@ class DeadLetter(Struct, kw_only=True, frozen=True):
     """At most `PAYLOAD_BYTES` of it."""
     content_type: str = ""
     correlation: bytes | None = None
+    mark: int = 0
+    """The newest mark of something forgotten that was known when it came."""
 
     @property
     def whole(self) -> bool:
@@ -40,8 +43,10 @@ class DeadLetter(Struct, kw_only=True, frozen=True):
 
 
 def park(connection: sa.Connection, letter: DeadLetter, *, kept: int = KEPT, kept_bytes: int = KEPT_BYTES) -> int:
-    """Stores one, and lets the oldest go when there are too many; how many went."""
-    row = {field: getattr(letter, field) for field in letter.__struct_fields__}
+    """Stores one, unless it was forgotten, and lets the oldest go when there are too many; how many went."""
+    if forgotten.covers(connection, forgotten.Said(letter.device, letter.input, letter.mark)):
+        return 0
+    row = {field: getattr(letter, field) for field in letter.__struct_fields__ if field != "mark"}
     connection.execute(sa.insert(dead_letters).values(row))
     here = dead_letters.c
     newer = (
@@ -71,7 +76,7 @@ def latest(connection: sa.Connection, limit: int) -> list[dict[str, Any]]:
 def find(connection: sa.Connection, letter_id: int) -> DeadLetter | None:
     """One of them."""
     row = connection.execute(sa.select(dead_letters).where(dead_letters.c.id == letter_id)).mappings().one_or_none()
-    return DeadLetter(**{field: row[field] for field in DeadLetter.__struct_fields__}) if row else None
+    return DeadLetter(**{field: row[field] for field in DeadLetter.__struct_fields__ if field in row}) if row else None
 
 
 def remove(connection: sa.Connection, letter_id: int) -> None:

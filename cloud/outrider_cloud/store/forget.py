@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import sqlalchemy as sa
 from msgspec import Struct
 
-from outrider_cloud.store import identities, references
+from outrider_cloud.store import forgotten, identities, references
 from outrider_cloud.store import inputs as account
 from outrider_cloud.store.portable import random_name
 from outrider_cloud.store.schema import (
@@ -80,6 +80,8 @@ class Erased(NamedTuple):
     """SHA-256 of parts that nothing names any more; files of these names can go."""
     open: list[Mapping[str, Any]]
     """The rows of what was unanswered: their devices may still wait."""
+    mark: int
+    """Its number among all that was forgotten."""
 
 
 def _of(whom: Whom, device: sa.Column[Any], input_id: sa.Column[Any]) -> sa.ColumnElement[bool]:
@@ -135,8 +137,8 @@ def digests(connection: sa.Connection, *, whom: Whom) -> set[str]:
     return _digests(connection, whom)
 
 
-def erase(connection: sa.Connection, *, whom: Whom) -> Erased:
-    """Deletes it from every table."""
+def erase(connection: sa.Connection, *, whom: Whom, at_ms: int) -> Erased:
+    """Deletes it from every table, and marks it: what others hold of it in memory is not written any more."""
     named = _digests(connection, whom)
     unanswered = sa.select(inputs).where(_inputs(whom), inputs.c.state == "claimed")
     still_open: list[Mapping[str, Any]] = [dict(row) for row in connection.execute(unanswered).mappings()]
@@ -152,19 +154,20 @@ def erase(connection: sa.Connection, *, whom: Whom) -> Erased:
         identities.forget(connection, whom.device)
     gone = references.unnamed(connection, named)
     connection.execute(sa.delete(payloads).where(payloads.c.sha256.in_(gone)))
-    return Erased(gone, still_open)
+    number = forgotten.mark(connection, device=whom.device, input_id=whom.input, at_ms=at_ms)
+    return Erased(gone, still_open, number)
 
 
 def _leave_rollouts(connection: sa.Connection, device: str) -> None:
-    """Out of whom others are compared with; a controller that looked before writes nothing any more, the device neither."""
-    ours = rollout_members.c.rollout == rollouts.c.rollout, rollout_members.c.device == device
-    what = sa.select(rollouts.c.rollout, rollouts.c.progress, sa.exists().where(*ours).label("member"))
-    for row in connection.execute(what).all():
+    """Out of whom others are compared with. A controller that looked at any rollout before writes nothing any more: it may
+    be about to make a member of the device."""
+    connection.execute(sa.update(rollouts).values(version=rollouts.c.version + 1))
+    for row in connection.execute(sa.select(rollouts.c.rollout, rollouts.c.progress)).all():
         named = {part: row.progress.get(part) or {} for part in ("control", "since")}
-        if row.member or any(device in each for each in named.values()):
+        if any(device in each for each in named.values()):
             left = {part: {name: each[name] for name in each if name != device} for part, each in named.items()}
-            values = {"progress": row.progress | left, "version": rollouts.c.version + 1}
-            connection.execute(sa.update(rollouts).where(rollouts.c.rollout == row.rollout).values(**values))
+            changed = sa.update(rollouts).where(rollouts.c.rollout == row.rollout)
+            connection.execute(changed.values(progress=row.progress | left))
 
 
 def _digests(connection: sa.Connection, whom: Whom) -> set[str]:

@@ -12,13 +12,14 @@ import sqlalchemy as sa
 from msgspec import Struct
 
 from outrider_cloud.lease_clock import Lease
-from outrider_cloud.store import examples
+from outrider_cloud.store import examples, forgotten
 from outrider_cloud.store.dialects import dialect_of
 from outrider_cloud.store.portable import insert
 from outrider_cloud.store.schema import counts, inputs
 from outrider_wire.report import Account
 
 Settled = Literal["answered", "refused", "expired"]
+_AT_ONCE = 500
 MAX_CLAIMS = 5
 """An input that was claimed so often and never settled takes its workers down with it; it is given up."""
 
@@ -80,6 +81,13 @@ class Claim(Struct, kw_only=True, frozen=True):
     correlation: bytes | None
     request: bytes
     """The escalation, encoded."""
+    mark: int = 0
+    """The newest mark of something forgotten that was known when it came."""
+
+    @property
+    def said(self) -> forgotten.Said:
+        """By whom, and when, for whoever asks whether it was forgotten."""
+        return forgotten.Said(self.device, self.id, self.mark)
 
 
 class Found(NamedTuple):
@@ -90,7 +98,9 @@ class Found(NamedTuple):
 
 
 def start(connection: sa.Connection, wanted: Claim) -> Found:
-    """Claims an input, unless it is settled or another worker's lease on it still runs."""
+    """Claims an input, unless it is settled or another worker's lease on it still runs. One that was forgotten is refused, and not kept."""
+    if forgotten.covers(connection, wanted.said):
+        return Found("settled", forgotten.refusal(wanted.id))
     lease = dialect_of(connection).term(connection, wanted.lease)
     new = _row(wanted) | {"boot": lease.boot, "lease_until_ms": lease.until_ms, "state": "claimed", "sent": False}
     if connection.execute(_START, new).rowcount == 1:
@@ -105,7 +115,7 @@ def start(connection: sa.Connection, wanted: Claim) -> Found:
 
 
 def _row(claim: Claim) -> dict[str, Any]:
-    fields = {field: getattr(claim, field) for field in claim.__struct_fields__ if field != "lease"}
+    fields = {field: getattr(claim, field) for field in claim.__struct_fields__ if field not in ("lease", "mark")}
     return fields | {"boot": claim.lease.boot, "lease_until_ms": claim.lease.until_ms, "claims": 1}
 
 
@@ -137,7 +147,7 @@ Life = tuple[Claim, Settlement]
 
 
 def settle(connection: sa.Connection, end: Settlement) -> bytes:
-    """Sets the terminal state and the reply, unless there is one; returns the reply that stands."""
+    """Sets the terminal state and the reply, unless there is one; returns the reply that stands. Nothing of what is there no more."""
     it = {"of_device": end.device, "of_id": end.id}
     values = {"as": end.state, "with": end.reply, "at_ms": end.settled_ms, "was_sent": end.sent}
     if connection.execute(_SETTLE, it | values).rowcount == 1:
@@ -146,7 +156,7 @@ def settle(connection: sa.Connection, end: Settlement) -> bytes:
             examples.add(connection, end.example)
         return end.reply
     standing = find(connection, device=end.device, input_id=end.id)
-    return standing.reply if standing and standing.reply else end.reply
+    return standing.reply if standing else forgotten.refusal(end.id)
 
 
 def record(connection: sa.Connection, lives: Sequence[Life]) -> list[bytes]:
@@ -155,9 +165,13 @@ def record(connection: sa.Connection, lives: Sequence[Life]) -> list[bytes]:
     Returns:
         The replies that stand, in order.
     """
+    gone = forgotten.covered(connection, [claim.said for claim, _ in lives])
+    if gone:
+        stay = iter(record(connection, [life for at, life in enumerate(lives) if at not in gone]))
+        return [forgotten.refusal(claim.id) if at in gone else next(stay) for at, (claim, _) in enumerate(lives)]
     if len(lives) == 1:
         return [_record_one(connection, *lives[0])]
-    known = _known(connection, [(claim.device, claim.id) for claim, _ in lives])
+    known = there(connection, keys=[(claim.device, claim.id) for claim, _ in lives])
     new: dict[tuple[str, str], Life] = {}
     for claim, end in lives:
         key = (claim.device, claim.id)
@@ -186,9 +200,13 @@ def _record_new(connection: sa.Connection, lives: Sequence[Life]) -> None:
     examples.add_all(connection, [end.example for _, end in lives if end.example is not None])
 
 
-def _known(connection: sa.Connection, keys: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+def there(connection: sa.Connection, *, keys: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
     """Which of these (device, id) are in the table."""
-    return {(row.device, row.id) for row in connection.execute(_WHICH, {"keys": keys})}
+    found: set[tuple[str, str]] = set()
+    for start in range(0, len(keys), _AT_ONCE):
+        rows = connection.execute(_WHICH, {"keys": keys[start : start + _AT_ONCE]})
+        found.update((row.device, row.id) for row in rows)
+    return found
 
 
 def _ended(claim: Claim, end: Settlement) -> dict[str, Any]:

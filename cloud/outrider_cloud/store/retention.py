@@ -14,7 +14,7 @@ from msgspec import Meta, Struct
 
 from outrider_cloud.clock import now_ms
 from outrider_cloud.metrics import Metrics
-from outrider_cloud.store import inputs, references
+from outrider_cloud.store import forgotten, inputs, references
 from outrider_cloud.store.blobstore import BlobStore
 from outrider_cloud.store.schema import dead_letters, devices, examples
 from outrider_cloud.store.store import Store
@@ -75,6 +75,7 @@ def delete_older(connection: sa.Connection, *, retention: Retention, now_ms: int
         gone["payloads"] = references.delete_payloads(connection) if gone["examples"] else 0
     old_letters = dead_letters.c.received_ms < before(retention.dead_letters)
     gone["dead_letters"] = connection.execute(sa.delete(dead_letters).where(old_letters)).rowcount
+    gone["forgotten"] = forgotten.delete_older(connection, before_ms=now_ms - forgotten.KEPT_MS)
     silent = (devices.c.seen_ms < before(retention.telemetry), sa.cast(devices.c.telemetry, sa.Text) != "{}")
     gone["telemetry"] = connection.execute(sa.update(devices).where(*silent).values(telemetry={})).rowcount
     return gone

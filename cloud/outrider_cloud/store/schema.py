@@ -287,3 +287,14 @@ stops = sa.Table(
     sa.Column("sent", sa.Boolean, nullable=False),
 )
 """Every emergency stop; the one with the highest number holds."""
+
+forgotten = sa.Table(
+    "forgotten",
+    METADATA,
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("salt", sa.String(32), nullable=False),  # of a device's name; empty: the hash is of an input
+    sa.Column("hash", sa.String(64), nullable=False),
+    sa.Column("at_ms", sa.BigInteger, nullable=False),
+    sa.Index("forgotten_by_hash", "hash"),
+)
+"""Marks of what was forgotten, without names: see `outrider_cloud.store.forgotten`."""

@@ -45,6 +45,8 @@ class Store:
         """What the database is found to be damaged by; '' while it is sound. For a person to mend."""
         self.full = ""
         """Why the last change could not be written; '' when it was."""
+        self.forgotten = 0
+        """The newest mark of something forgotten that this process has heard of (`outrider_cloud.store.forgotten`)."""
 
     @property
     def trouble(self) -> str:

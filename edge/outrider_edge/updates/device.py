@@ -28,7 +28,7 @@ from outrider_edge.updates.updater import TaskUpdater
 from outrider_edge.updates.waiting import Hold, Surroundings, WhenTerms, device_hold, hold
 from outrider_trust.facts import Versions
 from outrider_wire.errors import OutriderError, TrustError
-from outrider_wire.messages import Desired, Reported, SlotReport
+from outrider_wire.messages import Desired, Reported, SlotReport, Telemetry
 from outrider_wire.rollout import DeviceOrder, Stop
 
 log = logging.getLogger(__name__)
@@ -192,6 +192,10 @@ class Updater:
         return await asyncio.to_thread(
             self._reporter.report, self.slots(), metadata=metadata_of(self.judge), held=self.held
         )
+
+    async def signed(self, told: Telemetry) -> Telemetry:
+        """The same with the signature of this device's reports."""
+        return await asyncio.to_thread(self._reporter.sign, told)
 
     @property
     def unsigned(self) -> bool:

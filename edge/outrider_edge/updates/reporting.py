@@ -1,4 +1,4 @@
-"""What a device tells of its slots: numbered, and signed with its own key. Decides nothing, publishes nothing.
+"""What a device tells of its slots and of what it sees: numbered, and signed with its own key. Decides nothing, publishes nothing.
 
 A report is signed with the key of the device's certificate, or, where it has none, with a key of its own that is made at the first
 start; the signature is an `outrider_trust.envelope` around the report itself, so that a broker or another device can neither make one
@@ -17,9 +17,9 @@ from msgspec.structs import replace
 from outrider_edge.updates.ledger import Ledger, LedgerFile
 from outrider_link.files import make_folder, write_durably
 from outrider_trust.envelope import ENVELOPE_BYTES, seal
-from outrider_trust.reports import REPORT_TYPE, key_id, public_der
+from outrider_trust.reports import REPORT_TYPE, TELEMETRY_TYPE, key_id, public_der
 from outrider_wire.errors import OperatorSetupError
-from outrider_wire.messages import Ended, Reported, SlotReport
+from outrider_wire.messages import Ended, Reported, SlotReport, Telemetry
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -139,6 +139,14 @@ class Reporter:
         if not sequence or not (sealed := self._signed(told, ledger.ends)) or self._key is None:
             return told
         return replace(told, signed=sealed, key=self._key.public)
+
+    def sign(self, told: Telemetry) -> Telemetry:
+        """The same, signed, under the number of the newest report; as it is before the first report was signed. Blocks."""
+        if self._key is None or not (sequence := self._ledger.now.sequence):
+            return told
+        told = replace(told, sequence=sequence)
+        sealed = seal(TELEMETRY_TYPE, told, [self._key])
+        return replace(told, signed=sealed) if len(sealed) <= ENVELOPE_BYTES else told
 
     def _next(self, now: Ledger) -> Ledger:
         """Begins at the time of day, so that a device whose ledger is lost is not taken for one that repeats itself."""

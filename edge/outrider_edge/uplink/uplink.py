@@ -42,12 +42,17 @@ from outrider_wire.messages import (
     Refusal,
     Reported,
     StopNotice,
+    Telemetry,
 )
 from outrider_wire.topics import DEFAULT_ROOT, RELEASES, Address, Topics, row
 
 log = logging.getLogger(__name__)
 
 GOODBYE_S = 2.0
+
+    async def signed(self, told: Telemetry) -> Telemetry:
+        """The same under the signature of the reports."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,7 +303,8 @@ class Uplink:
                 self._device, self._clock.boot_id, figures=self._figures, ledger=self._outbox, uptime_s=uptime_s
             ):
                 try:
-                    await self._publish(self._topics.of("telemetry", self._device), message)
+                    told = await self._updates.signed(message) if self._updates else message
+                    await self._publish(self._topics.of("telemetry", self._device), told)
                 except OutriderError as error:
                     self.counts[error.reason] += 1
 

@@ -36,7 +36,7 @@ from outrider_edge.updates.watching import Senses
 from outrider_edge.uplink.metadata import UplinkMetadata
 from outrider_edge.uplink.uplink import BrokerAccess, Uplink
 from outrider_wire.errors import OutriderError
-from outrider_wire.messages import Desired, Reported, SlotReport
+from outrider_wire.messages import Desired, Reported, SlotReport, Telemetry
 
 AGENT = "1.0.0"
 ANSWERS = 48
@@ -327,6 +327,9 @@ class _Heard:
 
     async def reported(self) -> Reported:
         return await self._updater.reported()
+
+    async def signed(self, told: Telemetry) -> Telemetry:
+        return await self._updater.signed(told)
 
 
 async def _dropped(updater: Updater) -> None:
