@@ -28,6 +28,7 @@ from outrider_wire.messages import (
     MonitorFigures,
     Reported,
     SlotReport,
+    Telemetry,
 )
 from outrider_wire.monitor import Monitor
 from outrider_wire.report import Account, AnswerReport
@@ -353,4 +354,8 @@ class UpdatesPort(Protocol):
 
     async def reported(self) -> Reported:
         """The same as `slots` with all that belongs to it, numbered and signed: made anew each time it is told."""
+        ...
+
+    async def signed(self, told: Telemetry) -> Telemetry:
+        """The same under the signature of the reports."""
         ...

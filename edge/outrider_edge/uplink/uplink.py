@@ -42,17 +42,12 @@ from outrider_wire.messages import (
     Refusal,
     Reported,
     StopNotice,
-    Telemetry,
 )
 from outrider_wire.topics import DEFAULT_ROOT, RELEASES, Address, Topics, row
 
 log = logging.getLogger(__name__)
 
 GOODBYE_S = 2.0
-
-    async def signed(self, told: Telemetry) -> Telemetry:
-        """The same under the signature of the reports."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
