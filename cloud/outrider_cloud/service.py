@@ -247,7 +247,7 @@ class CloudService:
             topics=self._topics,
             looked=rollouts.last.clear,
         )
-        await intake.take_over(own=True)
+        await intake.taking.take_over(own=True)
         unsaid = [deliveries.resend, trust.announce, rollouts.connected]
         await self._connect(hub, intake, store, deliveries, unsaid)
         escalating.open(intake)
