@@ -18,6 +18,7 @@ from cloud_device import Device, make_escalation
 from cloud_fleet import Fleet
 from cloud_service import HeldModel, account, eventually, make_service, ready, request, the_task, write_config
 
+from outrider.processes import any_port
 from outrider_cloud.service import CloudService
 from outrider_cloud.store import inputs
 from outrider_cloud.store.store import Store
@@ -31,7 +32,7 @@ TESTS = Path(__file__).parent.parent
 
 @pytest.fixture
 def broker() -> Iterator[EmbeddedBroker]:
-    with EmbeddedBroker(port=0) as running:
+    with EmbeddedBroker(port=any_port()) as running:
         yield running
 
 

@@ -13,6 +13,7 @@ from cloud_device import TOPICS, Device
 from cloud_releases import offered
 from cloud_service import HeldModel, make_service, ready, write_config
 
+from outrider.processes import any_port
 from outrider_cloud.releases import WANTS_AT_ONCE
 from outrider_cloud.service import CloudService
 from outrider_link.blobs import BlobPuller
@@ -30,7 +31,7 @@ pytestmark = pytest.mark.broker
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[str]:
-    with EmbeddedBroker(port=0) as running:
+    with EmbeddedBroker(port=any_port()) as running:
         yield running.url
 
 

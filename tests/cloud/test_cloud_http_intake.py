@@ -14,6 +14,7 @@ import pytest
 from cloud_device import Device, make_escalation, new_id
 from cloud_service import HeldModel, account, eventually, get, make_service, ready, the_task, write_config
 
+from outrider.processes import any_port
 from outrider_cloud.intake.uploads import AT_ONCE
 from outrider_cloud.service import CloudService
 from outrider_link.broker import EmbeddedBroker
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.broker
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[str]:
-    with EmbeddedBroker(port=0) as running:
+    with EmbeddedBroker(port=any_port()) as running:
         yield running.url
 
 

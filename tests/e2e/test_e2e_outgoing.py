@@ -12,6 +12,7 @@ from outgoing_world import Beholder, Spy, around, grainy, write
 from PIL import Image
 
 from factory import sure
+from outrider.processes import any_port
 from outrider_cloud.config import load_cloud_config
 from outrider_cloud.service import CloudService
 from outrider_edge.app import serving
@@ -29,7 +30,7 @@ JPEG_FIRST = '[inputs.first]\nas = "jpeg"\nquality = 50\n'
 
 @pytest.fixture
 def broker() -> Iterator[str]:
-    with EmbeddedBroker(port=0) as broker:
+    with EmbeddedBroker(port=any_port()) as broker:
         yield broker.url
 
 
