@@ -297,7 +297,7 @@ async def test_an_agent_says_in_one_sentence_which_topic_it_may_not_publish_on(
     session = Peer(broker.url, "dev-b", identities[1]).session
     session._on_connected = greet
     async with session:
-        await session.wait_connected(5)
+        await session.wait_connected(30)
         async with asyncio.timeout(5):
             while not session.handler_failures:  # noqa: ASYNC110 (nothing announces it)
                 await asyncio.sleep(0.01)

@@ -19,8 +19,10 @@ from outrider_cloud.store.store import Store
 from outrider_wire.messages import Answer, Escalation, Receipt
 from outrider_wire.report import Account
 
-pytestmark = pytest.mark.broker
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
 TESTS = Path(__file__).parent.parent
+STARTS_S = 90
+"""A process of the cloud is killed and started meanwhile, some seconds each on a busy machine."""
 
 
 @contextmanager
@@ -55,7 +57,7 @@ async def offer_until_received(device: Device, escalation: Escalation) -> None:
         await asyncio.sleep(0.3)
         return False
 
-    await eventually(received, 30)
+    await eventually(received, STARTS_S)
 
 
 async def test_killed_between_receipt_and_answer_the_next_process_answers_without_being_asked(
@@ -116,7 +118,7 @@ async def test_killed_in_the_middle_of_a_pull_the_next_process_goes_on_where_it_
 
         with cloud(config) as process:
             offering = asyncio.create_task(offer_until_received(device, sent))
-            await eventually(half, 30)
+            await eventually(half, STARTS_S)
             process.send_signal(signal.SIGKILL)
             process.wait()
         there, before = arrived(), link.carried[1]
@@ -162,11 +164,11 @@ async def test_a_few_hundred_inputs_and_two_kills_end_in_one_state_each(broker: 
         for _ in range(2):
             with cloud(config):
                 heard = len(device.of(Answer))
-                await device.until(lambda heard=heard: len(device.of(Answer)) > heard + 25, within_s=40)
+                await device.until(lambda heard=heard: len(device.of(Answer)) > heard + 25, within_s=STARTS_S)
         with cloud(config):
             await driver
             for escalation in sent:
-                await device.hears(Answer, escalation.id, within_s=40)
+                await device.hears(Answer, escalation.id, within_s=STARTS_S)
         labels = the_task(tmp_path).labels
         assert all({a.label for a in device.of(Answer, e.id)} == {labels[k % 3]} for k, e in enumerate(sent))
         said = account(tmp_path)

@@ -166,7 +166,7 @@ class Intake:
         elif shed := self._no_room(job):
             await self._put_off(job, shed)
         else:
-            with self._letting_go(worker, job):
+            with self._letting_go(worker, job, "failed"):
                 worker.admit(job)
                 if any(part.inline is None for part in job.escalation.parts):
                     await self._fetch_once(worker, job, pull=pull)
@@ -186,14 +186,14 @@ class Intake:
         return address.task if address.task in self._tasks else ""
 
     @contextmanager
-    def _letting_go(self, worker: Worker, job: Job) -> Iterator[None]:
+    def _letting_go(self, worker: Worker, job: Job, outcome: Outcome) -> Iterator[None]:
         """What fails inside lets go of an admitted job, or no repeat of it would ever be taken. The device has no receipt of it,
         unless it stands claimed by then: see `TakingOver.take_back`."""
         try:
             yield
         except BaseException:  # no memory, no thread, cancelled, to be forgotten
             worker.drop(job)
-            self._count(job, "failed")
+            self._count(job, outcome)
             raise
 
     async def _fetch_once(self, worker: Worker, job: Job, *, pull: bool) -> None:
@@ -226,7 +226,7 @@ class Intake:
         return True
 
     async def _fetched(self, worker: Worker, job: Job) -> None:
-        with self._letting_go(worker, job):
+        with self._letting_go(worker, job, "unfetched"):
             await self._fetch(worker, job)
 
     async def _fetch(self, worker: Worker, job: Job) -> None:
