@@ -99,6 +99,7 @@ async def test_the_announced_receive_maximum_is_kept() -> None:
     async with ScriptedBroker(connack=connack(0, two), puback=None) as broker, session_to(broker.url) as session:
         await session.wait_connected(30)
         publishing = [asyncio.create_task(session.publish(Outgoing("a/b", b""))) for _ in range(5)]
+        await until(lambda: len(broker.received(3)) >= 2)
         await asyncio.sleep(0.1)
         assert len(broker.received(3)) == 2
         for task in publishing:
@@ -133,7 +134,7 @@ async def test_what_is_large_has_the_time_that_a_slow_link_takes() -> None:
         session = MqttSession(url=broker.url, client_id="t", subscriptions=[], on_message=ignore, ack_timeout_s=0.1)
         async with session:
             await session.wait_connected(30)
-            publishing = asyncio.create_task(session.publish(Outgoing("a/b", bytes(2_000))))
+            publishing = asyncio.create_task(session.publish(Outgoing("a/b", bytes(4_000))))
             await asyncio.sleep(0.6)
             assert not publishing.done()
             with pytest.raises(UnreachableError):
@@ -176,7 +177,7 @@ async def test_acknowledgements_leave_in_the_order_of_arrival() -> None:
         session = MqttSession(url=broker.url, client_id="t", subscriptions=["a/b"], on_message=handle)
         async with session:
             await session.wait_connected(30)
-            await asyncio.sleep(0.3)
+            await until(lambda: len(broker.received(4)) >= 3)
     assert [int.from_bytes(body[:2], "big") for body in broker.received(4)] == [7, 5, 9]
 
 
