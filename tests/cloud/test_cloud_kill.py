@@ -26,10 +26,11 @@ STARTS_S = 90
 
 
 @contextmanager
-def cloud(config: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A cloud process; killed in the end if it still runs."""
+def cloud(config: Path, pause_s: float = 0.7) -> Iterator[subprocess.Popen[bytes]]:
+    """A cloud process, whose model takes that long for a batch; killed in the end if it still runs."""
     with (config.parent / "cloud.log").open("ab") as log:
-        process = subprocess.Popen([sys.executable, TESTS / "cloud_child.py", config], stdout=log, stderr=log)
+        command = [sys.executable, TESTS / "cloud_child.py", config, str(pause_s)]
+        process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         yield process
     finally:
@@ -135,15 +136,17 @@ async def test_a_terminated_process_finishes_its_batch_and_leaves_the_rest_to_th
     config.write_text(config.read_text() + "[batch]\nmax_size = 1\n")
     async with Device(broker, "cam-term") as device:
         sent = [make_escalation(the_task(tmp_path), {"image": b"1", "question": str(k)}) for k in range(3)]
-        with cloud(config) as process:
+        with cloud(config, 3.0) as process:
             for escalation in sent:
                 await offer_until_received(device, escalation)
             process.send_signal(signal.SIGTERM)
-            assert process.wait(20) == 0
+            assert process.wait(40) == 0
         said = account(tmp_path)
         assert 0 < said.cloud < 3
         assert (said.received, said.pending) == (3, 3 - said.cloud)
-        await device.until(lambda: len(device.of(Answer)) == said.cloud)  # what was committed was told
+        await device.until(
+            lambda: len({answer.id for answer in device.of(Answer)}) == said.cloud
+        )  # what was committed was told
         other = write_config(tmp_path, broker, worker="two")  # another worker need not wait for the lease to run out
         with cloud(other):
             for k, escalation in enumerate(sent):

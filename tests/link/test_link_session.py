@@ -180,7 +180,7 @@ async def test_an_on_connected_that_raises_is_counted_and_the_session_lives(brok
         url=broker.url, client_id="h2", subscriptions=["any/+"], on_message=ignore, on_connected=greet
     ) as session:
         await session.wait_connected(30)
-        await until(lambda: session.handler_failures == 1)
+        await until(lambda: session.handler_failures >= 1)
         assert await session.publish(Outgoing("any/thing", b""))
 
 
