@@ -66,6 +66,7 @@ def test_kills_and_a_starved_cloud_lose_nothing_and_answer_nothing_twice() -> No
     (line,) = done.stdout.strip().splitlines()
     found: dict[str, dict[str, Any]] = json.loads(line)
     assert set(found) == {"kill", "memory"} and found["kill"]["rounds"] == 20
+    assert found["memory"]["felt"]
     for figures in found.values():
         assert set(figures) >= KEYS
         assert (figures["lost"], figures["duplicated"]) == (0, 0)
