@@ -137,7 +137,7 @@ class Peer:
         tls: Tls,
         *,
         subscriptions: Sequence[str] | None = None,
-        within_s: float = 5.0,
+        within_s: float = 30.0,
     ) -> None:
         self._within_s = within_s
         self.heard: list[Incoming] = []

@@ -74,7 +74,7 @@ class Processes:
             f"{name} was not ready within {within_s:.0f} s", reason="not_ready", fix=f"see {self._logs / name}.log"
         )
 
-    def wait_port(self, name: str, port: int, *, within_s: float = 15.0) -> None:
+    def wait_port(self, name: str, port: int, *, within_s: float = 30.0) -> None:
         """Returns when something listens on that loopback port; errors as `wait_ready`."""
         deadline = time.monotonic() + within_s
         while time.monotonic() < deadline:
