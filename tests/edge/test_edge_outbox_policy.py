@@ -250,7 +250,9 @@ async def test_large_payload_that_found_no_room_leaves_no_file(tmp_path: Path) -
         await outbox.put(make_entry(b"\x02" * (INLINE_BYTES + 1), probabilities=[0.7, 0.2, 0.1]))
     assert len(list((tmp_path / "payload").iterdir())) == 1
     await outbox.put(make_entry(b"\x03" * (INLINE_BYTES + 1)))
-    await until(lambda: [file.read_bytes()[0] for file in (tmp_path / "payload").iterdir()] == [3])
+    await until(lambda: len(list((tmp_path / "payload").iterdir())) == 1)
+    [file] = (tmp_path / "payload").iterdir()
+    assert file.read_bytes()[0] == 3
     await outbox.stop()
 
 
