@@ -105,7 +105,7 @@ async def test_killed_in_the_middle_of_a_pull_the_next_process_goes_on_where_it_
 ) -> None:
     config = write_config(tmp_path, broker)
     image = os.urandom(600_000)
-    async with Device(broker, "cam-cut") as device, Relay(int(broker.rsplit(":", 1)[1]), bytes_per_s=400_000) as link:
+    async with Device(broker, "cam-cut") as device, Relay(int(broker.rsplit(":", 1)[1]), bytes_per_s=150_000) as link:
         config.write_text(config.read_text().replace(broker, link.url))
         device.serve(image)
         sent = make_escalation(the_task(tmp_path), {"image": image, "question": "1"})

@@ -160,14 +160,14 @@ async def test_an_agent_killed_in_the_middle_of_a_release_goes_on_where_it_stopp
             return sum(begun) > 200_000
 
         with agent_process(config) as process:
-            await until(half)
+            await until(half, 60)  # an agent starts before
             process.kill()
             process.wait()
         half()
         before = link.carried[1]
         with agent_process(config):
             slots = lambda: [slot.version for message in cloud.reported[-1:] for slot in message.slots]  # noqa: E731 - one look
-            await until(lambda: slots() == ["2"])
+            await until(lambda: slots() == ["2"], 60)
             assert link.carried[1] - before < 600_000 - begun[0] + 100_000
 
 
