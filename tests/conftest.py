@@ -1,6 +1,5 @@
 """What every test may ask for: a broker of each kind. And what a run says at its end: what it could not test."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,24 +7,14 @@ import pytest
 from absent import lines_of
 from mosquitto import AnyBroker, Mosquitto
 
-import outrider.processes
+from outrider.processes import any_port
 from outrider_link.broker import EmbeddedBroker
-
-_PORTS_A_WORKER = 6000
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
-        _keep_apart(int(worker.removeprefix("gw")))
     config.addinivalue_line(
         "markers", "both_brokers: runs on mosquitto in `make test` too; without it, only in `make test-all`"
     )
-
-
-def _keep_apart(worker: int) -> None:
-    """Runs side by side look for free ports in ranges of their own: between finding one and using it another run could take it."""
-    found = outrider.processes.free_port
-    outrider.processes.free_port = lambda wanted: found(wanted + worker % 6 * _PORTS_A_WORKER)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -59,7 +48,7 @@ def own_broker(broker_kind: str, tmp_path: Path) -> Iterator[AnyBroker]:
 
 def make_broker(kind: str, folder: Path) -> AnyBroker:
     """One of that kind, not started yet."""
-    return EmbeddedBroker() if kind == "embedded" else Mosquitto(folder)
+    return EmbeddedBroker(port=any_port()) if kind == "embedded" else Mosquitto(folder)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

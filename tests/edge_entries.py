@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from outrider_edge.outbox.clock import RunClock
@@ -109,4 +109,11 @@ async def until(fact: Callable[[], object], timeout_s: float = 20.0) -> None:
     """Waits for it."""
     async with asyncio.timeout(timeout_s):
         while not fact():  # noqa: ASYNC110 - what is waited for lies in code that rings no bell for tests
+            await asyncio.sleep(0.005)
+
+
+async def eventually(fact: Callable[[], Awaitable[object]], timeout_s: float = 20.0) -> None:
+    """As `until`, of what must itself be awaited."""
+    async with asyncio.timeout(timeout_s):
+        while not await fact():  # noqa: ASYNC110 - as above
             await asyncio.sleep(0.005)

@@ -17,6 +17,7 @@ from typing import Self
 
 from absent import skip_without
 
+from outrider.processes import any_port
 from outrider_link.broker import EmbeddedBroker
 
 UNPACKED = Path(sys.prefix) / "mosquitto"
@@ -112,7 +113,7 @@ class Mosquitto:
     def command(self) -> list[str]:
         """Writes its configuration; the command line that runs it (for a test that starts its processes by itself)."""
         found = require()
-        self.port = self.port or _free_port()
+        self.port = self.port or any_port()
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / "mosquitto.conf"
         text = self._text.replace("{port}", str(self.port)).replace("{folder}", str(self.folder))
@@ -187,10 +188,3 @@ def _with_libraries(found: Path) -> list[str]:
         {str(so.parent) for so in (found.parents[2] / "usr/lib").glob("*/*.so*")} if found.parents[2] != ROOT else ()
     )
     return ["env", f"LD_LIBRARY_PATH={os.pathsep.join(sorted(folders))}"] if folders else []
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

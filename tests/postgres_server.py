@@ -13,7 +13,7 @@ from typing import Self
 import sqlalchemy as sa
 from absent import skip_without
 
-from outrider.processes import free_port
+from outrider.processes import any_port
 from outrider_cloud.store.schema import METADATA
 from outrider_cloud.store.store import Store
 
@@ -44,7 +44,7 @@ class Postgres:
         self._programs = require()
         self._user = "postgres" if os.geteuid() == 0 else getpass.getuser()
         self.folder = Path(tempfile.mkdtemp(prefix="outrider-pg-"))
-        self.port = free_port(25000)
+        self.port = any_port()
         self.process: subprocess.Popen[bytes] | None = None
         self._made = 0
         self._settled = False
@@ -74,7 +74,7 @@ class Postgres:
             ended = self.process is None or self.process.poll() is not None
             assert time.monotonic() < deadline and not (ended and self._settled), self.log()
             if ended:
-                self.port = free_port(self.port + 7)
+                self.port = any_port()
                 self._launch()
             time.sleep(0.1)
         self._settled = True  # whoever has its address finds it there again

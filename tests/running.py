@@ -6,7 +6,7 @@ from mosquitto import Mosquitto
 
 from factory import make_bundle, make_task
 from outrider.client import Client
-from outrider.processes import Processes, free_port
+from outrider.processes import Processes, any_port, free_port
 from outrider_wire.task import Policy, Task
 
 LARGE_SAYS = "red"
@@ -28,7 +28,6 @@ class System:
         folder: Path,
         *,
         policy: Policy | None = None,
-        first_port: int = 21000,
         broker_kind: str = "embedded",
         persistence: bool = False,
         broker_extra: str = "",
@@ -40,7 +39,7 @@ class System:
         self._mosquitto = Mosquitto(folder / "broker", persistence=persistence, extra=broker_extra)
         self.task: Task = make_task(policy=policy or Policy(answer_within_ms=10_000, keep_for_s=600, audit_rate=0.05))
         self.processes = Processes(logs=folder / "logs")
-        self.broker_port = free_port(first_port)
+        self.broker_port = any_port()
         self.cloud_port = free_port(self.broker_port + 1)
         self._next_port = self.cloud_port + 1
         self._agents: dict[str, int] = {}

@@ -16,7 +16,7 @@ import mosquitto
 from cloud_device import Device
 
 from outrider import broker_site
-from outrider.processes import free_port
+from outrider.processes import any_port
 from outrider_cloud.access import pki
 from outrider_cloud.access.control import Mosquitto
 from outrider_cloud.service import CloudService
@@ -35,12 +35,12 @@ HOSTS = ["localhost", "127.0.0.1"]
 class SecuredBroker:
     """mosquitto on a free port, for as long as the block lasts; `device` makes identities without any cloud."""
 
-    def __init__(self, folder: Path, *, first_port: int = 22000) -> None:
+    def __init__(self, folder: Path) -> None:
         self.site = broker_site.Site(
             folder=folder,
             hosts=HOSTS,
-            port=free_port(first_port),
-            api_port=free_port(first_port + 500),
+            port=any_port(),
+            api_port=any_port(),
             listen="127.0.0.1",
             user=broker_site.current_user(),
             plugin=str(mosquitto.library("mosquitto_dynamic_security.so")),
@@ -137,7 +137,7 @@ class Peer:
         tls: Tls,
         *,
         subscriptions: Sequence[str] | None = None,
-        within_s: float = 5.0,
+        within_s: float = 30.0,
     ) -> None:
         self._within_s = within_s
         self.heard: list[Incoming] = []

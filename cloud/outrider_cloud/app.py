@@ -8,13 +8,14 @@ import signal
 from outrider_cloud.config import CloudConfig
 from outrider_cloud.large.table import load_large
 from outrider_cloud.service import CloudService, LoadLarge
+from outrider_cloud.starved import ended_when_starved
 from outrider_link.service_notice import ServiceNotice
 
 log = logging.getLogger(__name__)
 
 
 async def serve(config: CloudConfig, *, load: LoadLarge = load_large) -> None:
-    """Runs the cloud until SIGTERM or SIGINT, then finishes what is in hand.
+    """Runs the cloud until SIGTERM or SIGINT, then finishes what is in hand. Without memory the process ends at once.
 
     Raises:
         OutriderError: the configuration, the machine or a bundle does not hold what it must; nothing is left running.
@@ -29,7 +30,8 @@ async def serve(config: CloudConfig, *, load: LoadLarge = load_large) -> None:
         async with notice.alive(), CloudService(config, load=load) as service:
             log.info("cloud.serving", extra={"api": service.url, "broker": config.broker.url, "worker": service.name})
             notice.say("READY=1", f"STATUS=serves at {service.url}")
-            await stop.wait()
+            with ended_when_starved():
+                await stop.wait()
             notice.say("STOPPING=1")
             log.info("cloud.stopping")
     finally:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 from outrider_cloud.seldom import Seldom
@@ -56,5 +57,6 @@ class Background:
         try:
             await work
         except Exception:  # supervised: one failed piece of work must not end the service
-            log.exception("background.failed", extra={"what": what})
+            with suppress(Exception):  # there may be no memory for a line either
+                log.exception("background.failed", extra={"what": what})
             self._on_error(what)

@@ -6,6 +6,7 @@ A chore that fails is logged, counted, and made up for by its next turn; it keep
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
@@ -52,13 +53,14 @@ class Housekeeping:
         more: Iterable[Chore] = (),
     ) -> None:
         self._store = store
-        self._intake = intake
+        self._taking_over = intake.taking
         self._metrics = metrics
         self._more = False
         self._taking = asyncio.Lock()
         self.chores = (
             Chore("renew", lease_s / 3, settler.renew),
             Chore("take_over", lease_s / 3, self._take_over),
+            Chore("take_back", lease_s / 3, self._take_back),
             Chore("roster", lease_s / 3, partial(read_roster, store, roster)),
             Chore("take_more", _EVERY_S, self._take_more),
             Chore("expire", _EVERY_S, intake.expire),
@@ -92,12 +94,17 @@ class Housekeeping:
         try:
             await chore.work()
         except Exception:  # supervised: a full disk now is no reason never to tidy again
-            log.exception("housekeeping.failed", extra={"chore": chore.name})
+            with suppress(Exception):  # there may be no memory for a line either
+                log.exception("housekeeping.failed", extra={"chore": chore.name})
             self._metrics.error("housekeeping")
 
     async def _take_over(self) -> None:
         async with self._taking:  # room that is free is not given away twice
-            self._more = await self._intake.take_over(own=False) > 0
+            self._more = await self._taking_over.take_over(own=False) > 0
+
+    async def _take_back(self) -> None:
+        async with self._taking:
+            await self._taking_over.take_back()
 
     async def _take_more(self) -> None:
         """While there is more than there was room for, it is taken up as room comes."""

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
@@ -150,8 +151,9 @@ class Metrics:
             self.waiting_oldest.labels(task).set_function(partial(_oldest_s, queue, task))
 
     def error(self, where: str) -> None:
-        """One more failure of our own."""
-        self.errors.labels(where).inc()
+        """One more failure of our own; one for whose count there is no memory is left out."""
+        with suppress(MemoryError):
+            self.errors.labels(where).inc()
 
     def paid(self, task: str, cost: Cost) -> None:
         """What one reply took."""

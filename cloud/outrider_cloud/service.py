@@ -248,8 +248,9 @@ class CloudService:
             looked=rollouts.last.clear,
         )
         await self._forgetting.heed()
-        await intake.take_over(own=True)
-        await self._connect(hub, intake, store, deliveries, [deliveries.resend, trust.announce, rollouts.connected])
+        await intake.taking.take_over(own=True)
+        unsaid = [deliveries.resend, trust.announce, rollouts.connected]
+        await self._connect(hub, intake, store, deliveries, unsaid)
         escalating.open(intake)
         housekeeping = Housekeeping(
             store=store,

@@ -5,6 +5,7 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from outrider_link.session import backoff_s
 from outrider_wire.errors import OutriderError
@@ -48,7 +49,8 @@ class Supervised:
             except OutriderError as error:
                 self._failed(str(error), logging.WARNING)
             except Exception as error:  # supervised: logged, and tried again
-                log.exception("work.failed", extra={"work": self.name})
+                with suppress(Exception):  # there may be no memory for a line either
+                    log.exception("work.failed", extra={"work": self.name})
                 self._failed(f"{type(error).__name__}: {error}", logging.DEBUG)
             attempt = 0 if time.monotonic() - began > STABLE_S else attempt + 1
             await asyncio.sleep(self._patience(attempt))

@@ -13,6 +13,7 @@ import pytest
 from cloud_device import TOPICS, Device, make_escalation
 from cloud_service import HeldModel, account, eventually, get, make_service, ready, request, the_task, write_config
 
+from outrider.processes import any_port
 from outrider_cloud.service import CloudService
 from outrider_cloud.store import dead_letters
 from outrider_cloud.store.store import Store
@@ -27,7 +28,7 @@ SCRIPT = Path(sys.executable).parent / "outrider"
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[str]:
-    with EmbeddedBroker(port=0) as running:
+    with EmbeddedBroker(port=any_port()) as running:
         yield running.url
 
 

@@ -13,6 +13,7 @@ from cloud_device import Device, make_escalation
 from cloud_service import HeldModel, account, eventually, get, make_service, ready, the_task, write_config
 from msgspec.structs import replace
 
+from outrider.processes import any_port
 from outrider_cloud.config import load_cloud_config
 from outrider_cloud.service import CloudService
 from outrider_link.broker import EmbeddedBroker
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.broker
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[str]:
-    with EmbeddedBroker(port=0) as running:
+    with EmbeddedBroker(port=any_port()) as running:
         yield running.url
 
 

@@ -100,7 +100,8 @@ async def test_what_nobody_wants_any_more_expires(broker: str, tmp_path: Path) -
         await ready(service)
         task = the_task(tmp_path)
         model.open.clear()
-        await device.escalate(make_escalation(task, {"image": b"0", "question": "holds the line"}))
+        first = await device.escalate(make_escalation(task, {"image": b"0", "question": "holds the line"}))
+        await device.hears(Receipt, first)  # else both may make one batch
         late = make_escalation(task, {"image": b"1", "question": "late"}, keep_for_s=4)
         await device.escalate(late)
         await device.hears(Receipt, late.id)

@@ -18,6 +18,7 @@ from cloud_device import Device, make_escalation
 from cloud_fleet import Fleet
 from cloud_service import HeldModel, account, eventually, make_service, ready, request, the_task, write_config
 
+from outrider.processes import any_port
 from outrider_cloud.service import CloudService
 from outrider_cloud.store import inputs
 from outrider_cloud.store.store import Store
@@ -31,7 +32,7 @@ TESTS = Path(__file__).parent.parent
 
 @pytest.fixture
 def broker() -> Iterator[EmbeddedBroker]:
-    with EmbeddedBroker(port=0) as running:
+    with EmbeddedBroker(port=any_port()) as running:
         yield running
 
 
@@ -174,14 +175,14 @@ async def test_one_device_that_floods_keeps_no_other_from_its_answers(broker: Em
 async def test_offers_above_the_rate_are_put_off_unread_and_have_places_in_line(
     broker: EmbeddedBroker, tmp_path: Path
 ) -> None:
-    more = "[limits]\ndevice_per_s = 1\ndevice_burst = 3\n"
+    more = "[limits]\ndevice_per_s = 0.01\ndevice_burst = 3\n"
     path = write_config(tmp_path, broker.url, more=more)
     async with make_service(path, HeldModel()) as service, Device(broker.url, "cam-fast") as device:
         await ready(service)
         task = the_task(tmp_path)
         for k in range(6):
             await device.escalate(make_escalation(task, {"image": b"1", "question": str(k)}))
-        await device.until(lambda: len(device.of(Answer)) + len(device.of(Refusal)) == 6)
+        await device.until(lambda: len(device.of(Answer)) + len(device.of(Refusal)) >= 6)
         told = device.of(Refusal)
         assert {(each.reason, each.detail) for each in told} == {("busy", "device_rate")} and len(told) == 3
         await device.send_raw(b"\xc1 no id to answer to")

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from cloud_device import TOPICS, Device, make_escalation, sha256
 from cloud_service import HeldModel, account, eventually, get, make_service, ready, request, the_task, write_config
 
+from outrider.processes import any_port
 from outrider_cloud.service import CloudService
 from outrider_cloud.store import examples, inputs, retention
 from outrider_cloud.store.forget import Whom, erase, find
@@ -42,7 +43,7 @@ SCRIPT = Path(sys.executable).parent / "outrider"
 
 @pytest.fixture
 def broker() -> Iterator[str]:
-    with EmbeddedBroker(port=0) as running:
+    with EmbeddedBroker(port=any_port()) as running:
         yield running.url
 
 

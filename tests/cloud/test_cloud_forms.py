@@ -16,6 +16,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from factory import make_bundle, make_task, model_inputs
+from outrider.processes import any_port
 from outrider_cloud.answering.forms import completed, decided_on, suffices, unseen
 from outrider_cloud.answering.grades import Grade
 from outrider_cloud.config import TaskSettings
@@ -38,7 +39,7 @@ FIRST = b"first form"
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[str]:
-    with EmbeddedBroker(port=0) as running:
+    with EmbeddedBroker(port=any_port()) as running:
         yield running.url
 
 

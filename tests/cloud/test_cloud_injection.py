@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from large_server import MODEL, ChatServer, completion, says, tokens
 
+from outrider.processes import any_port
 from outrider_cloud.large.base import LargeRequest
 from outrider_cloud.large.prompts import choice_prompt, codes_of, label_prompt
 from outrider_cloud.large.quoting import LINE_END, TEXT_CHARACTERS, quoted
@@ -96,7 +97,7 @@ def test_a_text_is_bounded() -> None:
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[str]:
-    with EmbeddedBroker(port=0) as running:
+    with EmbeddedBroker(port=any_port()) as running:
         yield running.url
 
 

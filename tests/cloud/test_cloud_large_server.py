@@ -230,10 +230,9 @@ async def test_a_server_that_is_down_is_left_alone_after_three_failures() -> Non
 async def test_a_batch_does_not_wait_for_a_silent_server_once_for_each_of_its_inputs() -> None:
     async with ChatServer([silence]) as server:
         client = client_of(server, asking=AskingSettings(retries=0, timeout_s=0.3, at_once=2))
-        started = time.monotonic()
         replies = await client.answer([request()] * 40)
         await client.close()
-    assert time.monotonic() - started < 2.5
+    assert len(server.bodies) <= 4
     assert {reply.reason for reply in replies if isinstance(reply, LargeRefusal)} == {
         "large_model_unreachable",
         "large_model_down",

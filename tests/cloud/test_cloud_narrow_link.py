@@ -13,6 +13,7 @@ from cloud_releases import offered
 from cloud_service import HeldModel, make_service, ready, the_task, write_config
 from link_peers import Relay
 
+from outrider.processes import any_port
 from outrider_link.broker import EmbeddedBroker
 from outrider_wire.messages import Answer, Refusal
 from outrider_wire.pace import LEAST_WINDOW
@@ -25,7 +26,7 @@ BOUND_S = 1.5
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[EmbeddedBroker]:
-    with EmbeddedBroker(port=0) as running:
+    with EmbeddedBroker(port=any_port()) as running:
         yield running
 
 

@@ -18,7 +18,7 @@ def test_every_reason_to_put_off_is_in_the_table_and_none_else() -> None:
 
 def test_every_reason_by_which_the_cloud_itself_ends_an_input_is_in_the_table_and_none_else() -> None:
     """Reasons that a worker, a take-over or forgetting writes into a refusal; a model's and a message's own are ``any``."""
-    places = ("answering/worker.py", "intake/intake.py", "forgetting.py")
+    places = ("answering/worker.py", "intake/intake.py", "intake/taking_over.py", "forgetting.py")
     text = "".join(text for path, text in SOURCES.items() if str(path).endswith(places))
     written = set(re.findall(r'(?:refuse\(\s*job,\s*|Refusal\([^)]*?reason=)"([a-z_]+)"', text))
     computed = {"mass_too_low"}  # of a model's reply, told by the strategy

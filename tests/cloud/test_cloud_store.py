@@ -147,6 +147,23 @@ def test_a_worker_takes_over_its_own_at_once_and_others_when_their_lease_is_over
     assert {row["id"]: row["claims"] for row in rows} == {"1": 3, "2": 3}
 
 
+def test_a_worker_takes_back_of_what_it_holds_only_what_is_named(store: Store) -> None:
+    for input_id in "123":
+        do(store, inputs.start, wanted=replace(CLAIM, id=input_id))
+    do(store, inputs.start, wanted=replace(CLAIM, id="4", worker="two"))
+    do(store, inputs.settle, end=replace(ANSWER, id="3"))
+
+    def take(*, most: int, worker: str = "one", task: str = "t") -> list[str]:
+        keys = [(CLAIM.device, input_id) for input_id in "134"]
+        rows = do(store, inputs.take_back, worker=worker, task=task, keys=keys, most=most)
+        assert all(row["claims"] == 2 and row["request"] == b"request" for row in rows)
+        return [row["id"] for row in rows]
+
+    assert take(most=0) == take(most=9, task="unserved") == []
+    assert take(most=9, worker="two") == ["4"]
+    assert take(most=9) == ["1"]
+
+
 def test_workers_that_end_in_order_wear_no_input_out(store: Store) -> None:
     do(store, inputs.start, wanted=CLAIM)
     for _ in range(2 * inputs.MAX_CLAIMS):

@@ -16,7 +16,7 @@ from running import LARGE_SAYS, task_toml
 
 from factory import QUESTION, make_bundle, make_task, sure, unsure
 from outrider.client import Client
-from outrider.processes import free_port
+from outrider.processes import any_port
 from outrider_wire.task import Policy
 
 DOCUMENT = Path(__file__).parents[2] / "docs/containers.md"
@@ -28,7 +28,7 @@ def loop(tmp_path: Path) -> Iterator[Composed]:
     """The folder, with a task, its two models and a database as the service `store` has one."""
     with Postgres() as store:
         store.sql("CREATE DATABASE outrider TEMPLATE template0")
-        ports = {8883: free_port(26100), 8780: free_port(26300), 8713: free_port(26500), 5432: store.port}
+        ports = {8883: any_port(), 8780: any_port(), 8713: any_port(), 5432: store.port}
         made = Composed(tmp_path, ports)
         (tmp_path / "secrets/store-password").write_text(PASSWORD)
         task = make_task(policy=Policy(answer_within_ms=20_000, keep_for_s=600))

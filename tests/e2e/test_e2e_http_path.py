@@ -15,6 +15,7 @@ from cloud_service import HeldModel, account, make_service, ready, write_config
 from edge_entries import make_entry, until
 from link_peers import Relay
 
+from outrider.processes import any_port
 from outrider_edge.outbox.outbox import Outbox
 from outrider_edge.ports import OutboxEntry, OutboxPart, TaskFigures
 from outrider_edge.uplink.uplink import BrokerAccess, Uplink
@@ -35,7 +36,7 @@ class Figures:
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[EmbeddedBroker]:
-    with EmbeddedBroker(port=0) as running:
+    with EmbeddedBroker(port=any_port()) as running:
         yield running
 
 

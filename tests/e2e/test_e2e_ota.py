@@ -15,7 +15,7 @@ from typed import Machine, commands
 
 from factory import make_bundle, make_task
 from outrider.ota.passphrases import VARIABLE
-from outrider.processes import free_port
+from outrider.processes import any_port
 from outrider_link.files import sha256_file
 from outrider_wire.task import Policy
 
@@ -27,7 +27,7 @@ class Lab(Machine):
     """A folder with a task, its bundles, and the two configurations that the document shows."""
 
     def __init__(self, folder: Path) -> None:
-        self.broker, self.api, self.agent = free_port(25000), free_port(25500), free_port(26000)
+        self.broker, self.api, self.agent = any_port(), any_port(), any_port()
         super().__init__(
             folder,
             OUTRIDER_OTA_CLOUD=f"http://127.0.0.1:{self.api}",

@@ -13,7 +13,7 @@ import pytest
 from mosquitto import Mosquitto
 
 from outrider.demo.dataset import COLOURS, attributes, load
-from outrider.processes import free_port
+from outrider.processes import any_port, free_port
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
 GUIDE = Path(__file__).parents[2] / "docs" / "your-own-task.md"
@@ -40,7 +40,7 @@ def sort_by_colour(folder: Path) -> None:
 
 def environment(folder: Path) -> dict[str, str]:
     """This interpreter's ``outrider`` and ``python`` first, and ports that nobody uses: the guide names the usual ones."""
-    broker = free_port(23000 + os.getpid() % 1000)
+    broker = any_port()
     cloud = free_port(broker + 1)
     agent = free_port(cloud + 1)
     return {

@@ -16,7 +16,7 @@ from typed import Machine, commands
 
 from factory import QUESTION, make_bundle, make_task, sure, unsure
 from outrider.client import Client
-from outrider.processes import free_port
+from outrider.processes import any_port
 from outrider_wire.task import Policy
 
 pytestmark = pytest.mark.broker
@@ -30,8 +30,8 @@ class Site(Machine):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, LARGE_KEY=LARGE_KEY)
-        self.broker, self.api = free_port(23000), free_port(23500)
-        self.agent = free_port(24000)
+        self.broker, self.api = any_port(), any_port()
+        self.agent = any_port()
 
     def amended(self, command: str) -> str:
         """On this machine, whatever else runs on it."""

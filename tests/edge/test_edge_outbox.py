@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from edge_entries import HandClock, make_answer, make_entry, new_id, until
+from edge_entries import HandClock, eventually, make_answer, make_entry, new_id, until
 
 from outrider_edge.outbox.outbox import DEFAULT_BOUNDS, Outbox
 from outrider_edge.outbox.outcomes import Answered, Expired, Refused
@@ -198,7 +198,7 @@ async def test_a_full_outbox_refuses_and_counts_nothing(place: Opened, limits: d
     await outbox.stop()
 
 
-async def test_local_counts_reach_the_disk_within_the_flush_time(place: Opened) -> None:
+async def test_local_counts_reach_the_disk_by_themselves(place: Opened) -> None:
     outbox = await place.open()
     for task in ("colours", "animals"):
         outbox.arrived(task)
@@ -206,9 +206,12 @@ async def test_local_counts_reach_the_disk_within_the_flush_time(place: Opened) 
     outbox.arrived("colours")
     assert outbox.account() == Account(received=3, pending=1, edge=2)
     assert outbox.account("animals") == Account(received=1, edge=1)
-    await asyncio.sleep(0.1)
-    on_disk = await outbox.accounts_on_disk()
-    assert on_disk == {task: Account(received=1, edge=1) for task in ("colours", "animals")}
+
+    async def written() -> bool:
+        said = {task: Account(received=1, edge=1) for task in ("colours", "animals")}
+        return await outbox.accounts_on_disk() == said
+
+    await eventually(written)
     await outbox.stop()
 
 
@@ -257,9 +260,11 @@ async def test_ended_inputs_are_forgotten_after_many_others(place: Opened, durab
         await outbox.settle(id_, Expired())
     outbox.arrived("colours")
     outbox.count_local("colours", "edge")
-    await asyncio.sleep(0.1)
-    found = [await outbox.find(id_) is not None for id_ in ids]
-    assert found == [True, False, False, True, True]
+
+    async def forgotten() -> bool:
+        return [await outbox.find(id_) is not None for id_ in ids] == [True, False, False, True, True]
+
+    await eventually(forgotten)
     assert outbox.account().expired == 4
     await outbox.stop()
 

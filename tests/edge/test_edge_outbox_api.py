@@ -137,10 +137,9 @@ async def listened(stream: AsyncIterator[Ended], n: int) -> list[Ended]:
 
 async def test_a_late_answer_reaches_the_application_that_went_on_without_it(tmp_path: Path) -> None:
     async with served(tmp_path) as api, AsyncClient(api.address) as client:
-        stream = client.ended()
+        stream = client.ended(after="0.0")  # whenever it begins
         async with aclosing(stream):  # type: ignore[type-var]  # an async generator
             listening = asyncio.create_task(listened(stream, 1))
-            await asyncio.sleep(0.2)
             expired, late = await api.asked(), await api.asked()
             await asyncio.sleep(0.01)
             await api.uplink.expire(expired)

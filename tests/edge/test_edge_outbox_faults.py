@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
-from edge_entries import HandClock, make_answer, make_entry, until
+from edge_entries import HandClock, eventually, make_answer, make_entry, until
 from small_disk import SmallDisk, small_disk
 
 from outrider_edge.outbox import mending, writer
@@ -52,10 +52,13 @@ async def ask(outbox: Outbox, entry: OutboxEntry | None = None) -> str:
 
 async def adds_up_on_disk(outbox: Outbox) -> None:
     """Memory and disk say the same, once everything is written."""
-    await asyncio.sleep(0.1)
     account = outbox.account()
     assert account.adds_up
-    assert (await outbox.accounts_on_disk())["colours"] == account
+
+    async def says_the_same() -> bool:
+        return (await outbox.accounts_on_disk())["colours"] == account
+
+    await eventually(says_the_same)
 
 
 @pytest.fixture

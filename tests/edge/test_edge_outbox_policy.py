@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from edge_entries import HandClock, make_entry
+from edge_entries import HandClock, eventually, make_entry, until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -250,7 +250,7 @@ async def test_large_payload_that_found_no_room_leaves_no_file(tmp_path: Path) -
         await outbox.put(make_entry(b"\x02" * (INLINE_BYTES + 1), probabilities=[0.7, 0.2, 0.1]))
     assert len(list((tmp_path / "payload").iterdir())) == 1
     await outbox.put(make_entry(b"\x03" * (INLINE_BYTES + 1)))
-    await asyncio.sleep(0.05)
+    await until(lambda: len(list((tmp_path / "payload").iterdir())) == 1)
     [file] = (tmp_path / "payload").iterdir()
     assert file.read_bytes()[0] == 3
     await outbox.stop()
@@ -288,9 +288,11 @@ async def test_many_that_come_at_once_keep_the_bounds(tmp_path: Path) -> None:
     assert account.adds_up
     assert account.received == 200
     assert sum(view.evictions.values()) == sum(kept) - view.count
-    await asyncio.sleep(0.1)
-    on_disk = (await outbox.accounts_on_disk())["colours"]
-    assert on_disk.adds_up
+
+    async def adds_up_on_disk() -> bool:
+        return (await outbox.accounts_on_disk())["colours"].adds_up
+
+    await eventually(adds_up_on_disk)
     rows = await outbox.shelves.page(after=0, limit=100)
     in_memory = await outbox.shelves.page(after=0, limit=100, memory=True)
     assert len(rows.entries) + len(in_memory.entries) == view.count

@@ -49,7 +49,7 @@ async def test_a_damaged_value_is_mended_at_the_start(tmp_path: Path, what: str)
         assert file.execute(ROTTEN[what]).rowcount == 1
         file.commit()
     outbox = await opened(tmp_path, boot_id="boot-2")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         assert await ask(outbox)
         assert len(await outbox.open_rows()) == 2
         assert len(outbox.view().damaged) == 1
@@ -68,7 +68,7 @@ async def test_two_damaged_values_found_in_use_stop_nothing(tmp_path: Path) -> N
     bad, good = await ask(outbox), await ask(outbox)
     for statement in ("UPDATE tally SET value = 'x1'", "UPDATE input SET report = x'c1' WHERE seq = 1"):
         await outbox.shelves.disk.writer.run(lambda store, it=statement: store._sql.execute(it) and None)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await outbox.settle(bad, Expired())
         assert [row.id for row in await outbox.open_rows()] == [good]
         await outbox.stop()
@@ -86,7 +86,7 @@ async def test_a_mender_that_fails_in_a_way_nobody_thought_of_is_a_fault_and_no_
     monkeypatch.setattr(opening, "mend", fails)
     run = outbox.shelves.disk.writer.run
     await run(lambda store: store._sql.execute("UPDATE input SET report = x'c1'") and None)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         with pytest.raises(OperatorSetupError) as refused:
             await outbox.settle(bad, Expired())
         assert refused.value.reason == "outbox_unwritable"

@@ -298,8 +298,9 @@ async def test_the_stream_tells_events_and_takes_up_where_a_reader_was(tmp_path:
         ]
         app = Api(agent=bench.agent, status=lambda: None, metrics=bytes, groups=groups).application()  # type: ignore[arg-type,return-value]  # neither is asked for
         async with TestClient(TestServer(app)) as client:
-            live = asyncio.create_task(lines(client, "/v1/events", until_type="end"))
-            await asyncio.sleep(0.2)
+            begun = asyncio.Event()
+            live = asyncio.create_task(lines(client, "/v1/events", until_type="end", begun=begun))
+            await begun.wait()
             (inbox / "a.png").write_bytes(sure(2))
             said = await asyncio.wait_for(live, 20)
             assert [each["event"] for each in said if "event" in each] == ["new", "update", "end"]
@@ -327,11 +328,14 @@ async def lines(
     *,
     until_type: str,
     headers: dict[str, str] | None = None,
+    begun: asyncio.Event | None = None,
 ) -> list[dict[str, str]]:
     """The blocks of an event stream, up to the first of that type."""
     found: list[dict[str, str]] = [{}]
     async with client.get(path, headers=headers or {}) as reply:
         assert reply.status == 200
+        if begun is not None:
+            begun.set()
         async for line in reply.content:
             text = line.decode().rstrip("\n")
             if text and not text.startswith(":"):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from edge_agents import QUIET, Bench, running_agent
-from edge_entries import HandClock, make_answer, make_entry
+from edge_entries import HandClock, make_answer, make_entry, until
 from msgspec.structs import replace
 
 from factory import foreign, make_bundle, make_task, parts_of, sure, unsure
@@ -255,7 +255,7 @@ async def test_an_audit_that_finds_no_room_changes_no_answer_and_counts_as_an_er
         bench.uplink.full = True
         report = await bench.agent.submit("colours", parts_of(sure(0)))
         assert (report.label, report.state, report.certified) == ("red", "edge", True)
-        await asyncio.sleep(0.05)
+        await until(lambda: bench.agent.promise(bench.agent.runtimes["colours"]).watch.audits)
         watch = bench.agent.promise(bench.agent.runtimes["colours"]).watch
         assert (watch.audits, watch.errors) == (1, 1)
         assert bench.agent.account() == Account(received=1, edge=1)

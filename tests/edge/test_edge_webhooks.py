@@ -71,7 +71,7 @@ async def sinking(bench: Bench, url: str, **settings: Any) -> AsyncIterator[Webh
     )
     bench.agent.tell(sink.tell)
     running = asyncio.create_task(sink.run())
-    await asyncio.sleep(0.1)  # it has taken its place in the stream
+    await until(lambda: sink._cursor is not None)  # it has taken its place in the stream
     try:
         yield sink
     finally:
@@ -176,7 +176,7 @@ async def test_filters_choose_what_is_posted(
     async with running_agent(tmp_path) as bench, sinking(bench, receiver.url, **settings):
         await bench.agent.submit("colours", parts_of(sure(1)))
         await escalated(bench)
-        await until(lambda: {json.loads(body)["data"]["state"] for _, body in receiver.posts} == posted, 5)
+        await until(lambda: {json.loads(body)["data"]["state"] for _, body in receiver.posts} == posted)
         await asyncio.sleep(0.1)
         assert {json.loads(body)["data"]["state"] for _, body in receiver.posts} == posted
 

@@ -106,8 +106,10 @@ async def test_an_update_refuses_not_one_request(config: Path, cloud: FakeCloud,
     async with serving(load_edge_config(config, soon)) as served:
         answered: list[tuple[str | None, str]] = []
 
+        enough = asyncio.Event()
+
         async def ask_on() -> None:
-            while True:
+            while not enough.is_set():
                 report = await served.agent.submit("colours", parts_of(sure(0)), answer_within_ms=0)
                 answered.append((report.label, report.model))
                 await asyncio.sleep(0.001)
@@ -117,7 +119,8 @@ async def test_an_update_refuses_not_one_request(config: Path, cloud: FakeCloud,
         slots = lambda: [slot.state for message in cloud.reported[-1:] for slot in message.slots]  # noqa: E731 - one look
         await until(lambda: slots() == ["committed"])
         assert not asking.done()
-        asking.cancel()
+        enough.set()
+        await asking
         assert set(answered) == {("red", "1"), ("blue", "2")}
         assert answered == sorted(answered, key=lambda pair: pair[1])
         account = served.agent.account()
@@ -158,7 +161,7 @@ async def test_an_agent_killed_in_the_middle_of_a_release_goes_on_where_it_stopp
             return sum(begun) > 200_000
 
         with agent_process(config) as process:
-            await until(half)
+            await until(half, 60)  # an agent starts before
             process.kill()
             process.wait()
         half()

@@ -44,7 +44,7 @@ def test_a_sound_bundle_passes_and_its_figures_are_measured(tmp_path: Path) -> N
     report = run_selftest(make_bundle(tmp_path / "b"))
     assert report.ok, report
     assert report.reason == ""
-    assert 0 < report.ms < 100
+    assert 0 < report.ms < 10_000  # milliseconds, on however busy a machine
     assert 20 < report.rss_mb < 400
 
 

@@ -13,7 +13,7 @@ from outrider_wire.task import Policy
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UnderAttack]:
     policy = Policy(answer_within_ms=10_000, keep_for_s=600, audit_rate=0.0)
     folder, limits = tmp_path_factory.mktemp("system"), f"[limits]\ndevice_per_s = 20.0\ndevice_burst = {BURST}.0\n"
-    with System(folder, policy=policy, first_port=22_400, cloud_extra=limits) as system:
+    with System(folder, policy=policy, cloud_extra=limits) as system:
         yield UnderAttack(system, system.start_agent(AGENT))
 
 

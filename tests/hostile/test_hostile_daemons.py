@@ -12,7 +12,9 @@ from typing import Any
 
 import aiohttp
 import msgspec
+import psutil
 import pytest
+from accounting import wait_for
 from attacks import attacks_on, form_field
 from cloud_device import TOPICS, Device, make_escalation, new_id, sha256
 from raw_mqtt import CONTENT_TYPE, CORRELATION, FORMAT, RESPONSE_TOPIC, USER_PROPERTY, RawClient, text
@@ -237,12 +239,19 @@ async def test_the_agent_refuses_every_body_and_picture_of_the_table(target: Und
     assert (await restarts(target)) == restarted, "a refusal costs no process"
 
 
+def has_ended(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 @pytest.mark.parametrize("name", ["cloud", AGENT])
 def test_pictures_are_decoded_in_a_process_of_their_own_that_may_die(target: UnderAttack, name: str) -> None:
     """Killed between two pictures; afterwards both sides must answer good ones, the first of them included."""
     [decoder] = target.decoders(name)
     decoder.kill()
-    time.sleep(0.2)
+    wait_for("the decoder's end", lambda: has_ended(decoder))
     target.good_inputs()
     [another] = target.decoders(name)
     assert another.pid != decoder.pid

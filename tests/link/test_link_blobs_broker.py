@@ -91,8 +91,8 @@ async def test_inputs_go_up_and_releases_come_down(broker: AnyBroker, tmp_path: 
     device = Device(url=broker.url, name="cam-1", inputs={sha(up): up})
     cloud = Cloud(url=broker.url, releases={sha(down): down})
     async with device.session, cloud.session:
-        await device.session.wait_connected(5)
-        await cloud.session.wait_connected(5)
+        await device.session.wait_connected(30)
+        await cloud.session.wait_connected(30)
         assert await cloud.pull("cam-1", up) == up
         assert (await device.pull(down, tmp_path / "release")).read_bytes() == down
         assert device.session.connections == cloud.session.connections == 1

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from link_peers import ScriptedBroker, connack, maximum_packet_size, publish_packet, until
 
-from outrider_link.session import HELD_BYTES, Incoming, MqttSession, Outgoing, Tls, backoff_s
+from outrider_link.session import CONNECT_TIMEOUT_S, HELD_BYTES, Incoming, MqttSession, Outgoing, Tls, backoff_s
 from outrider_wire.errors import OperatorConfigError, OperatorSetupError, PeerError, UnreachableError
 
 
@@ -39,7 +39,7 @@ def closed_port() -> int:
 async def test_a_refused_subscription_names_the_topic(caplog: pytest.LogCaptureFixture) -> None:
     async with ScriptedBroker(suback=0x87) as broker, session_to(broker.url, "a/b", "c/d") as session:
         with pytest.raises(OperatorSetupError, match="'a/b': Not authorized") as caught:
-            await session.wait_connected(5)
+            await session.wait_connected(30)
         assert caught.value.reason == "subscription_refused"
         assert session.refused == "a/b"
         assert not session.connected
@@ -49,7 +49,7 @@ async def test_a_refused_subscription_names_the_topic(caplog: pytest.LogCaptureF
 async def test_a_subscription_that_is_granted_later_is_no_longer_refused() -> None:
     async with ScriptedBroker(suback=0x87) as broker, session_to(broker.url, "a/b") as session:
         with pytest.raises(OperatorSetupError):
-            await session.wait_connected(5)
+            await session.wait_connected(30)
         broker.suback = 1
         await until(lambda: session.connected)
         await session.wait_connected(1)
@@ -59,13 +59,13 @@ async def test_a_subscription_that_is_granted_later_is_no_longer_refused() -> No
 async def test_a_refused_client_is_the_operators_to_mend() -> None:
     async with ScriptedBroker(connack=connack(0x86)) as broker, session_to(broker.url) as session:
         with pytest.raises(OperatorSetupError, match="Bad user name or password") as caught:
-            await session.wait_connected(5)
+            await session.wait_connected(30)
     assert caught.value.reason == "broker_refuses_client"
 
 
 async def test_nobody_listening_is_told_from_a_subscriber() -> None:
     async with ScriptedBroker(puback=0x10) as broker, session_to(broker.url) as session:
-        await session.wait_connected(5)
+        await session.wait_connected(30)
         assert await session.publish(Outgoing("a/b", b"")) is False
         broker.puback = 0
         assert await session.publish(Outgoing("a/b", b"")) is True
@@ -73,7 +73,7 @@ async def test_nobody_listening_is_told_from_a_subscriber() -> None:
 
 async def test_a_refused_message_is_a_peers_error_and_the_session_lives() -> None:
     async with ScriptedBroker(puback=0x87) as broker, session_to(broker.url) as session:
-        await session.wait_connected(5)
+        await session.wait_connected(30)
         with pytest.raises(PeerError, match="Not authorized") as caught:
             await session.publish(Outgoing("a/b", b""))
         assert caught.value.reason == "broker_refused"
@@ -85,7 +85,7 @@ async def test_the_announced_packet_limit_is_kept() -> None:
         ScriptedBroker(connack=connack(0, maximum_packet_size(1000))) as broker,
         session_to(broker.url) as session,
     ):
-        await session.wait_connected(5)
+        await session.wait_connected(30)
         assert session.packet_limit == 1000
         assert await session.publish(Outgoing("a/b", bytes(900)))
         with pytest.raises(PeerError) as caught:
@@ -97,8 +97,9 @@ async def test_the_announced_packet_limit_is_kept() -> None:
 async def test_the_announced_receive_maximum_is_kept() -> None:
     two = bytes([0x21, 0, 2])
     async with ScriptedBroker(connack=connack(0, two), puback=None) as broker, session_to(broker.url) as session:
-        await session.wait_connected(5)
+        await session.wait_connected(30)
         publishing = [asyncio.create_task(session.publish(Outgoing("a/b", b""))) for _ in range(5)]
+        await until(lambda: len(broker.received(3)) >= 2)
         await asyncio.sleep(0.1)
         assert len(broker.received(3)) == 2
         for task in publishing:
@@ -115,7 +116,7 @@ async def test_a_broker_that_acknowledges_nothing_is_left_and_whoever_published_
     async with ScriptedBroker(puback=None) as broker:
         session = MqttSession(url=broker.url, client_id="t", subscriptions=[], on_message=ignore, ack_timeout_s=0.3)
         async with session:
-            await session.wait_connected(5)
+            await session.wait_connected(30)
             await asyncio.sleep(0.5)
             assert session.connections == 1  # nothing is owed
             outcomes = await asyncio.gather(
@@ -132,8 +133,8 @@ async def test_what_is_large_has_the_time_that_a_slow_link_takes() -> None:
     async with ScriptedBroker(puback=None) as broker:
         session = MqttSession(url=broker.url, client_id="t", subscriptions=[], on_message=ignore, ack_timeout_s=0.1)
         async with session:
-            await session.wait_connected(5)
-            publishing = asyncio.create_task(session.publish(Outgoing("a/b", bytes(2_000))))
+            await session.wait_connected(30)
+            publishing = asyncio.create_task(session.publish(Outgoing("a/b", bytes(4_000))))
             await asyncio.sleep(0.6)
             assert not publishing.done()
             with pytest.raises(UnreachableError):
@@ -156,7 +157,7 @@ async def test_a_broker_that_floods_is_slowed_down_by_tcp_and_nothing_is_lost(co
             url=broker.url, client_id="t", subscriptions=["a/b"], on_message=handle, receive_maximum=32
         )
         async with session:
-            await session.wait_connected(5)
+            await session.wait_connected(30)
             await asyncio.sleep(0.5)
             assert session._held_messages <= 4 * 32 + 2
             assert session._held_bytes <= HELD_BYTES + 2 * size
@@ -175,8 +176,8 @@ async def test_acknowledgements_leave_in_the_order_of_arrival() -> None:
     async with ScriptedBroker(greeting=greeting) as broker:
         session = MqttSession(url=broker.url, client_id="t", subscriptions=["a/b"], on_message=handle)
         async with session:
-            await session.wait_connected(5)
-            await asyncio.sleep(0.3)
+            await session.wait_connected(30)
+            await until(lambda: len(broker.received(4)) >= 3)
     assert [int.from_bytes(body[:2], "big") for body in broker.received(4)] == [7, 5, 9]
 
 
@@ -203,7 +204,7 @@ async def test_a_message_that_cannot_be_read_is_an_empty_one_and_costs_no_connec
     async with ScriptedBroker(greeting=greeting) as broker:
         session = MqttSession(url=broker.url, client_id="t", subscriptions=["a/b"], on_message=handle)
         async with session:
-            await session.wait_connected(5)
+            await session.wait_connected(30)
             await until(lambda: len(broker.received(4)) == 2)
             assert session.connected and (session.connections, session.handler_failures) == (1, 0)
     assert [(message.topic, message.payload) for message in heard] == [("a/b", b""), ("a/b", b"good")]
@@ -222,7 +223,7 @@ async def test_a_topic_that_is_not_utf8_is_none() -> None:
     async with ScriptedBroker(greeting=greeting) as broker:
         session = MqttSession(url=broker.url, client_id="t", subscriptions=["a/b"], on_message=handle)
         async with session:
-            await session.wait_connected(5)
+            await session.wait_connected(30)
             await until(lambda: len(broker.received(4)) == 2)
     assert [message.topic for message in heard] == ["", "a/\ufffd"]
     assert session.handler_failures == 0
@@ -251,9 +252,17 @@ async def test_without_a_broker_publishing_fails_at_once_and_waiting_after_its_t
     async with session_to(url) as session:
         with pytest.raises(UnreachableError):
             await session.publish(Outgoing("a/b", b""))
-        with pytest.raises(UnreachableError, match="Connection refused") as caught:
-            await session.wait_connected(0.3)
-        assert caught.value.reason == "broker_unreachable"
+        async with asyncio.timeout(15):
+            while "Connection refused" not in (why := await unreachable(session)):
+                assert "has not answered" in why  # the thread that connects has not had its turn yet
+
+
+async def unreachable(session: MqttSession) -> str:
+    """What waiting for a moment says."""
+    with pytest.raises(UnreachableError) as caught:
+        await session.wait_connected(0.3)
+    assert caught.value.reason == "broker_unreachable"
+    return str(caught.value)
 
 
 async def test_a_name_that_does_not_resolve_is_unreachable() -> None:
@@ -279,8 +288,8 @@ async def test_connecting_to_a_silent_host_blocks_neither_the_loop_nor_the_end()
                 longest = max(longest, time.monotonic() - before)
         for filler in fillers:
             filler.close()
-    assert longest < 0.5
-    assert time.monotonic() - began < 3
+    assert longest < CONNECT_TIMEOUT_S / 2
+    assert time.monotonic() - began < CONNECT_TIMEOUT_S
 
 
 @pytest.mark.parametrize("answers", [True, False])
@@ -288,14 +297,15 @@ async def test_a_connection_on_which_nothing_answers_is_given_up_after_two_keepa
     async with ScriptedBroker(pingresp=answers) as broker:
         session = MqttSession(url=broker.url, client_id="t", subscriptions=[], on_message=ignore, keepalive_s=1)
         async with session:
-            await session.wait_connected(5)
-            await asyncio.sleep(4)
-            assert bool(broker.received(12))
+            await session.wait_connected(30)
+            await until(lambda: len(broker.received(12)) >= (4 if answers else 1))
+            await until(lambda: answers or session.connections > 1)
             assert (session.connections == 1) is answers
 
 
 async def test_being_out_of_reach_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     async with session_to(f"mqtt://127.0.0.1:{closed_port()}"):
+        await until(lambda: bool(caplog.records))
         await asyncio.sleep(1)
     assert [record.message for record in caplog.records] == ["session.down"]
 
@@ -304,7 +314,8 @@ async def test_a_client_id_that_is_taken_over_reconnects_slowly() -> None:
     taken_over = bytes([0xE0, 1, 0x8E])
     async with ScriptedBroker(greeting=taken_over) as broker, session_to(broker.url, "a/b"):
         await asyncio.sleep(2)
-    assert 2 <= len(broker.received(1)) < 40
+        assert len(broker.received(1)) < 40
+        await until(lambda: len(broker.received(1)) >= 2)
 
 
 def test_the_backoff_grows_to_half_a_minute_and_is_spread_from_zero() -> None:
@@ -346,7 +357,7 @@ async def test_over_tls_a_burst_of_messages_in_one_record_is_all_read(certificat
             url=broker.url, client_id="t", subscriptions=["a/b"], on_message=handle, tls=Tls(ca_file=certificate[0])
         )
         async with session:
-            await session.wait_connected(5)
+            await session.wait_connected(30)
             assert await session.publish(Outgoing("a/b", bytes(300_000)))
             await until(lambda: len(broker.received(4)) == 100)
     assert heard == [str(mid).encode() for mid in range(1, 101)]
@@ -355,7 +366,7 @@ async def test_over_tls_a_burst_of_messages_in_one_record_is_all_read(certificat
 async def test_a_certificate_that_nobody_vouches_for_is_the_operators_to_mend(certificate: tuple[Path, Path]) -> None:
     async with ScriptedBroker(tls=server_context(certificate)) as broker, session_to(broker.url) as session:
         with pytest.raises(OperatorSetupError, match="self-signed") as caught:
-            await session.wait_connected(5)
+            await session.wait_connected(30)
     assert caught.value.reason == "broker_certificate"
     assert broker.packets == []
 

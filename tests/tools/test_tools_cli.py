@@ -1,8 +1,8 @@
 """The command line as a whole: every command is found, help is quick, and what goes wrong is one sentence and a code."""
 
+import os
 import subprocess
 import sys
-import time
 
 import pytest
 from typer.testing import CliRunner
@@ -44,12 +44,18 @@ def loaded_by(code: str, *modules: str) -> list[str]:
     return list(eval(out.splitlines()[-1]))  # noqa: S307 - the list that the line above printed
 
 
+def spent_by_children() -> float:
+    """Seconds of processor time of all that have ended."""
+    spent = os.times()
+    return spent.children_user + spent.children_system
+
+
 def test_help_lists_every_command_quickly(outrider):
-    """The bound is generous: it is there to catch a heavy import, the aim is 0.3 s."""
+    """The bound is generous, and of processor time: it is there to catch a heavy import, the aim is 0.3 s."""
     outrider("--help")  # the byte code is compiled
-    began = time.perf_counter()
+    began_s = spent_by_children()
     ran = outrider("--help")
-    took_s = time.perf_counter() - began
+    took_s = spent_by_children() - began_s
     assert ran.code == 0
     assert all(f"\n  {name} " in ran.out and entry.summary in ran.out for name, entry in COMMANDS.items())
     assert took_s < 1.5

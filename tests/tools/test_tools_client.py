@@ -4,7 +4,6 @@ import asyncio
 import json
 import socket
 import threading
-import time
 from pathlib import Path
 
 import msgspec
@@ -44,6 +43,8 @@ class FakeAgent:
         self.asked = []
         self.connections = set()
         self.cut_stream = False
+        self.until_asked = False
+        self.getting = threading.Event()
 
     def application(self):
         app = web.Application()
@@ -78,6 +79,9 @@ class FakeAgent:
     async def get(self, request):
         if request.match_info["id"] != REPORT.id:
             return self.error(404, "unknown_input", "no such input", "submit it again")
+        self.getting.set()
+        while self.until_asked and not self.asked:  # noqa: ASYNC110 (another connection's handler is waited for)
+            await asyncio.sleep(0.01)
         await asyncio.sleep(int(request.query.get("wait_ms", 0)) / 1000)
         return self.json(CLOUD if "wait_ms" in request.query else PENDING)
 
@@ -193,14 +197,15 @@ def test_the_connection_is_kept(client, agent):
     assert len(agent.connections) == 1
 
 
-def test_threads_do_not_wait_for_each_other(address):
+def test_threads_do_not_wait_for_each_other(address, agent):
     with outrider.Client(address) as client:
-        slow = threading.Thread(target=client.get, args=(REPORT.id,), kwargs={"wait_ms": 700})
+        agent.until_asked = True
+        slow = threading.Thread(target=client.get, args=(REPORT.id,))
         slow.start()
-        began = time.perf_counter()
+        assert agent.getting.wait(30)
         assert client.ask("colours", PARTS) == REPORT
-        assert time.perf_counter() - began < 0.6
-        slow.join()
+        slow.join(30)
+        assert not slow.is_alive()
 
 
 async def test_the_async_client_says_the_same(address):

@@ -11,7 +11,7 @@ from composed import FOLDER, Composed, services
 from running import task_toml
 
 from factory import make_bundle, make_task
-from outrider.processes import free_port
+from outrider.processes import any_port
 from outrider_cloud.metrics import Metrics
 from outrider_edge.exposition import AgentCollector, page
 from outrider_edge.metrics import Metrics as AgentMetrics
@@ -94,7 +94,7 @@ def test_every_metric_that_is_drawn_or_watched_exists() -> None:
 
 
 def test_the_site_is_made_once_and_its_files_are_valid(tmp_path: Path) -> None:
-    made = Composed(tmp_path, {port: free_port(26000 + port % 1000) for port in (8883, 8780, 8713)})
+    made = Composed(tmp_path, {port: any_port() for port in (8883, 8780, 8713)})
     (tmp_path / "secrets/store-password").write_text("p")
     task = make_task()
     (tmp_path / "models/task.toml").write_text(task_toml(task))

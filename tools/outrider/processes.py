@@ -5,6 +5,7 @@ For the demo, the benchmarks and the simulations. Knows no model and no configur
 
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -16,6 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from outrider_wire.errors import OperatorSetupError, UndecidedError
+
+FIRST_PORT, PORTS = 12_000, 20_000
+"""Where `any_port` looks."""
 
 
 class Processes:
@@ -70,7 +74,7 @@ class Processes:
             f"{name} was not ready within {within_s:.0f} s", reason="not_ready", fix=f"see {self._logs / name}.log"
         )
 
-    def wait_port(self, name: str, port: int, *, within_s: float = 15.0) -> None:
+    def wait_port(self, name: str, port: int, *, within_s: float = 30.0) -> None:
         """Returns when something listens on that loopback port; errors as `wait_ready`."""
         deadline = time.monotonic() + within_s
         while time.monotonic() < deadline:
@@ -129,6 +133,12 @@ def _answers(url: str) -> bool:
             return bool(reply.status == 200)
     except (urllib.error.URLError, ConnectionError, TimeoutError):
         return False
+
+
+def any_port() -> int:
+    """A free port below those that the system gives to outgoing connections. Where in it the search begins is chance: a port whose
+    process is dead for a moment, or does not listen yet, looks free to whoever searches beside us."""
+    return free_port(FIRST_PORT + secrets.randbelow(PORTS))
 
 
 def free_port(wanted: int) -> int:

@@ -5,6 +5,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from paho.mqtt.client import Client
@@ -106,9 +107,10 @@ class Pump:
         except (
             Exception
         ):  # hostile bytes raise all sorts of errors in the client library: they cost only this connection
-            log.exception("connection.broken")
             self.detach()
             self._on_closed("the broker sent what cannot be read")
+            with suppress(Exception):  # there may be no memory for a line either
+                log.exception("connection.broken")
 
     def _on_want_write(self, _client: Client, _data: Any, _sock: Any) -> None:
         if self._descriptor is not None:  # else still in the connecting thread: `attach` writes

@@ -10,6 +10,7 @@ import secrets
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -175,13 +176,15 @@ class MqttSession:
         while True:
             began = time.monotonic()
             try:
-                if self._tls_stamp() != stamp:  # a renewed certificate: the old one may run out meanwhile
-                    terms, stamp = self._terms(self._tls_context()), self._tls_stamp()
-                await self._live(terms)
-            except OutriderError as error:
-                self._fail(error)
+                try:
+                    if self._tls_stamp() != stamp:  # a renewed certificate: the old one may run out meanwhile
+                        terms, stamp = self._terms(self._tls_context()), self._tls_stamp()
+                    await self._live(terms)
+                except OutriderError as error:
+                    self._fail(error)
             except Exception:  # supervised: a bug of ours must not end the connection for good
-                log.exception("session.failed", extra={"client": terms.client_id})
+                with suppress(Exception):  # there may be no memory for a line either
+                    log.exception("session.failed", extra={"client": terms.client_id})
             attempt = 0 if time.monotonic() - began > STABLE_S else attempt + 1
             await asyncio.sleep(backoff_s(attempt, _RANDOM.random()))
 
@@ -233,7 +236,8 @@ class MqttSession:
             log.error("session.on_connected_failed", extra=facts)
         except Exception:  # supervised: logged and counted
             self.handler_failures += 1
-            log.exception("session.on_connected_failed", extra={"client": self._client_id})
+            with suppress(Exception):  # there may be no memory for a line either
+                log.exception("session.on_connected_failed", extra={"client": self._client_id})
 
     # --- what arrives
 
@@ -266,7 +270,8 @@ class MqttSession:
                 await self._on_message(incoming(message))
             except Exception:  # supervised: logged, counted, and acknowledged below, for it would only fail again
                 self.handler_failures += 1
-                log.exception("session.handler_failed", extra={"client": self._client_id})
+                with suppress(Exception):  # there may be no memory for a line either
+                    log.exception("session.handler_failed", extra={"client": self._client_id})
         connection.finished(message)
 
     def _unreachable(self, what: str) -> UnreachableError:

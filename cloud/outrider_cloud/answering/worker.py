@@ -5,7 +5,8 @@ Knows no broker, and no message that has not been checked.
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import zip_longest
 from typing import Protocol
 
@@ -117,10 +118,29 @@ class Worker:
         self._admission.enter(job.place, job.size, asyncio.get_running_loop().time())
 
     def drop(self, job: Job) -> None:
-        """It is settled, or came to nothing here: another holds it, or its parts did not come."""
-        if self._jobs.pop(job.key, None) is not None:
+        """It is settled, or came to nothing here: another holds it, its parts did not come, or whatever had it in hand failed."""
+        if self.find(job.key) is not job:
+            return
+        del self._jobs[job.key]
+        try:
             self._admission.leave(job.place, asyncio.get_running_loop().time())
+        finally:
             job.came_to("failed")
+
+    @contextmanager
+    def _supervised(self, *jobs: Job) -> Iterator[None]:
+        """What fails inside, for want of memory say, lets go of these jobs, so that nothing meets their repeats and does no more.
+
+        What is not in the store its device offers again; what stands claimed there `TakingOver.take_back` finds.
+        """
+        try:
+            yield
+        except Exception:  # supervised: the worker goes on
+            for job in jobs:
+                self.drop(job)
+            self._metrics.error("worker")
+            with suppress(Exception):  # there may be no memory for a line either
+                log.exception("worker.failed", extra={"task": self.task.name, "jobs": len(jobs)})
 
     def forget(self, device: str, input_id: str = "") -> list[Job]:
         """Lets go of a device's open questions (or of one), without a trace; what they were."""
@@ -139,16 +159,18 @@ class Worker:
             asyncio.get_running_loop().call_later(_RECEIPT_S, self._receipt_if_waiting, job)
 
     def _push(self, job: Job) -> None:
-        job.queued = asyncio.get_running_loop().time()
-        self._queue.push(job, job.queued)
-        self._wake.set()
+        with self._supervised(job):
+            job.queued = asyncio.get_running_loop().time()
+            self._queue.push(job, job.queued)
+            self._wake.set()
 
     def refuse(self, job: Job, reason: str, detail: str) -> None:
         """It ends here without an answer."""
         state: inputs.Settled = "expired" if reason == "expired" else "refused"
-        refusal = Refusal(id=job.escalation.id, reason=reason, detail=detail[:2048])
-        trace = job.unanswered(key=self._roles_key, shares=self._shares)
-        self._background.spawn(self._finish(job, state, refusal, trace), "settle")
+        with self._supervised(job):
+            refusal = Refusal(id=job.escalation.id, reason=reason, detail=detail[:2048])
+            trace = job.unanswered(key=self._roles_key, shares=self._shares)
+            self._background.spawn(self._finish(job, state, refusal, trace), "settle")
 
     def expire(self) -> None:
         """Ends whatever nobody wants any more, wherever it stands: a large model that hangs, or is waited for, keeps no device waiting."""
@@ -163,18 +185,24 @@ class Worker:
 
     async def run(self) -> None:
         """Asks batch after batch until `stop`; the batch in hand is finished."""
-        loop = asyncio.get_running_loop()
         while not self._stopping:
             await self._wake.wait()
             self._wake.clear()
             while len(self._queue) and not self._stopping:
-                await self._gather()
-                batch = self._queue.take(self._batch.max_size, loop.time())
-                for job in batch.expired:
-                    self._expire(job)
-                if jobs := await self._still_ours(batch.items):
-                    self._last_size = len(jobs)
-                    await self._ask(jobs)
+                with self._supervised():
+                    await self._gather()
+                with self._supervised():
+                    await self._take_turn()
+
+    async def _take_turn(self) -> None:
+        """Asks about one batch."""
+        batch = self._queue.take(self._batch.max_size, asyncio.get_running_loop().time())
+        for job in batch.expired:
+            self._expire(job)
+        with self._supervised(*batch.items):
+            if jobs := await self._still_ours(batch.items):
+                self._last_size = len(jobs)
+                await self._ask(jobs)
 
     def stop(self) -> None:
         """No further batch is begun; what waits for one stands in the store soon."""
@@ -186,7 +214,7 @@ class Worker:
 
     async def _still_ours(self, jobs: Sequence[Job]) -> list[Job]:
         """Without what was let go of meanwhile, and what another worker took over while this process stood still."""
-        wanted = [job for job in jobs if not job.over]
+        wanted = [job for job in jobs if not job.over and self.find(job.key) is job]
         ours = await self._settler.ours(wanted)
         for job in wanted:
             if job not in ours:
@@ -235,8 +263,9 @@ class Worker:
         self._metrics.model_seconds.labels(self.task.name).observe(took)
         self._look_at_name()
         for job, request, reply in zip(ready, requests, replies, strict=True):
-            job.ms |= {"queue": (started - job.queued) * 1000, "model": took * 1000}
-            self._take(job, request, reply)
+            with self._supervised(job):
+                job.ms |= {"queue": (started - job.queued) * 1000, "model": took * 1000}
+                self._take(job, request, reply)
 
     def _take(self, job: Job, request: LargeRequest, reply: LargeReply | LargeRefusal) -> None:
         """What becomes of a reply: the input waits where it is the large model's own trouble, and where a first form did not
@@ -263,14 +292,13 @@ class Worker:
     async def _ask_fully(self, job: Job, request: LargeRequest, reply: LargeReply | LargeRefusal) -> None:
         """Asks again about the full form; where it cannot be had, the first one has to do."""
         try:
-            complete = await self._completer.complete(job)
+            if await self._completer.complete(job):
+                self.enqueue(job)
+            else:
+                self._conclude(job, request, reply, "first_only")
         except BaseException:  # cancelled too: there was no receipt, so that the device offers it again
             self.drop(job)
             raise
-        if complete:
-            self.enqueue(job)
-        else:
-            self._conclude(job, request, reply, "first_only")
 
     def _conclude(
         self, job: Job, request: LargeRequest, reply: LargeReply | LargeRefusal, form: str | UnsetType
@@ -281,7 +309,7 @@ class Worker:
         elif problem := mass_problem(reply, STRATEGIES[self._strategy_of(job)], self._settings.terms):
             self.refuse(job, "mass_too_low", problem)
         else:
-            self._background.spawn(self._answer(job, request, reply, form), "settle")
+            self._background.spawn(self._carried_out(job, self._answer(job, request, reply, form)), "settle")
 
     def _look_at_name(self) -> None:
         """A large model that changes under the cloud is said, counted, and cited by its new name."""
@@ -342,7 +370,8 @@ class Worker:
     async def _failed(self, jobs: Sequence[Job]) -> None:
         if len(jobs) > 1:
             for job in jobs:
-                await self._ask([job])
+                with self._supervised(job):
+                    await self._ask([job])
             return
         job = jobs[0]
         job.failures += 1
@@ -355,6 +384,10 @@ class Worker:
         """The large model's own word, as sure as it may be of what it was given."""
         temperature = temperature_of(job.escalation.parts, self._settings.grades)
         return spread(tempered(reply.probabilities, temperature), reply.captured)
+
+    async def _carried_out(self, job: Job, work: Awaitable[None]) -> None:
+        with self._supervised(job):
+            await work
 
     async def _answer(self, job: Job, request: LargeRequest, reply: LargeReply, form: str | UnsetType) -> None:
         large = self._said(job, reply)

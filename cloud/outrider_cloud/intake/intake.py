@@ -8,7 +8,8 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
@@ -20,17 +21,17 @@ from outrider_cloud.answering.worker import Worker
 from outrider_cloud.background import Background
 from outrider_cloud.clock import now_ms
 from outrider_cloud.intake.admission import Admission, Shed
-from outrider_cloud.intake.checks import check_escalation, check_labels, check_manner
-from outrider_cloud.intake.jobs import Job, job_from_row, new_job, with_inline
+from outrider_cloud.intake.checks import check_escalation, check_manner
+from outrider_cloud.intake.jobs import Job, new_job, with_inline
 from outrider_cloud.intake.parking import CORRELATION_BYTES, REPLIES_AT_ONCE, Parking, echoed, read_id
 from outrider_cloud.intake.pulls import Pulls
-from outrider_cloud.lease_clock import lease
+from outrider_cloud.intake.taking_over import TakingOver
 from outrider_cloud.metrics import Metrics
 from outrider_cloud.seldom import Seldom
 from outrider_cloud.store import inputs
 from outrider_cloud.store.store import Store
 from outrider_link.envelope import Incoming
-from outrider_wire.codec import JSON, MSGPACK, decode, encode
+from outrider_wire.codec import JSON, MSGPACK, decode
 from outrider_wire.errors import BundleDamagedError, OutriderError, PeerError, PeerMessageError
 from outrider_wire.limits import BLOB_BYTES
 from outrider_wire.messages import Answer, Escalation, Receipt, Refusal
@@ -63,7 +64,15 @@ class Intake:
         self.received = 0
         """Offers since the start."""
         self.outcomes: Counter[str] = Counter()
-        self._name = name
+        self.taking = TakingOver(
+            name=name,
+            workers=workers,
+            store=store,
+            deliveries=deliveries,
+            admission=admission,
+            lease_s=lease_s,
+            metrics=metrics,
+        )
         self._workers = workers
         self._tasks = {name: worker.task for name, worker in workers.items()}
         self._store = store
@@ -72,7 +81,6 @@ class Intake:
         self._deliveries = deliveries
         self._admission = admission
         self._parking = parking
-        self._lease_s = lease_s
         self._chance = random.SystemRandom()
         self._background = background
         self._metrics = metrics
@@ -158,11 +166,13 @@ class Intake:
                 self._tell(job, Receipt(id=job.escalation.id))
         elif shed := self._no_room(job):
             await self._put_off(job, shed)
-        elif any(part.inline is None for part in job.escalation.parts):
-            await self._fetch_once(worker, job, pull=pull)
         else:
-            worker.admit(job)
-            await self._claim(worker, job)
+            with self._letting_go(worker, job, "failed"):
+                worker.admit(job)
+                if any(part.inline is None for part in job.escalation.parts):
+                    await self._fetch_once(worker, job, pull=pull)
+                else:
+                    await self._claim(worker, job)
 
     async def standing(self, device: str, input_id: str) -> Answer | Refusal | Receipt | None:
         """The reply that stands, or a receipt for one that is claimed; None: it is not in the store."""
@@ -176,83 +186,25 @@ class Intake:
         """A task's name as a label of a metric; hostile topics make no new ones."""
         return address.task if address.task in self._tasks else ""
 
-    async def take_over(self, *, own: bool) -> int:
-        """Re-queues what is claimed, unanswered and orphaned (``own``: and our own, after a restart), as far as there is room.
-
-        Returns:
-            How many; what is left over is there for whoever has room next.
-        """
-        stamp, rows = now_ms(), []
-        for task in self._workers:
-            change = partial(
-                inputs.take_over,
-                worker=self._name,
-                tasks=[task],
-                lease=lease(self._lease_s),
-                most=self._admission.left(task),
-                own=own,
-            )
-            rows += await self._store.write(change)
-        taken = 0
-        for row in rows:
-            worker = self._workers[row["task"]]
-            try:
-                job = job_from_row(row, worker.task, now=asyncio.get_running_loop().time(), now_ms=stamp)
-            except (OutriderError, TypeError, ValueError) as error:  # one damaged row must not keep the others waiting
-                await self._give_up(row, error)
-                continue
-            if worker.find(job.key) is None:
-                taken += 1
-                self._resume(worker, job, row["claims"])
-        if taken:
-            log.info("inputs.taken_over", extra={"count": taken})
-        return taken
-
-    async def _give_up(self, row: Mapping[str, Any], error: Exception) -> None:
-        """Refuses an input of which no more can be read than whose it is."""
-        log.error("input.unreadable", extra={"device": row["device"], "input": row["id"], "what": str(error)[:512]})
-        self._metrics.error("stored_input")
-        detail = "what was stored of it cannot be read any more"
-        refusal = Refusal(id=row["id"], reason="stored_unreadable", detail=detail)
-        end = inputs.Settlement(
-            device=row["device"],
-            id=row["id"],
-            task=row["task"],
-            state="refused",
-            reply=encode(refusal),
-            settled_ms=now_ms(),
-        )
-        await self._store.write(partial(inputs.settle, end=end))
-        await self._deliveries.send(
-            row["device"],
-            refusal,
-            content_type=row["content_type"],
-            correlation=row["correlation"],
-            committed=True,
-        )
-
-    def _resume(self, worker: Worker, job: Job, claims: int) -> None:
-        """Queues an input that was claimed before this process began, if that can end well."""
-        worker.admit(job)
+    @contextmanager
+    def _letting_go(self, worker: Worker, job: Job, outcome: Outcome) -> Iterator[None]:
+        """What fails inside lets go of an admitted job, or no repeat of it would ever be taken. The device has no receipt of it,
+        unless it stands claimed by then: see `TakingOver.take_back`."""
         try:
-            check_labels(job.escalation, worker.task)
-        except PeerError as error:  # the task has changed meanwhile
-            worker.refuse(job, error.reason, str(error))
-            return
-        if claims > inputs.MAX_CLAIMS:
-            worker.refuse(job, "gave_up", "workers ended while they held it, again and again")
-        else:
-            worker.enqueue(job)
+            yield
+        except BaseException:  # no memory, no thread, cancelled, to be forgotten
+            worker.drop(job)
+            self._count(job, outcome)
+            raise
 
     async def _fetch_once(self, worker: Worker, job: Job, *, pull: bool) -> None:
         """Pulls behind, unless it is known: a device that has its receipt may not have the payload any more."""
-        worker.admit(job)
         if await self._known(worker, job):
             return
         offered = [part for part in job.escalation.parts if part.inline is None]
         lacking = [part for part in offered if not pull and not self._pulls.was_put(job.device, part)]
         if not lacking:
-            self._background.spawn(self._fetch(worker, job), "fetch")
+            self._background.spawn(self._fetched(worker, job), "fetch")
             return
         worker.drop(job)
         self._count(job, "unfetched")
@@ -267,16 +219,16 @@ class Intake:
             worker.drop(job)
             self._cannot_store(job)
             return True
-        except BaseException:  # no memory: the room taken for it must be given back
-            worker.drop(job)
-            self._count(job, "failed")
-            raise
         if found is None:
             return False
         worker.drop(job)
         self._count(job, "repeated")
         self._repeat(job, found.reply)
         return True
+
+    async def _fetched(self, worker: Worker, job: Job) -> None:
+        with self._letting_go(worker, job, "unfetched"):
+            await self._fetch(worker, job)
 
     async def _fetch(self, worker: Worker, job: Job) -> None:
         """Pulls the parts that were offered by digest, then claims; nothing is acknowledged before."""
@@ -288,12 +240,6 @@ class Intake:
         except (OutriderError, OSError) as error:
             await self._not_fetched(worker, job, error)
             return
-        except (
-            BaseException
-        ):  # no memory, no thread, cancelled, to be forgotten: else no repeat of it would ever be taken
-            worker.drop(job)
-            self._count(job, "unfetched")
-            raise
         with_inline(job, {name: data for name, data in fetched.items() if data is not None})
         job.ms["pull"] = (loop.time() - started) * 1000
         await self._claim(worker, job)
@@ -315,8 +261,8 @@ class Intake:
 
     async def _claim(self, worker: Worker, job: Job) -> None:
         if job.in_memory:
-            self._count(job, "claimed")
             worker.enqueue(job)
+            self._count(job, "claimed")
             return
         if worker.quick and job.escalation.offer == 1:
             # A device that died after its first offer offers for the first time again, and a broker may repeat it.
@@ -329,13 +275,9 @@ class Intake:
             worker.drop(job)
             self._cannot_store(job)
             return
-        except BaseException:  # as in `_fetch`
-            worker.drop(job)
-            self._count(job, "failed")
-            raise
         if found.outcome == "claimed":
-            self._count(job, "claimed")
             worker.enqueue(job)
+            self._count(job, "claimed")
             return
         worker.drop(job)
         self._count(job, "repeated")

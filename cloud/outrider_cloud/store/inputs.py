@@ -271,6 +271,15 @@ def take_over(
     return [dict(row) for row in connection.execute(taken, _terms(lease)).mappings()]
 
 
+def take_back(
+    connection: sa.Connection, *, worker: str, task: str, keys: Sequence[tuple[str, str]], most: int
+) -> list[dict[str, Any]]:
+    """Claims for ``worker`` once more what it holds already of these (device, id), at most ``most``; the rows of it."""
+    mine = (inputs.c.state == "claimed", inputs.c.task == task, inputs.c.worker == worker)
+    again = sa.update(inputs).where(*mine, _KEY.in_(keys[:most])).values(claims=inputs.c.claims + 1).returning(inputs)
+    return [dict(row) for row in connection.execute(again).mappings()]
+
+
 def renew(connection: sa.Connection, *, worker: str, lease: Lease) -> None:
     """Prolongs the leases of everything that ``worker`` holds."""
     lease = dialect_of(connection).term(connection, lease)

@@ -7,6 +7,7 @@ it does; what comes meanwhile fails at once.
 import asyncio
 import queue
 import threading
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -71,7 +72,10 @@ class Writer:
     def _write_all(self) -> None:
         while True:
             group = self._next_group()
-            self._commit([one for one in group if one and one.begins()])
+            try:
+                self._commit([one for one in group if one and one.begins()])
+            except MemoryError as error:  # whoever waits must hear of it, and this thread go on
+                _tell([(one.future, None, error) for one in group if one])
             if group[-1] is None:
                 self._let_go()
                 return
@@ -174,7 +178,18 @@ class _Kept:
 
 
 def _tell(outcomes: Sequence[_Outcome]) -> None:
-    """Resolves futures, those of an event loop in one visit to it: each visit wakes it up."""
+    """Resolves futures, again and again where memory is wanting: who is told already stays as told."""
+    while True:
+        try:
+            _tell_once(outcomes)
+        except MemoryError:
+            time.sleep(_PAUSE_S)
+        else:
+            return
+
+
+def _tell_once(outcomes: Sequence[_Outcome]) -> None:
+    """Those of an event loop in one visit to it: each visit wakes it up."""
     by_loop: dict[asyncio.AbstractEventLoop, list[_Outcome]] = {}
     for outcome in outcomes:
         if isinstance(outcome[0], Future):

@@ -18,7 +18,7 @@ from msgspec import Struct
 from outrider.bench.inputs import KINDS, Parts, make_inputs
 from outrider.bench.stopwatch import Timing, time_calls, timing
 from outrider.client import Client
-from outrider.processes import Processes, free_port
+from outrider.processes import Processes, any_port
 from outrider.progress import Tell
 from outrider_edge.app import serving
 from outrider_edge.budget.budget import gain_of
@@ -37,7 +37,6 @@ from outrider_wire.task import Budget, Task
 BLOCK = 25
 """Inputs before the next variant's turn."""
 STARTS = 3
-PORT = 8733
 MEMORY_ENTRIES = 10_000
 MEMORY_WIDTH = 48
 """Of the shipped small students' encodings."""
@@ -127,7 +126,7 @@ async def measure(plan: EdgePlan, tell: Tell) -> EdgeFigures:
     """
     task = read_task(_config(plan).tasks[0])
     with Processes(logs=plan.folder / "logs") as processes:
-        port = free_port(PORT)
+        port = any_port()
         starts = [_start(processes, plan, port, last=n == STARTS - 1, tell=tell) for n in range(STARTS)]
         with Client(f"http://127.0.0.1:{port}") as client:
             async with serving(_config(plan)) as served:

@@ -8,9 +8,9 @@ from pathlib import Path
 from msgspec import Struct
 
 from outrider.bench.inputs import Parts, sized_inputs
-from outrider.bench.system import HOST, PORT
+from outrider.bench.system import HOST
 from outrider.client import AsyncClient, Client
-from outrider.processes import Processes, free_port
+from outrider.processes import Processes, any_port, free_port
 from outrider.progress import Tell
 from outrider_export.task_text import task_to_toml
 from outrider_wire.errors import UndecidedError
@@ -38,7 +38,7 @@ def measure_outage(*, task: Task, bundle: Path, folder: Path, size: int, n: int,
         UndecidedError: the backlog does not clear.
     """
     with Processes(logs=folder / "logs") as processes:
-        broker = free_port(PORT + 60)
+        broker = any_port()
         agent = _start_agent(processes, folder, task=task, bundle=bundle, broker=broker, n=n)
         tell("filling the outbox", 0.0)
         inputs = sized_inputs(task, size, n, seed=size)

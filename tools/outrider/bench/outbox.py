@@ -13,7 +13,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from outrider.processes import Processes, free_port
+from outrider.processes import Processes, any_port
 from outrider.progress import Tell
 from outrider_edge.outbox.clock import run_clock
 from outrider_edge.outbox.outbox import DEFAULT_BOUNDS, Outbox
@@ -28,7 +28,6 @@ from outrider_wire.task import Task
 
 CONCURRENCY = 32
 HOST = "127.0.0.1"
-PORT = 8780
 SETTLE_S = 3.0
 """What an agent gets to take up what it will take up."""
 _MODEL = "0" * 64
@@ -85,11 +84,11 @@ def outbox_memory(plan: OutboxPlan, queued: int, tell: Tell) -> float:
     folder.mkdir()
     tell(f"filling an outbox with {queued:,}", 0.0)
     asyncio.run(_fill(folder / "edge" / "outbox", plan, queued))
-    port = free_port(PORT)
+    port = any_port()
     (folder / "task.toml").write_text(task_to_toml(plan.task))
     config = folder / "edge.toml"
     config.write_text(
-        f'device = "bench"\ndata_dir = "edge"\n[broker]\nurl = "mqtt://{HOST}:{free_port(PORT + 1)}"\n[api]\nport = {port}\n'
+        f'device = "bench"\ndata_dir = "edge"\n[broker]\nurl = "mqtt://{HOST}:{any_port()}"\n[api]\nport = {port}\n'
         f"[outbox]\nmax_count = {_BOUNDS.max_count}\nmax_bytes = {_BOUNDS.max_bytes}\n"
         f'[[tasks]]\nfile = "task.toml"\nbundle = "{plan.bundle.absolute()}"\n'
     )

@@ -11,14 +11,13 @@ from typing import Literal
 from msgspec.structs import replace
 
 from outrider.client import Client
-from outrider.processes import Processes, free_port
+from outrider.processes import Processes, any_port, free_port
 from outrider_export.task_text import task_to_toml
 from outrider_wire.errors import UndecidedError
 from outrider_wire.task import Task
 
 Durability = Literal["disk", "memory"]
 DURABILITIES: Sequence[Durability] = ("disk", "memory")
-PORT = 8740
 HOST = "127.0.0.1"
 
 
@@ -32,7 +31,7 @@ class System:
     """
 
     def __init__(self, *, task: Task, bundle: Path, folder: Path) -> None:
-        self.broker_port = free_port(PORT)
+        self.broker_port = any_port()
         self.agents_port = self.broker_port
         """Where the agents find the broker; a proxy's, where what they say is counted."""
         self._task = task

@@ -20,8 +20,8 @@ from paho.mqtt.properties import Properties
 
 from outrider.bench.echo import WAIT_S, Echo, raw_client
 from outrider.bench.inputs import carrier, sized_inputs
-from outrider.bench.system import HOST, PORT
-from outrider.processes import Processes, free_port
+from outrider.bench.system import HOST
+from outrider.processes import Processes, any_port, free_port
 from outrider.progress import Tell
 from outrider_export.task_text import task_to_toml
 from outrider_wire.codec import MSGPACK, decode, encode
@@ -57,7 +57,7 @@ def measure_workers(*, task: Task, folder: Path, size: int, n: int, tell: Tell) 
     """
     with ExitStack() as stack:
         processes = stack.enter_context(Processes(logs=folder / "logs"))
-        port = free_port(PORT + 40)
+        port = any_port()
         processes.start("broker", ["broker", "run", "--port", str(port)])
         processes.wait_port("broker", port)
         (folder / "task.toml").write_text(task_to_toml(task))

@@ -4,7 +4,7 @@ import random
 import resource
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from outrider.sim.fault import Cause, Fault
@@ -65,8 +65,9 @@ def _limited(world: World, name: str, kind: int, limit: int) -> Iterator[None]:
     try:
         yield
     finally:
-        if world.processes.runs(name):  # it may have died of it: then it is started again with all the others
-            resource.prlimit(pid, kind, before)
+        with suppress(ProcessLookupError):  # it may have died of it: then it is started again with all the others
+            if world.processes.runs(name):
+                resource.prlimit(pid, kind, before)
         if outage is not None:
             outage.ended_s = time.monotonic() + 1.0
 

@@ -5,7 +5,6 @@ Everything lies in one temporary folder and listens on free ports of the loopbac
 
 import contextlib
 import os
-import secrets
 import shutil
 import sys
 import time
@@ -18,7 +17,7 @@ from typing import Literal, Self
 from msgspec.structs import replace
 
 from outrider.client import Client
-from outrider.processes import Processes, free_port
+from outrider.processes import Processes, any_port, free_port
 from outrider.sim.backstage import Backstage
 from outrider.sim.large_server import MODEL, LargeServer
 from outrider.sim.link import FAIR, Link
@@ -31,9 +30,6 @@ from outrider_wire.task import Task, parse_task
 
 Kind = Literal["embedded", "mosquitto"]
 HOST = "127.0.0.1"
-FIRST_PORT, PORTS = 20_000, 10_000
-"""Below the ports that the system gives to outgoing connections. Where in it a world begins is chance: a port whose process is
-dead for a moment looks free to the next world."""
 READY_S = 45.0
 _LINGER_S = 0.5
 """For so long a question that a killed process had sent may still be read by the large model."""
@@ -93,7 +89,7 @@ class World:
         self.hours = 0
         """By which the clocks have been moved."""
         self._stack = ExitStack()
-        self._broker_port = free_port(FIRST_PORT + secrets.randbelow(PORTS))
+        self._broker_port = any_port()
         self._cloud_port = free_port(self._broker_port + 1)
         self._ports: dict[str, int] = {}
         self._ahead = folder / "ahead"

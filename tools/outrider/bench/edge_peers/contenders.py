@@ -7,11 +7,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from outrider.bench.edge_peers.model import TASK, Served
-from outrider.processes import Processes, free_port
+from outrider.processes import Processes, any_port, free_port
 from outrider_engine.bundle import open_bundle
 from outrider_wire.errors import OperatorSetupError
 
-PORT = 8750
 START_S = 90.0
 """LitServe imports for seconds, and the others wait for it."""
 
@@ -74,7 +73,7 @@ def start_all(processes: Processes, served: Served, folder: Path) -> dict[str, i
     """Starts every server, each a process of its own, and waits until each listens; the port of each by name."""
     ports: dict[str, int] = {}
     for each in CONTENDERS:
-        ports[each.name] = free_port(max(ports.values(), default=PORT - 1) + 1)
+        ports[each.name] = free_port(max(ports.values(), default=any_port() - 1) + 1)
         processes.run(each.name, each.command(served, folder / each.name, ports[each.name]))
     for name, port in ports.items():
         processes.wait_port(name, port, within_s=START_S)

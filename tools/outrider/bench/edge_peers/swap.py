@@ -16,12 +16,11 @@ from outrider.bench.edge_peers.contenders import START_S
 from outrider.bench.edge_peers.load import LoadFound, LoadPlan, load
 from outrider.bench.edge_peers.model import TASK, Served
 from outrider.bench.edge_peers.swapping import Swap
-from outrider.processes import Processes, free_port
+from outrider.processes import Processes, any_port
 from outrider.progress import Tell
 from outrider_wire.errors import PeerError, UndecidedError
 
 CONNECTIONS = 8
-PORT = 8790
 SHARE_OF_MOST = 0.25
 """Of what the agent can answer in a second: a device with nothing to spare is not updated."""
 SETTLE_S = 2.0
@@ -61,7 +60,7 @@ def measure_swap(served: Served, body: bytes, *, folder: Path, swaps: int, rps: 
         PeerError: a swap was refused, or a reply was no HTTP.
     """
     folder.mkdir(parents=True)
-    port = free_port(PORT)
+    port = any_port()
     (folder / "edge.toml").write_text(_config(served, folder, port))
     with Processes(logs=folder / "logs", isolated=True) as processes:
         program = [sys.executable, "-m", "outrider.bench.edge_peers.swapping", str(folder / "edge.toml")]
