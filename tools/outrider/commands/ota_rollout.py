@@ -40,7 +40,12 @@ def rollout(
             help="Stages, apart by commas; terms of one by +: 5%, site=berlin, site=berlin+25%, devices=cam-1|cam-2.",
         ),
     ] = "5%,25%,100%",
-    minimum: Annotated[int, typer.Option("--min", min=1, help="Devices that must have finished a stage.")] = 1,
+    minimum: Annotated[
+        str,
+        typer.Option(
+            "--min", metavar="60%", help="What must have finished a stage: a share of it (3 at least), or a count."
+        ),
+    ] = "60%",
     soak: Annotated[str, typer.Option(metavar="2h", help="The least time between the beginnings of stages.")] = "2h",
     start: Annotated[str, typer.Option(metavar="TIME", help="ISO 8601 (UTC), or 2h for in two hours.")] = "",
     expires: Annotated[str, typer.Option(metavar="30d", help="How long the plan is good for.")] = "30d",
