@@ -101,15 +101,7 @@ class Releases:
         manifest = decode_manifest(path.read_bytes())
         check_task(manifest, self._tasks)
         await self._store.read(lambda _: check_files(manifest, self._blobs))  # hashes: not on the event loop
-        row = {
-            "digest": digest,
-            "task": manifest.task,
-            "version": manifest.version,
-            "size": path.stat().st_size,
-            "parent": manifest.parent,
-            "certificate": manifest.certificate.id if manifest.certificate else "",
-            "created_ms": now_ms(),
-        }
+        row = release_rows.row_of(manifest, digest=digest, size=path.stat().st_size, stamp_ms=now_ms())
         files = {digest: path.stat().st_size} | {entry.sha256: entry.size for entry in manifest.files}
         await self._store.write(partial(release_rows.add, row=row, files=files))
         log.info("release.added", extra={"release": digest, "task": manifest.task, "version": manifest.version})

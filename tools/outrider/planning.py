@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from outrider_wire.errors import CallerInputError, OperatorConfigError
 from outrider_wire.rollout import PlannedRelease, RolloutPlan
-from outrider_wire.rollout_text import MINIMUM, parse_freeze, parse_groups, parse_minimum
+from outrider_wire.rollout_text import MINIMUM, parse_freeze, parse_groups, with_minimum
 
 if TYPE_CHECKING:
     from outrider.ota.workplace import Workplace
@@ -54,7 +54,7 @@ def make_plan(place: "Workplace", asked: Asked) -> RolloutPlan:
     groups, salt = parse_groups(asked.groups, minimum=asked.minimum), publishing.new_salt()
     if asked.automatic:
         canary = canary_of(place, planned[0].task)
-        groups, salt = [msgspec.structs.replace(canary.group, **parse_minimum(asked.minimum))], canary.salt
+        groups, salt = [with_minimum(canary.group, asked.minimum)], canary.salt
     try:
         return msgspec.convert(
             {

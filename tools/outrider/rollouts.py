@@ -277,7 +277,7 @@ def figure_rows(standing: Standing) -> list[tuple[str, ...]]:
 
 def headline(standing: Standing) -> str:
     """A rollout in one line."""
-    stopped = ", STOPPED" if standing.stopped else ""
+    stopped = (", automatic" if standing.automatic else "") + (", STOPPED" if standing.stopped else "")
     where = f"stage {standing.stage + 1} of {standing.stages} ({standing.group})"
     what = f": {standing.what}" if standing.what else ""
     return f"{standing.rollout}: {standing.state.replace('_', ' ')}{stopped}, {where}{what}"

@@ -61,6 +61,15 @@ def parse_minimum(text: str) -> dict[str, float]:
     raise _wrong(f"{text!r} is no minimum", "write 60% or 20")
 
 
+def with_minimum(group: Group, text: str) -> Group:
+    """The same group, of which that must finish.
+
+    Raises:
+        CallerInputError: it is no minimum.
+    """
+    return msgspec.structs.replace(group, **{"minimum_share": 0.0, **parse_minimum(text)})
+
+
 def minimum_text(group: Group) -> str:
     """What must finish, as `parse_minimum` reads it."""
     return f"{group.minimum_share * 100:g}%" if group.minimum_share else str(group.minimum)

@@ -8,7 +8,28 @@ import sqlalchemy as sa
 from outrider_cloud.store.portable import insert
 from outrider_cloud.store.schema import assignments, devices, release_files, releases
 from outrider_wire.errors import CallerUnknownError
+from outrider_wire.manifest import Manifest
 from outrider_wire.messages import Assignment
+
+
+def row_of(manifest: Manifest, *, digest: str, size: int, stamp_ms: int) -> dict[str, Any]:
+    """A release's row.
+
+    Args:
+        manifest: Of its bundle.
+        digest: SHA-256 of the manifest's bytes.
+        size: Bytes of the manifest.
+        stamp_ms: UTC.
+    """
+    return {
+        "digest": digest,
+        "task": manifest.task,
+        "version": manifest.version,
+        "size": size,
+        "parent": manifest.parent,
+        "certificate": manifest.certificate.id if manifest.certificate else "",
+        "created_ms": stamp_ms,
+    }
 
 
 def add(connection: sa.Connection, *, row: dict[str, Any], files: Mapping[str, int]) -> None:
