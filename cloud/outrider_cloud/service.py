@@ -176,7 +176,7 @@ class CloudService:
             replies=Replies(publish=self._publish, topics=self._topics, metrics=self._metrics),
             metrics=self._metrics,
         )
-        rollouts, desk, more = open_rollouts(
+        rollouts, desk, collector, more = open_rollouts(
             config,
             store=store,
             blobs=blobs,
@@ -196,7 +196,7 @@ class CloudService:
                 *escalating.routes(),
                 *Parked(store=store, requeue=lambda: self._requeue, forgetting=lambda: self._forgetting).routes(),
                 *Trusting(trust=trust).routes(),
-                *RolloutRoutes(desk=desk).routes(),
+                *RolloutRoutes(desk=desk, collector=collector).routes(),
                 *await self._access_routes(store, trust),
             ]
         )

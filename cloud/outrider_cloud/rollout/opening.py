@@ -7,6 +7,7 @@ from outrider_cloud.housekeeping import Chore
 from outrider_cloud.intake.replies import Publish
 from outrider_cloud.releases import Releases
 from outrider_cloud.rollout.automatic import EVERY_S, Automatic
+from outrider_cloud.rollout.collector import Collector
 from outrider_cloud.rollout.desk import RolloutDesk
 from outrider_cloud.rollout.forecast import Carriage
 from outrider_cloud.rollout.running import Rollouts
@@ -53,8 +54,8 @@ def open_rollouts(
     publish: Publish,
     topics: Topics,
     connected: Callable[[], bool],
-) -> tuple[Rollouts, RolloutDesk, list[Chore]]:
-    """Whoever runs rollouts, whoever is asked about them, and what is done now and again."""
+) -> tuple[Rollouts, RolloutDesk, Collector, list[Chore]]:
+    """Whoever runs rollouts, is asked about them, and removes what none needs; and what is done now and again."""
     sender = BrokerSender(releases=releases, publish=publish, topics=topics, connected=connected)
     running = Rollouts(store=store, signer=trust.control, plans=trust.plans, sender=sender)
     carriage = Carriage(device_bytes_per_s=config.devices.serve_bytes_per_s, fleet_bytes_per_s=config.broker.blob_cap)
@@ -64,4 +65,4 @@ def open_rollouts(
         settings = config.trust.automatic
         automatic = Automatic(store=store, blobs=blobs, trust=trust, running=running, desk=desk, settings=settings)
         chores.append(Chore("automatic", EVERY_S, automatic.turn))
-    return running, desk, chores
+    return running, desk, Collector(store=store, blobs=blobs, plans=trust.plans), chores

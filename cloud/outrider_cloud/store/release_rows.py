@@ -39,6 +39,17 @@ def add(connection: sa.Connection, *, row: dict[str, Any], files: Mapping[str, i
     connection.execute(insert(release_files).on_conflict_do_nothing(), rows)
 
 
+def remove(connection: sa.Connection, *, digests: Sequence[str]) -> set[str]:
+    """Removes releases that nothing names any more; the digests of the files that they had."""
+    files: set[str] = set()
+    for digest in digests:
+        of_it = release_files.c.release == digest
+        files.update(connection.execute(sa.select(release_files.c.sha256).where(of_it)).scalars())
+        connection.execute(sa.delete(release_files).where(of_it))
+        connection.execute(sa.delete(releases).where(releases.c.digest == digest))
+    return files
+
+
 def assign(connection: sa.Connection, *, digest: str, to: Sequence[str] | None, stamp_ms: int) -> dict[str, int]:
     """Stores the assignment of a release to devices; the counter of each has grown by one."""
     task = connection.execute(sa.select(releases.c.task).where(releases.c.digest == digest)).scalar_one_or_none()
