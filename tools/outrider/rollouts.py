@@ -128,6 +128,8 @@ class RolloutApi:
     """The cloud's HTTP API, as far as rollouts go. Every method raises what `outrider.exchange.error_of` makes of a refusal."""
 
     def __init__(self, api: CloudApi) -> None:
+        self.cloud = api
+        """The rest of that API."""
         self._http = api.transport
 
     def forecast(self, plan: RolloutPlan) -> Foretold:

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 from securesystemslib.signer import Signer  # type: ignore[attr-defined]
-from tuf.api.metadata import TargetFile
+from tuf.api.metadata import TargetFile  # type: ignore[attr-defined]
 
 from outrider_trust.facts import (
     CANARY_FIELD,
