@@ -179,7 +179,8 @@ def gc(
 ) -> None:
     """Remove releases that no plan and no device needs, with --yes.
 
-    Without it, it says which: of the signed metadata here, and of the cloud with their files. Plans that have expired go too. The keys of their roles sign the removal; what the cloud alone still has needs no key.
+    Without it, it says which: of the signed metadata here, and of the cloud with their files.
+    Plans that have expired go too. The keys of their roles sign the removal; what the cloud alone still has needs no key.
     """
     from outrider.bundle_report import size
     from outrider.ota import cloudlink, collecting
