@@ -265,6 +265,8 @@ async def test_a_rollout_of_a_person_is_waited_for(office: Office) -> None:
 
 
 @pytest.mark.broker
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 async def test_from_a_round_to_its_canaries_and_beyond_them_by_a_release_key_alone(
     own_broker: AnyBroker, tmp_path: Path
 ) -> None:
