@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from rollout_site import FIRST, TASK, make_site, plan_now, sign_release
-from trust_world import Site
+from trust_world import CANARY, Site
 
 from outrider_cloud.fleet import Fleet
 from outrider_cloud.metrics import Metrics
@@ -16,6 +16,7 @@ from outrider_cloud.store import release_rows, rollouts
 from outrider_cloud.store.store import Store
 from outrider_cloud.trust.control import Control
 from outrider_cloud.trust.plans import SignedPlans
+from outrider_trust.facts import Canary
 from outrider_wire.errors import UnreachableError
 from outrider_wire.messages import Presence, Reported, SlotReport
 from outrider_wire.rollout import DeviceOrder, Group, PlannedRelease, RolloutPlan, Stop
@@ -47,9 +48,9 @@ class Wire:
 class Office:
     """A store, a signed site, and as many controllers as a test wants."""
 
-    def __init__(self, folder: Path, store: Store) -> None:
+    def __init__(self, folder: Path, store: Store, *, canary: Canary = CANARY) -> None:
         self.folder, self.store = folder, store
-        self.site: Site = make_site(folder / "site")
+        self.site: Site = make_site(folder / "site", canary=canary)
         self.wire = Wire()
         self.fleet = Fleet(store=store, devices_max=1000, metrics=Metrics())
         self.signed = 0

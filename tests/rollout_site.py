@@ -11,13 +11,13 @@ from typing import Any, Self
 import msgspec
 from cloud_service import request, the_task, write_config
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from trust_world import Clock, Site
+from trust_world import CANARY, Clock, Site
 
 from factory import make_bundle
 from outrider_cloud.service import CloudService
 from outrider_link.session import Incoming, MqttSession, Outgoing
 from outrider_trust.client import TrustedMetadata
-from outrider_trust.facts import ReleaseFacts, release_path
+from outrider_trust.facts import Canary, ReleaseFacts, auto_role, release_path
 from outrider_wire.codec import decode, encode
 from outrider_wire.errors import TrustError
 from outrider_wire.fitness import Requires
@@ -32,22 +32,22 @@ FIRST = "f" * 64
 """What devices run before the first rollout."""
 
 
-def make_site(folder: Path) -> Site:
+def make_site(folder: Path, *, canary: Canary = CANARY) -> Site:
     """The offline keys and a repository, whose online keys lie where a cloud finds them."""
-    site = Site(folder, tasks=(TASK,), clock=Clock(time.time()))
+    site = Site(folder, tasks=(TASK,), clock=Clock(time.time()), canary=canary)
     (folder / "keys").mkdir()
-    for role in ("snapshot", "timestamp", "control"):
-        private = getattr(site, role)._private_key
-        pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    online = {role: getattr(site, role) for role in ("snapshot", "timestamp", "control")}
+    for role, signer in {**online, auto_role(TASK): site.autos[TASK]}.items():
+        pem = signer._private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         (folder / "keys" / f"{role}.pem").write_bytes(pem)
     return site
 
 
-def cloud_file(folder: Path, broker: str, site: Site, **more: Any) -> Path:
-    """A configuration with ``[trust]``."""
+def cloud_file(folder: Path, broker: str, site: Site, *, trust: str = "", **more: Any) -> Path:
+    """A configuration with ``[trust]``; ``trust``: more of that, and the tables after it."""
     path = write_config(folder, broker, **more)
     text = path.read_text()
-    path.write_text(f'{text}[trust]\nrepository = "{site.repository.folder}"\n')
+    path.write_text(f'{text}[trust]\nrepository = "{site.repository.folder}"\n{trust}')
     return path
 
 

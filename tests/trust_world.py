@@ -49,7 +49,10 @@ class Clock:
 class Site:
     """The offline keys, the online keys, and the repository that they sign."""
 
-    def __init__(self, folder: Path, *, tasks: tuple[str, ...] = (TASK,), clock: Clock | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, tasks: tuple[str, ...] = (TASK,), clock: Clock | None = None, canary: Canary = CANARY
+    ) -> None:
+        self.canary = canary
         self.clock = clock or Clock()
         self.repository = Repository(folder, self.clock)
         self.repository.make()
@@ -91,7 +94,7 @@ class Site:
         for task, signer in self.tasks.items():
             delegate(metadata.signed, task, task_paths(task), [signer.public_key])
             auto = delegate(metadata.signed, auto_role(task), auto_paths(task), [self.autos[task].public_key])
-            auto.unrecognized_fields[CANARY_FIELD] = encode_canary(CANARY)
+            auto.unrecognized_fields[CANARY_FIELD] = encode_canary(self.canary)
         delegate(metadata.signed, CONTROL, [CONTROL_PATH], [self.control.public_key])
         self.repository.sign("targets", metadata, [self.targets])
         self.repository.publish("targets", metadata)

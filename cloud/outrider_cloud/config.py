@@ -206,6 +206,12 @@ def check(config: CloudConfig, source: str = "cloud.toml") -> None:
     for entry in config.tasks:
         _check_task(entry, source)
     _check_store(config.store.url, source)
+    if config.trust.automatic and not config.trust.on:
+        raise OperatorConfigError(
+            f"{source}: trust.automatic releases what learning rounds promote, and nothing is signed here",
+            reason="automatic_unsigned",
+            fix="set trust.repository: outrider ota init --automatic",
+        )
 
 
 def _check_store(url: str, source: str) -> None:
@@ -306,6 +312,12 @@ def read_tasks(config: CloudConfig) -> dict[str, tuple[TaskSettings, Task]]:
                 fix=f"add [[subtasks]] to {settings.file}, or choose another strategy",
             )
         tasks[task.name] = (settings, task)
+    if unknown := sorted(config.trust.automatic.keys() - tasks.keys()):
+        raise OperatorConfigError(
+            f"trust.automatic.{unknown[0]} is of no task of this cloud",
+            reason="unknown_task",
+            fix=f"this cloud serves {', '.join(tasks)}",
+        )
     return tasks
 
 

@@ -35,7 +35,7 @@ from outrider_wire.errors import (
     PeerError,
     UnreachableError,
 )
-from outrider_wire.manifest import Manifest, decode_manifest
+from outrider_wire.manifest import BundleFile, Manifest, decode_manifest
 from outrider_wire.messages import Assignment, BlobGone, BlobWant, DeltaWant, Desired
 from outrider_wire.task import Task
 from outrider_wire.topics import Topics
@@ -101,17 +101,14 @@ class Releases:
         manifest = decode_manifest(path.read_bytes())
         check_task(manifest, self._tasks)
         await self._store.read(lambda _: check_files(manifest, self._blobs))  # hashes: not on the event loop
-        row = {
-            "digest": digest,
-            "task": manifest.task,
-            "version": manifest.version,
-            "size": path.stat().st_size,
-            "parent": manifest.parent,
-            "certificate": manifest.certificate.id if manifest.certificate else "",
-            "created_ms": now_ms(),
-        }
+        row = release_rows.row_of(manifest, digest=digest, size=path.stat().st_size, stamp_ms=now_ms())
         files = {digest: path.stat().st_size} | {entry.sha256: entry.size for entry in manifest.files}
-        await self._store.write(partial(release_rows.add, row=row, files=files))
+
+        def add(connection: sa.Connection) -> None:
+            check_there(manifest, self._blobs)  # once more: what nothing named might have been removed meanwhile
+            release_rows.add(connection, row=row, files=files)
+
+        await self._store.write(add)
         log.info("release.added", extra={"release": digest, "task": manifest.task, "version": manifest.version})
         return row
 
@@ -241,6 +238,23 @@ def check_task(manifest: Manifest, tasks: Mapping[str, Task]) -> None:
         )
 
 
+def check_there(manifest: Manifest, blobs: BlobStore) -> list[tuple[BundleFile, Path]]:
+    """Every file of the manifest, and where it is.
+
+    Raises:
+        BundleDamagedError: one is absent.
+    """
+    found = []
+    for entry in manifest.files:
+        path = blobs.find(entry.sha256)
+        if path is None:
+            raise BundleDamagedError(
+                f"{entry.path} is not here", reason="file_missing", fix=f"PUT /v1/blobs/{entry.sha256} first"
+            )
+        found.append((entry, path))
+    return found
+
+
 def check_files(manifest: Manifest, blobs: BlobStore) -> None:
     """Whether every file of the manifest is here, byte for byte, and every model is one that a device may load.
 
@@ -249,12 +263,7 @@ def check_files(manifest: Manifest, blobs: BlobStore) -> None:
         BundleUnsafeError: a model asks for something no bundle may do.
     """
     models = {variant.file for variant in manifest.variants}
-    for entry in manifest.files:
-        path = blobs.find(entry.sha256)
-        if path is None:
-            raise BundleDamagedError(
-                f"{entry.path} is not here", reason="file_missing", fix=f"PUT /v1/blobs/{entry.sha256} first"
-            )
+    for entry, path in check_there(manifest, blobs):
         if path.stat().st_size != entry.size or sha256_file(path) != entry.sha256:
             raise BundleDamagedError(
                 f"{entry.path} is not what the manifest says", reason="file_damaged", fix="put it again"

@@ -49,7 +49,7 @@ from outrider_cloud.store.retention import Keeper
 from outrider_cloud.store.store import Store
 from outrider_cloud.store_opening import store_of
 from outrider_cloud.trust.opening import open_trust
-from outrider_cloud.trust.service import TEND_EVERY_S, Trust
+from outrider_cloud.trust.service import Trust
 from outrider_cloud.web.api import Api
 from outrider_cloud.web.device_blobs import DeviceBlobs
 from outrider_cloud.web.escalating import Escalating
@@ -74,7 +74,6 @@ log = logging.getLogger(__name__)
 _DRAIN_S = 10.0
 _DRAIN_IN_TROUBLE_S = 1.0
 """What cannot be written now will not be soon; it stands claimed, or is offered again."""
-
 
 LoadLarge = Callable[[TaskSettings, Task], LargeModel]
 """Makes the large model of a task, as `outrider_cloud.large.table.load_large` does."""
@@ -177,9 +176,10 @@ class CloudService:
             replies=Replies(publish=self._publish, topics=self._topics, metrics=self._metrics),
             metrics=self._metrics,
         )
-        rollouts, desk = open_rollouts(
+        rollouts, desk, collector, more = open_rollouts(
             config,
             store=store,
+            blobs=blobs,
             releases=releases,
             trust=trust,
             publish=self._publish,
@@ -196,7 +196,7 @@ class CloudService:
                 *escalating.routes(),
                 *Parked(store=store, requeue=lambda: self._requeue, forgetting=lambda: self._forgetting).routes(),
                 *Trusting(trust=trust).routes(),
-                *RolloutRoutes(desk=desk).routes(),
+                *RolloutRoutes(desk=desk, collector=collector).routes(),
                 *await self._access_routes(store, trust),
             ]
         )
@@ -261,7 +261,7 @@ class CloudService:
             lease_s=config.lease_s,
             roster=self._roster,
             metrics=self._metrics,
-            more=[Chore("tend", TEND_EVERY_S, trust.tend), Chore("heed", config.lease_s / 3, self._forgetting.heed)],
+            more=[*more, Chore("heed", config.lease_s / 3, self._forgetting.heed)],
         )
         self.chores = housekeeping.chores
         for loop in (housekeeping.run(), housekeeping.watch_loop(), rollouts.run()):

@@ -21,7 +21,7 @@ from outrider_cloud.learning.promotion import Margins
 from outrider_cloud.learning.report import RoundReport
 from outrider_cloud.learning.round import RoundPlan, run_round
 from outrider_cloud.learning.teacher import Confidence
-from outrider_cloud.store.schema import certifications, certified_groups, examples, rounds
+from outrider_cloud.store.schema import certifications, certified_groups, examples, release_files, releases, rounds
 from outrider_engine.bundle import open_bundle
 from outrider_engine.golden import check_golden
 from outrider_engine.model import load_model
@@ -56,7 +56,8 @@ def learn(work: OpenTask, world: World, out: str, *, margins: Margins = LENIENT,
 
 @pytest.fixture(scope="module")
 def promoted(work: OpenTask, world: World) -> RoundReport:
-    return learn(work, world, "round-1")
+    """A round of a cloud that releases what is promoted."""
+    return learn(replace(work, hands_over=True), world, "round-1")
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +133,16 @@ def test_a_second_round_on_the_same_certification_rows_pays_for_the_second_use(
     ledger = rows(work, sa.select(certifications).order_by(certifications.c.id))
     assert [entry.use for entry in ledger] == [1, 2]
     assert [entry.bundle for entry in ledger][1] == again.candidate
+
+
+def test_what_is_promoted_is_handed_over_where_that_is_asked_for_and_nowhere_else(
+    promoted: RoundReport, again: RoundReport, work: OpenTask
+) -> None:
+    assert [digest for (digest,) in rows(work, sa.select(releases.c.digest))] == [promoted.candidate]
+    assert again.candidate != promoted.candidate
+    for sha256, size in rows(work, sa.select(release_files.c.sha256, release_files.c.size)):
+        path = work.library.blobs.find(sha256)
+        assert path is not None and path.stat().st_size == size
 
 
 def world_delta(work: OpenTask) -> float:

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 from outrider_cloud.rollout import bounds
 
@@ -66,12 +66,34 @@ def test_bounds_are_those_of_the_beta_distribution(bad: int, n: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("bad", "n", "rate"), [(0, 1, 0.02), (3, 3, 0.02), (5, 60, 0.1), (40, 400, 0.05), (0, 900, 0.3)]
+    ("bad", "n", "rate"), [(1, 1, 0.02), (3, 3, 0.02), (5, 60, 0.1), (40, 400, 0.05), (1, 900, 0.3)]
 )
-def test_evidence_is_the_mean_likelihood_ratio(bad: int, n: int, rate: float) -> None:
-    p = np.linspace(rate, 1, 400_001)[:-1] + (1 - rate) / 800_000
+def test_evidence_is_the_mean_likelihood_ratio_over_doublings_of_the_rate(bad: int, n: int, rate: float) -> None:
+    p = np.exp(np.linspace(math.log(rate), 0, 400_001)[:-1] - math.log(rate) / 800_000)
     log = bad * np.log(p / rate) + (n - bad) * np.log((1 - p) / (1 - rate))
     assert bounds.evidence(bad, n, rate) == pytest.approx(float(np.exp(log).mean()), rel=1e-4)
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.1])
+def test_it_needs_no_more_faults_than_a_weight_of_all_rates_alike_and_from_twenty_devices_on_fewer(rate: float) -> None:
+    def alike(bad: int, n: int) -> float:
+        """The mean likelihood ratio over all rates above ``rate``, alike."""
+        log = special.betaln(bad + 1, n - bad + 1) + stats.beta.logsf(rate, bad + 1, n - bad + 1)
+        return math.exp(min(700, log - bad * math.log(rate) - (n - bad + 1) * math.log1p(-rate)))
+
+    fewer = 0
+    for n in (3, 5, 10, 15, 20, 30, 50, 100, 200, 300, 1000):
+        ours = bounds.least_bad(n, rate, alpha=0.01, devices=FEWEST)
+        theirs = next(bad for bad in range(FEWEST, n + 1) if alike(bad, n) >= 100)
+        assert ours is not None and ours <= theirs
+        fewer += n >= 20 and ours < theirs
+    assert fewer >= 2
+
+
+def test_no_rule_that_keeps_its_promise_finds_more_with_ten_devices() -> None:
+    """Ten devices, 2 % tolerated: three faults halt, fewer are no proof even in a single look (and might be one person's devices)."""
+    assert bounds.least_bad(10, 0.02, alpha=0.01, devices=FEWEST) == 3
+    assert stats.binom.sf(1, 10, 0.02) > 0.01
 
 
 def test_one_device_or_two_halt_nothing_whatever_they_say() -> None:

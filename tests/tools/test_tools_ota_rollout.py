@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cloud_service import HeldModel, eventually, get, make_service, ready
+import sqlalchemy as sa
+from cloud_service import HeldModel, eventually, get, make_service, ready, request
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from mosquitto import AnyBroker
-from rollout_site import TASK, Obedient, cloud_file, make_site, publish
+from rollout_site import TASK, Obedient, cloud_file, make_site, plan_now, publish
 from trust_world import Site
 
 from outrider import rollouts
 from outrider_cloud.service import CloudService
+from outrider_cloud.store.schema import releases
 from outrider_wire.errors import CallerInputError
-from outrider_wire.rollout import Group, WeeklyWindow
+from outrider_wire.rollout import Group, PlannedRelease, WeeklyWindow
 from outrider_wire.rollout_text import freeze_text, group_text, parse_freeze, parse_groups
 
 Ran = Any
@@ -195,9 +197,9 @@ GROUPS: dict[str, list[Group]] = {
 
 @pytest.mark.parametrize("text", GROUPS)
 def test_groups_are_read_as_they_are_written_and_back(text: str) -> None:
-    assert parse_groups(text) == GROUPS[text]
+    assert parse_groups(text, minimum="1") == GROUPS[text]
     again = ",".join(f"{group.name}:{group_text(group)}" for group in GROUPS[text])
-    assert parse_groups(again) == GROUPS[text]
+    assert parse_groups(again, minimum="1") == GROUPS[text]
 
 
 @pytest.mark.parametrize(
@@ -269,3 +271,47 @@ def test_a_forecast_and_a_standing_are_shown_in_full() -> None:
 
     [row] = rollouts.stage_rows(msgspec.json.decode(said, type=rollouts.Foretold))
     assert row[2] == "3 (2 online) + 1 run it" and row[-2:] == ("2.0 h", "2 wrong arch")
+
+
+@pytest.mark.broker
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_gc_removes_from_metadata_and_cloud_what_nothing_needs(
+    own_broker: AnyBroker, tmp_path: Path, outrider: Run
+) -> None:
+    async with AsyncExitStack() as stack:
+        made, _, (first, second) = await lab(stack, own_broker.url, tmp_path, outrider, 2)
+        third = (await publish(made.service, made.site, tmp_path, 3)).release
+        blobs = tmp_path / "data" / "blobs"
+        store = made.service._store
+        assert store is not None
+        await store.write(
+            lambda connection: connection.execute(sa.update(releases).values(created_ms=releases.c.created_ms - 10**9))
+        )
+        plan = plan_now(await known_as(made, second), groups=[Group(name="all")], expires_ms=2**52)
+        made.site.plan(plan, task=TASK)
+
+        foreseen = await made.ota("gc", "--keep", "1", "--json")
+        assert foreseen.code == 0, foreseen.err
+        why = {each["digest"]: each["why"] for each in foreseen.json["cloud"]["releases"]}
+        assert foreseen.json["dry_run"] and why == {third: "it is signed", second: "it is signed", first: ""}
+        assert (blobs / first[:2] / first).is_file()
+
+        done = await made.ota("gc", "--keep", "1", *made.key, "--yes", "--json")
+        assert done.code == 0, done.err
+        here = {each["digest"] for each in (await get(made.service, "/v1/releases"))[1]["releases"]}
+        assert here == {second, third}
+        assert not (blobs / first[:2] / first).exists() and (blobs / second[:2] / second).is_file()
+        again = await made.ota("gc", "--keep", "1")
+        assert again.code == 0 and "nothing to remove" in again.out
+        status, said = await request(made.service, "POST", "/v1/rollouts", body={"task": TASK, "rollout": plan.rollout})
+        assert status == 201, said
+
+
+async def known_as(made: Lab, digest: str) -> PlannedRelease:
+    """A signed release, as a plan names it."""
+    from outrider_trust.facts import release_facts, release_path
+
+    target = made.site.repository.read(TASK).signed.targets[release_path(TASK, digest)]
+    counter = release_facts(target.custom, task=TASK).counter
+    return PlannedRelease(task=TASK, release=digest, size=target.length, counter=counter)

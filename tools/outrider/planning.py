@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from outrider_wire.errors import CallerInputError, OperatorConfigError
 from outrider_wire.rollout import PlannedRelease, RolloutPlan
-from outrider_wire.rollout_text import parse_freeze, parse_groups
+from outrider_wire.rollout_text import MINIMUM, parse_freeze, parse_groups, with_minimum
 
 if TYPE_CHECKING:
     from outrider.ota.workplace import Workplace
@@ -22,7 +22,7 @@ class Asked(Struct, kw_only=True, frozen=True):
 
     releases: Sequence[str]
     groups: str = "5%,25%,100%"
-    minimum: int = 1
+    minimum: str = MINIMUM
     soak: str = "2h"
     start: str = ""
     expires: str = "30d"
@@ -54,7 +54,7 @@ def make_plan(place: "Workplace", asked: Asked) -> RolloutPlan:
     groups, salt = parse_groups(asked.groups, minimum=asked.minimum), publishing.new_salt()
     if asked.automatic:
         canary = canary_of(place, planned[0].task)
-        groups, salt = [msgspec.structs.replace(canary.group, minimum=asked.minimum)], canary.salt
+        groups, salt = [with_minimum(canary.group, asked.minimum)], canary.salt
     try:
         return msgspec.convert(
             {

@@ -173,11 +173,11 @@ class CloudApi:
 
     def release(self, digest: str) -> dict[str, Any]:
         """Makes a release of a manifest that is there with its files."""
-        return self._post("/v1/releases", {"manifest": digest}, dict[str, Any])
+        return self.post("/v1/releases", {"manifest": digest}, dict[str, Any])
 
     def assign(self, digest: str, devices: Sequence[str] | str) -> dict[str, int]:
         """Offers a release to devices; the counter of each assignment."""
-        return self._post(f"/v1/releases/{digest}/assign", {"devices": devices}, _Counters).counters
+        return self.post(f"/v1/releases/{digest}/assign", {"devices": devices}, _Counters).counters
 
     def devices(self) -> list[Device]:
         """The fleet."""
@@ -188,7 +188,8 @@ class CloudApi:
         """Closes idle connections."""
         self.transport.close()
 
-    def _post(self, path: str, body: object, kind: type[T]) -> T:
+    def post(self, path: str, body: object, kind: type[T]) -> T:
+        """The reply to a JSON document."""
         import msgspec
 
         reply = self.transport.request(

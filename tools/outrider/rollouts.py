@@ -31,6 +31,8 @@ class Stage(Struct, kw_only=True):
     present: int
     online: int
     minimum: int
+    asked: str = ""
+    ruled_out_at_minimum: float = 1.0
     tested: int
     detects: str
     ruled_out: float
@@ -71,6 +73,7 @@ class StageNow(Struct, kw_only=True):
     name: str
     group: str
     minimum: int
+    asked: str = ""
     members: dict[str, int]
     belongs: int
 
@@ -125,6 +128,8 @@ class RolloutApi:
     """The cloud's HTTP API, as far as rollouts go. Every method raises what `outrider.exchange.error_of` makes of a refusal."""
 
     def __init__(self, api: CloudApi) -> None:
+        self.cloud = api
+        """The rest of that API."""
         self._http = api.transport
 
     def forecast(self, plan: RolloutPlan) -> Foretold:
@@ -234,7 +239,7 @@ def stage_rows(said: Foretold) -> list[tuple[str, ...]]:
             each.name,
             each.group,
             f"{each.devices} ({each.online} online)" + (f" + {each.present} run it" if each.present else ""),
-            str(each.minimum),
+            _must(each),
             each.detects,
             size(each.bytes),
             span(each.seconds),
@@ -251,7 +256,7 @@ def standing_rows(standing: Standing) -> list[tuple[str, ...]]:
             ("→ " if index == standing.stage and not standing.over else "  ") + each.name,
             each.group,
             str(each.belongs),
-            str(each.minimum),
+            _must(each),
             counted(each.members) or "–",
         )
         for index, each in enumerate(standing.groups)
@@ -274,7 +279,7 @@ def figure_rows(standing: Standing) -> list[tuple[str, ...]]:
 
 def headline(standing: Standing) -> str:
     """A rollout in one line."""
-    stopped = ", STOPPED" if standing.stopped else ""
+    stopped = (", automatic" if standing.automatic else "") + (", STOPPED" if standing.stopped else "")
     where = f"stage {standing.stage + 1} of {standing.stages} ({standing.group})"
     what = f": {standing.what}" if standing.what else ""
     return f"{standing.rollout}: {standing.state.replace('_', ' ')}{stopped}, {where}{what}"
@@ -291,6 +296,11 @@ def span(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.1f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def _must(stage: Stage | StageNow) -> str:
+    """``12 (60%)``."""
+    return f"{stage.minimum} ({stage.asked})" if stage.asked.endswith("%") else str(stage.minimum)
 
 
 def _name(rollout: str) -> str:

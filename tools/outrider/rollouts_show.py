@@ -26,7 +26,7 @@ def fleet(screen: Screen, rows: Sequence[DeviceRow], standings: rollouts.Standin
             [
                 (
                     each.rollout,
-                    each.state,
+                    each.state + (" (automatic)" if each.automatic else ""),
                     f"{each.stage + 1}/{each.stages} {each.group}",
                     rollouts.counted(each.members) or "–",
                     each.what or each.means,

@@ -169,7 +169,7 @@ TRUST_ROWS: tuple[Reason, ...] = (
     Reason(
         "plan_beyond_canary",
         "trust",
-        _DEVICE,
+        _BOTH,
         _SIGNER,
         "an automatic plan names more than the canary group that its role was given",
         "sign it with the task's key, or look who has the automatic one",
@@ -183,6 +183,14 @@ TRUST_ROWS: tuple[Reason, ...] = (
         "sign release and plan again",
     ),
     Reason("plan_invalid", "trust", _DEVICE, _SIGNER, "a plan does not parse, or is another's", "sign it again"),
+    Reason(
+        "proposal_waits",
+        "trust",
+        _CLOUD,
+        _SIGNER,
+        "the cloud signs nothing by itself with an automatic role of which a proposed version waits",
+        "`outrider ota keys sign` or `outrider ota keys discard` that role",
+    ),
     Reason(
         "release_invalid", "trust", _DEVICE, _SIGNER, "what is signed of a release contradicts itself", "sign it again"
     ),

@@ -6,6 +6,7 @@ with the online control key, which can neither make a release nor leave the plan
 """
 
 import hashlib
+import math
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -51,6 +52,8 @@ class Group(Struct, kw_only=True, frozen=True):
     """If any: these alone."""
     minimum: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
     """Devices that must have finished before the next stage begins."""
+    minimum_share: Share = 0.0
+    """If any: this share of the stage's devices must have, and `minimum` of them, or all where the stage has fewer."""
 
 
 class WeeklyWindow(Struct, kw_only=True, frozen=True):
@@ -151,6 +154,19 @@ def stage_of(plan: RolloutPlan, device: str, facts: Mapping[str, str]) -> int | 
         if named and place < group.share and all(facts.get(name) == value for name, value in group.facts.items()):
             return stage
     return None
+
+
+def must_finish(group: Group, *, ordered: int, awake: int) -> int:
+    """Devices that must have finished that stage before the next begins.
+
+    Args:
+        group: The stage.
+        ordered: Its devices that have an order, or had one.
+        awake: Those of them that were not asleep all the while: who never came says nothing of a release.
+    """
+    if not group.minimum_share:
+        return group.minimum
+    return max(1, min(group.minimum, ordered), math.ceil(group.minimum_share * awake - 1e-9))
 
 
 def earliest_ms(plan: RolloutPlan, stage: int) -> int:

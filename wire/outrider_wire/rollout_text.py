@@ -19,13 +19,20 @@ _MOMENT = r"(Mon|Tue|Wed|Thu|Fri|Sat|Sun) ([01][0-9]|2[0-3]):([0-5][0-9])"
 _WINDOW = re.compile(rf"{_MOMENT} ?[-–] ?{_MOMENT}")
 
 
-def parse_groups(text: str, *, minimum: int = 1) -> list[Group]:
-    """The stages of ``5%,25%,100%`` or ``site=berlin,100%``, each with ``minimum`` devices that must have finished.
+FLOOR = 3
+"""Where a share of a stage must finish: so many at least, as a threshold needs so many devices to halt anything."""
+MINIMUM = "60%"
+"""What must finish unless the plan says otherwise: the devices that a release harms are not always the first to tell."""
+
+
+def parse_groups(text: str, *, minimum: str = MINIMUM) -> list[Group]:
+    """The stages of ``5%,25%,100%`` or ``site=berlin,100%``, of each of which ``minimum`` (a count or a share) must have finished.
 
     Raises:
         CallerInputError: it is none, two have one name, or one could hold nobody that the stages before it have not.
     """
-    groups = [_group(item.strip(), minimum) for item in text.split(",")]
+    must = parse_minimum(minimum)
+    groups = [_group(item.strip(), must) for item in text.split(",")]
     names: set[str] = set()
     reached: dict[tuple[object, ...], float] = {}
     for group in groups:
@@ -41,7 +48,34 @@ def parse_groups(text: str, *, minimum: int = 1) -> list[Group]:
     return groups
 
 
-def _group(text: str, minimum: int) -> Group:
+def parse_minimum(text: str) -> dict[str, float]:
+    """``20`` or ``60%`` as a group's own fields.
+
+    Raises:
+        CallerInputError: it is neither.
+    """
+    if (found := _SHARE.fullmatch(text)) and 0 < float(found[1]) <= 100:
+        return {"minimum": FLOOR, "minimum_share": float(found[1]) / 100}
+    if re.fullmatch(r"[0-9]{1,7}", text) and 1 <= int(text) <= 1_000_000:
+        return {"minimum": int(text)}
+    raise _wrong(f"{text!r} is no minimum", "write 60% or 20")
+
+
+def with_minimum(group: Group, text: str) -> Group:
+    """The same group, of which that must finish.
+
+    Raises:
+        CallerInputError: it is no minimum.
+    """
+    return msgspec.structs.replace(group, **{"minimum_share": 0.0, **parse_minimum(text)})
+
+
+def minimum_text(group: Group) -> str:
+    """What must finish, as `parse_minimum` reads it."""
+    return f"{group.minimum_share * 100:g}%" if group.minimum_share else str(group.minimum)
+
+
+def _group(text: str, must: Mapping[str, float]) -> Group:
     name, colon, terms = text.rpartition(":")
     share, facts, devices = 1.0, dict[str, str](), list[str]()
     for term in (each.strip() for each in terms.split("+")):
@@ -59,7 +93,7 @@ def _group(text: str, minimum: int) -> Group:
         "share": share,
         "facts": facts,
         "devices": devices,
-        "minimum": minimum,
+        **must,
     }
     if share == 0.0:
         raise _wrong(f"{text!r} is of nobody", "write a share above 0%")

@@ -70,7 +70,7 @@ class Library:
     def __init__(self, *, task: Task, store: Store, blobs: BlobStore) -> None:
         self.task = task
         self.store = store
-        self._blobs = blobs
+        self.blobs = blobs
         self._place = {label: place for place, label in enumerate(task.labels)}
         self._texts = {part.name for part in task.inputs if part.modality == "text"}
 
@@ -129,7 +129,7 @@ class Library:
 
     def _part(self, connection: sa.Connection, name: str, sha256: str, known: dict[str, bytes]) -> PartValue:
         if sha256 not in known:
-            data = payload(connection, sha256) or self._blobs.read(sha256)
+            data = payload(connection, sha256) or self.blobs.read(sha256)
             if data is None:
                 raise RuleRefusalError(
                     f"part {name!r} of an example is lost: blob {sha256[:12]}… is not in the store",
@@ -178,7 +178,7 @@ class Library:
             if len(data) <= INLINE_BYTES:
                 small[digests[name]] = data
             else:
-                self._blobs.put(data)
+                self.blobs.put(data)
         label = int(table.labels[row])
         identity = "\0".join([self.task.name, table.groups[row], *(digests[name] for name in sorted(digests))])
         return NewExample(

@@ -23,6 +23,8 @@ class OpenTask:
     library: Library
     key: str
     shares: Shares
+    hands_over: bool
+    """Whether what a round promotes becomes a release of the cloud, which begins its canary rollout (``[trust.automatic]``)."""
 
 
 @contextmanager
@@ -38,7 +40,14 @@ def opened(config: CloudConfig, name: str) -> Iterator[OpenTask]:
     try:
         store.open()
         library = Library(task=task, store=store, blobs=BlobStore(root=config.folder / "blobs"))
-        yield OpenTask(task=task, settings=settings, library=library, key=roles_key(config), shares=config.roles.shares)
+        yield OpenTask(
+            task=task,
+            settings=settings,
+            library=library,
+            key=roles_key(config),
+            shares=config.roles.shares,
+            hands_over=name in config.trust.automatic,
+        )
     finally:
         store.close()
 

@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from outrider_cloud.clock import now_ms
 from outrider_cloud.learning import ledger, rounds
 from outrider_cloud.learning.candidate import Base, Workshop, check_free, deliver, distilled, open_base, sister_pairs
+from outrider_cloud.learning.handing_over import hand_over
 from outrider_cloud.learning.lessons import Lessons
 from outrider_cloud.learning.material import Learnable, Material, gather, learnable
 from outrider_cloud.learning.opening import OpenTask
@@ -66,6 +67,8 @@ def run_round(work: OpenTask, plan: RoundPlan, progress: Progress) -> RoundRepor
     number = work.library.store.submit(begun).result()
     try:
         report = _Round(work=work, plan=plan, base=base, number=number, progress=progress).run()
+        if report.state == "promoted" and work.hands_over:
+            hand_over(plan.out, store=work.library.store, blobs=work.library.blobs)
     except BaseException as error:  # interrupted too: the store must not say that it still runs
         refused = isinstance(error, RuleRefusalError)
         _end(work, number, "refused" if refused else "failed", None, {"verdict": str(error)})

@@ -16,6 +16,13 @@ def start(connection: sa.Connection, *, task: str, deployed: str, now_ms: int) -
     return number
 
 
+def newest_promoted(connection: sa.Connection, *, task: str) -> tuple[int, str] | None:
+    """Number and candidate of the task's newest promoted round; None: none was."""
+    promoted = sa.select(rounds.c.id, rounds.c.candidate).where(rounds.c.task == task, rounds.c.state == "promoted")
+    row = connection.execute(promoted.order_by(rounds.c.id.desc()).limit(1)).first()
+    return None if row is None else (row.id, row.candidate)
+
+
 def finish(
     connection: sa.Connection, *, number: int, state: Ended, candidate: str | None, report: Any, now_ms: int
 ) -> None:

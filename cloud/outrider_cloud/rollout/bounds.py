@@ -29,15 +29,18 @@ def upper_rate(bad: int, n: int, confidence: float) -> float:
 
 
 def evidence(bad: int, n: int, rate: float) -> float:
-    """How strongly ``bad`` of ``n`` devices speak for a rate above ``rate``: the mean likelihood ratio over all rates above it, alike.
+    """How strongly ``bad`` of ``n`` devices speak for a rate above ``rate``: the mean likelihood ratio over the rates above it; 0 without
+    a fault.
 
-    ∫ p^k (1−p)^(n−k) dp / (1−r), p from r to 1, over r^k (1−r)^(n−k). Its mean is at most 1 when the true rate is at most ``rate``.
+    ∫ p^k (1−p)^(n−k) dp/p / ln(1/r), p from r to 1, over r^k (1−r)^(n−k). Its mean is at most 1 when the true rate is at most ``rate``.
+    The weight 1/p counts every doubling of the rate alike; against all rates alike it needs a fault less from 20 devices on, and never
+    one more.
     """
-    tail = binomial_tail(bad, n + 1, rate)  # P(Beta(k+1, n−k+1) > r)
+    tail = binomial_tail(bad - 1, n, rate) if bad else 0.0  # P(Beta(k, n−k+1) > r)
     if tail <= 0.0:
         return 0.0
-    log_beta = math.lgamma(bad + 1) + math.lgamma(n - bad + 1) - math.lgamma(n + 2)
-    log = log_beta + math.log(tail) - math.log1p(-rate) - bad * math.log(rate) - (n - bad) * math.log1p(-rate)
+    log_beta = math.lgamma(bad) + math.lgamma(n - bad + 1) - math.lgamma(n + 1)
+    log = log_beta + math.log(tail) - math.log(-math.log(rate)) - bad * math.log(rate) - (n - bad) * math.log1p(-rate)
     return math.exp(min(log, 700.0))
 
 

@@ -9,9 +9,11 @@ from outrider_cloud.rollout import bounds
 from outrider_cloud.rollout.ordering import obstacle, runs_it
 from outrider_cloud.rollout.records import Blocked, Look, Seen, World
 from outrider_cloud.rollout.verdict import alpha
-from outrider_wire.rollout import Group, RolloutPlan, stage_of
-from outrider_wire.rollout_text import group_text
+from outrider_wire.rollout import Group, RolloutPlan, must_finish, stage_of
+from outrider_wire.rollout_text import group_text, minimum_text
 
+HIGH = 0.25
+"""A stage whose minimum rules out only rates above this is warned of: it may let a release pass that fails on every fourth device."""
 SHOWN = 20
 """Blocked devices that are named, a stage."""
 
@@ -36,6 +38,11 @@ class StageForecast(Struct, kw_only=True, frozen=True):
     """That run it already."""
     online: int
     minimum: int
+    """That must finish before the next stage, were all of them to come."""
+    asked: str
+    """What the plan asks for: a count, or a share."""
+    ruled_out_at_minimum: float
+    """As `ruled_out`, when no more have finished than must."""
     tested: int
     """Devices that will have been ordered when it is done, those of the stages before it included."""
     ruled_out: float
@@ -71,10 +78,10 @@ def forecast(look: Look, carriage: Carriage) -> Forecast:
     for seen in look.fleet.values():
         placed.setdefault(stage_of(plan, seen.device, seen.facts), []).append(seen)
     stages: list[StageForecast] = []
-    tested = 0
+    tested = least = 0
     for index, group in enumerate(plan.groups):
-        stages.append(_stage(look, group, placed.get(index, []), before=tested, carriage=carriage))
-        tested = stages[-1].tested
+        stages.append(_stage(look, group, placed.get(index, []), before=tested, least=least, carriage=carriage))
+        tested, least = stages[-1].tested, least + min(stages[-1].minimum, stages[-1].devices)
     return Forecast(
         rollout=plan.rollout,
         stages=stages,
@@ -86,13 +93,15 @@ def forecast(look: Look, carriage: Carriage) -> Forecast:
     )
 
 
-def _stage(look: Look, group: Group, members: list[Seen], *, before: int, carriage: Carriage) -> StageForecast:
+def _stage(
+    look: Look, group: Group, members: list[Seen], *, before: int, least: int, carriage: Carriage
+) -> StageForecast:
     plan = look.plan
     blocked = [found for each in members if (found := obstacle(plan, each, look.world, look.asks))]
     names = {each.device for each in blocked}
     able = [each for each in members if each.device not in names and not runs_it(plan, each)]
     sizes = [_missing(plan, each, carriage.files) for each in able]
-    tested = before + len(able)
+    tested, minimum = before + len(able), must_finish(group, ordered=len(able), awake=len(able))
     limits = plan.thresholds
     ruled_out = bounds.ruled_out(tested, limits.confidence)
     halted = bounds.halted_above(
@@ -106,7 +115,9 @@ def _stage(look: Look, group: Group, members: list[Seen], *, before: int, carria
         devices=len(able),
         present=sum(each.device not in names and runs_it(plan, each) for each in members),
         online=sum(each.online for each in able),
-        minimum=group.minimum,
+        minimum=minimum,
+        asked=minimum_text(group),
+        ruled_out_at_minimum=bounds.ruled_out(least + min(minimum, len(able)), limits.confidence),
         tested=tested,
         ruled_out=ruled_out,
         halted_above=halted,
@@ -140,6 +151,12 @@ def _warnings(plan: RolloutPlan, stages: list[StageForecast], world: World) -> l
         f"stage {each.name}: {each.devices} devices, and {each.minimum} must finish before the next"
         for each in stages
         if each.devices < each.minimum
+    ]
+    found += [
+        f"stage {each.name} may end with {each.minimum} devices (--min {each.asked}), and when none of them fails only failure "
+        f"rates above {each.ruled_out_at_minimum:.0%} are ruled out"
+        for each in stages[:-1]
+        if each.devices >= each.minimum and each.ruled_out_at_minimum > HIGH
     ]
     if plan.soak_s < plan.thresholds.silence_s and len(plan.groups) > 1:
         found.append(

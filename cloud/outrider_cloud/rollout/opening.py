@@ -3,13 +3,17 @@
 from collections.abc import Callable
 
 from outrider_cloud.config import CloudConfig
+from outrider_cloud.housekeeping import Chore
 from outrider_cloud.intake.replies import Publish
 from outrider_cloud.releases import Releases
+from outrider_cloud.rollout.automatic import EVERY_S, Automatic
+from outrider_cloud.rollout.collector import Collector
 from outrider_cloud.rollout.desk import RolloutDesk
 from outrider_cloud.rollout.forecast import Carriage
 from outrider_cloud.rollout.running import Rollouts
+from outrider_cloud.store.blobstore import BlobStore
 from outrider_cloud.store.store import Store
-from outrider_cloud.trust.service import Trust
+from outrider_cloud.trust.service import TEND_EVERY_S, Trust
 from outrider_link.envelope import Outgoing
 from outrider_wire.codec import encode
 from outrider_wire.messages import StopNotice
@@ -44,14 +48,21 @@ def open_rollouts(
     config: CloudConfig,
     *,
     store: Store,
+    blobs: BlobStore,
     releases: Releases,
     trust: Trust,
     publish: Publish,
     topics: Topics,
     connected: Callable[[], bool],
-) -> tuple[Rollouts, RolloutDesk]:
-    """Whoever runs rollouts, and whoever is asked about them."""
+) -> tuple[Rollouts, RolloutDesk, Collector, list[Chore]]:
+    """Whoever runs rollouts, is asked about them, and removes what none needs; and what is done now and again."""
     sender = BrokerSender(releases=releases, publish=publish, topics=topics, connected=connected)
     running = Rollouts(store=store, signer=trust.control, plans=trust.plans, sender=sender)
     carriage = Carriage(device_bytes_per_s=config.devices.serve_bytes_per_s, fleet_bytes_per_s=config.broker.blob_cap)
-    return running, RolloutDesk(store=store, running=running, carriage=carriage)
+    desk = RolloutDesk(store=store, running=running, carriage=carriage)
+    chores = [Chore("tend", TEND_EVERY_S, trust.tend)]
+    if trust.automatic:
+        settings = config.trust.automatic
+        automatic = Automatic(store=store, blobs=blobs, trust=trust, running=running, desk=desk, settings=settings)
+        chores.append(Chore("automatic", EVERY_S, automatic.turn))
+    return running, desk, Collector(store=store, blobs=blobs, plans=trust.plans), chores

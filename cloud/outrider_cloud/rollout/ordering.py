@@ -55,7 +55,7 @@ def renewals(plan: RolloutPlan, members: Mapping[str, Member], world: World) -> 
         late = each.expires_ms - world.now_ms < ORDER_LIFE_MS // 2 and each.expires_ms < plan.expires_ms
         if each.state == "waiting" and late:
             order = _order(plan, each.device, each.stage, world)
-            found.append((replace(each, ordered_ms=world.now_ms, expires_ms=order.expires_ms), order))
+            found.append((replace(each, expires_ms=order.expires_ms), order))
     return found
 
 

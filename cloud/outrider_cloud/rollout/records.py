@@ -67,10 +67,11 @@ class Member(Struct, kw_only=True, frozen=True):
     first: int = 0
     """Number of the first of those that were only made anew."""
     ordered_ms: int = 0
+    """When it was first ordered: an order that is only made anew gives nobody more time."""
     expires_ms: int = 0
-    """Of that order."""
+    """Of the newest order."""
     back: bool = False
-    """Whether that order is to go back."""
+    """Whether the newest order is to go back."""
     began_ms: int = 0
     """When the first word about the release came; 0: none has."""
     ended_ms: int = 0

@@ -17,6 +17,8 @@ from outrider_cloud.rollout.states import BEGAN
 from outrider_wire.rollout import RolloutPlan
 
 FIGURES = ("failures", "rollbacks", "alarms", "silence", "escalation")
+DOUBTED = 2
+"""So many devices may call a person where they are too few to halt: of few canaries, two that fail are no chance. One device never may."""
 INPUTS = 30
 """Inputs that a device must have seen before and after, to be compared."""
 COMPARED = 200
@@ -75,12 +77,12 @@ def judge(plan: RolloutPlan, members: Mapping[str, Member]) -> Verdict:
 
 def _figure(plan: RolloutPlan, name: str, bad: int, n: int, limit: float) -> Figure:
     limits = plan.thresholds
+    lower = bounds.lower_rate(bad, n, limits.confidence)
     says: Says = "ok"
     if bounds.exceeds(bad, n, limit, alpha=alpha(plan), devices=limits.devices):
         says = "exceeded"
-    elif bad >= limits.devices and bad > limit * n:
+    elif (bad >= limits.devices and bad > limit * n) or (bad >= DOUBTED and lower > limit):
         says = "doubt"
-    lower = bounds.lower_rate(bad, n, limits.confidence)
     upper = bounds.upper_rate(bad, n, limits.confidence)
     what = f"{name}: {bad} of {n} devices, more than {limit:.1%} is tolerated" if says != "ok" else ""
     return Figure(name=name, bad=bad, n=n, limit=limit, lower=lower, upper=upper, says=says, what=what)

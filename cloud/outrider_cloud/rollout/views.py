@@ -7,12 +7,13 @@ from typing import Any
 from msgspec import Struct
 
 from outrider_cloud.rollout.controller import Step
+from outrider_cloud.rollout.leaving import required
 from outrider_cloud.rollout.records import Blocked, Event, Look, Member
 from outrider_cloud.rollout.states import ACTS, STATES
 from outrider_cloud.rollout.verdict import Figure
 from outrider_cloud.store.rollouts import Kept
 from outrider_wire.rollout import PlannedRelease, RolloutPlan, stage_of
-from outrider_wire.rollout_text import freeze_text, group_text
+from outrider_wire.rollout_text import freeze_text, group_text, minimum_text
 
 SHOWN = 100
 """Blocked devices that are named."""
@@ -49,6 +50,9 @@ class StageView(Struct, kw_only=True, frozen=True):
     name: str
     group: str
     minimum: int
+    """Devices of it that must have finished, as the fleet is now."""
+    asked: str
+    """What the plan asks for: a count, or a share."""
     members: dict[str, int]
     belongs: int
     """Devices that are of it now, ordered or not."""
@@ -106,7 +110,8 @@ def detail(kept: Kept, look: Look, shown: Step, *, stopped: bool) -> RolloutDeta
             StageView(
                 name=group.name,
                 group=group_text(group),
-                minimum=group.minimum,
+                minimum=required(look, index),
+                asked=minimum_text(group),
                 members=dict(Counter(each.state for each in look.members.values() if each.stage == index)),
                 belongs=places[index],
             )

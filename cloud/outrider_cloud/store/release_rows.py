@@ -8,7 +8,28 @@ import sqlalchemy as sa
 from outrider_cloud.store.portable import insert
 from outrider_cloud.store.schema import assignments, devices, release_files, releases
 from outrider_wire.errors import CallerUnknownError
+from outrider_wire.manifest import Manifest
 from outrider_wire.messages import Assignment
+
+
+def row_of(manifest: Manifest, *, digest: str, size: int, stamp_ms: int) -> dict[str, Any]:
+    """A release's row.
+
+    Args:
+        manifest: Of its bundle.
+        digest: SHA-256 of the manifest's bytes.
+        size: Bytes of the manifest.
+        stamp_ms: UTC.
+    """
+    return {
+        "digest": digest,
+        "task": manifest.task,
+        "version": manifest.version,
+        "size": size,
+        "parent": manifest.parent,
+        "certificate": manifest.certificate.id if manifest.certificate else "",
+        "created_ms": stamp_ms,
+    }
 
 
 def add(connection: sa.Connection, *, row: dict[str, Any], files: Mapping[str, int]) -> None:
@@ -16,6 +37,17 @@ def add(connection: sa.Connection, *, row: dict[str, Any], files: Mapping[str, i
     connection.execute(insert(releases).values(row).on_conflict_do_nothing())
     rows = [{"release": row["digest"], "sha256": sha256, "size": size} for sha256, size in files.items()]
     connection.execute(insert(release_files).on_conflict_do_nothing(), rows)
+
+
+def remove(connection: sa.Connection, *, digests: Sequence[str]) -> set[str]:
+    """Removes releases that nothing names any more; the digests of the files that they had."""
+    files: set[str] = set()
+    for digest in digests:
+        of_it = release_files.c.release == digest
+        files.update(connection.execute(sa.select(release_files.c.sha256).where(of_it)).scalars())
+        connection.execute(sa.delete(release_files).where(of_it))
+        connection.execute(sa.delete(releases).where(releases.c.digest == digest))
+    return files
 
 
 def assign(connection: sa.Connection, *, digest: str, to: Sequence[str] | None, stamp_ms: int) -> dict[str, int]:

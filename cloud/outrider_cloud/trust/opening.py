@@ -8,13 +8,14 @@ from securesystemslib.signer import Signer  # type: ignore[attr-defined]
 
 from outrider_cloud.background import Background
 from outrider_cloud.intake.replies import Publish
+from outrider_cloud.trust.automatic import AutomaticRole
 from outrider_cloud.trust.control import Control
 from outrider_cloud.trust.online import OnlineRoles
 from outrider_cloud.trust.plans import SignedPlans
 from outrider_cloud.trust.service import Trust
 from outrider_cloud.trust.settings import TrustSettings
 from outrider_link.settings import read_secret
-from outrider_trust.facts import CONTROL, FILE
+from outrider_trust.facts import CONTROL, FILE, auto_role
 from outrider_trust.keys import key_named, open_signer
 from outrider_trust.repository import ONLINE, Repository
 from outrider_wire.errors import OperatorConfigError
@@ -39,7 +40,9 @@ def open_trust(
     if not settings.on:
         return Trust(publish=publish, topics=topics, background=background)
     repository = Repository(Path(settings.repository))
-    signers = {role: _signer(settings, repository, role) for role in (*ONLINE, CONTROL)}
+    keys = {role: settings.key(role) for role in (*ONLINE, CONTROL)}
+    keys |= {auto_role(task): settings.automatic_key(task) for task in settings.automatic}
+    signers = {role: _signer(settings, repository, role, uri) for role, uri in keys.items()}
     online = OnlineRoles(
         repository=repository,
         signers={role: signers[role] for role in ONLINE},
@@ -48,6 +51,12 @@ def open_trust(
     )
     online.check()
     online.tend()
+    automatic = {
+        task: AutomaticRole(task=task, repository=repository, signer=signers[auto_role(task)])
+        for task in settings.automatic
+    }
+    for role in automatic.values():
+        role.check()
     return Trust(
         publish=publish,
         topics=topics,
@@ -55,11 +64,11 @@ def open_trust(
         online=online,
         control=Control(repository=repository, signer=signers[CONTROL]),
         plans=SignedPlans(repository=repository, folder=folder / "trusted"),
+        automatic=automatic,
     )
 
 
-def _signer(settings: TrustSettings, repository: Repository, role: str) -> Signer:
-    uri = settings.key(role)
+def _signer(settings: TrustSettings, repository: Repository, role: str, uri: str) -> Signer:
 
     def passphrase(what: str) -> bytes:
         if not settings.passphrase_file:
@@ -74,7 +83,7 @@ def _signer(settings: TrustSettings, repository: Repository, role: str) -> Signe
 
 def _named(repository: Repository, role: str, uri: str) -> Any:
     """The public key that the metadata has of a URI."""
-    if role == CONTROL:
+    if role not in ONLINE:
         delegations = repository.read("targets").signed.delegations
         keys = delegations.keys.values() if delegations else ()
     else:

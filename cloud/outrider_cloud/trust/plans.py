@@ -55,6 +55,12 @@ class SignedPlans:
         self._client.refresh(self._source)
         return self._client.release(task, digest, self._source)
 
+    def digests(self) -> frozenset[str]:
+        """SHA-256 of everything that a delegated role lists."""
+        roles = (role for role in self._repository.roles() if role not in KINDS)
+        listed = (target for role in roles for target in self._repository.read(role).signed.targets.values())
+        return frozenset(target.hashes.get("sha256", "") for target in listed)
+
     def names(self) -> list[PlanName]:
         """Every plan that a role lists, whether or not a device would accept it."""
         found: list[PlanName] = []

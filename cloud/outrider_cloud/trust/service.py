@@ -4,10 +4,12 @@ import asyncio
 import hashlib
 import logging
 from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from outrider_cloud.background import Background
 from outrider_cloud.intake.replies import Publish
+from outrider_cloud.trust.automatic import AutomaticRole
 from outrider_cloud.trust.control import Control
 from outrider_cloud.trust.online import OnlineRoles
 from outrider_cloud.trust.plans import SignedPlans
@@ -33,6 +35,7 @@ class Trust:
         online: the repository.
         control: signs orders and stops.
         plans: reads plans back.
+        automatic: roles that this cloud signs with by itself, by task.
         publish: says it on the broker.
         topics: where.
         background: runs what nobody awaits.
@@ -47,10 +50,13 @@ class Trust:
         online: OnlineRoles | None = None,
         control: Control | None = None,
         plans: SignedPlans | None = None,
+        automatic: Mapping[str, AutomaticRole] | None = None,
     ) -> None:
         self._online = online
         self.control = control
         self.plans = plans
+        self.automatic = dict(automatic or {})
+        """Roles that this cloud signs with by itself, by task."""
         self._publish = publish
         self._topics = topics
         self._background = background
@@ -88,6 +94,21 @@ class Trust:
         await self.announce()
         return version
 
+    async def take_own(self, make: Callable[[], dict[str, bytes]]) -> None:
+        """Publishes what an automatic role signs here, made when nothing else is being published; errors as `take`, and as ``make``."""
+        if self._online is None:
+            raise NotHereError("metadata")
+        online = self._online
+
+        def take() -> bool:
+            files = make()
+            return bool(files and online.take(files))
+
+        async with self._changing:
+            taken = await asyncio.to_thread(take)
+        if taken:
+            await self.announce()
+
     async def tend(self) -> None:
         """Keeps snapshot and timestamp from expiring."""
         if self._online is None:
@@ -96,6 +117,8 @@ class Trust:
             signed = await asyncio.to_thread(self._online.tend)
         if signed:
             await self.announce()
+        for role in self.automatic.values():
+            await self.take_own(role.renewed)
 
     async def announce(self) -> None:
         """Says, retained, that there is metadata. What the broker does not take is said at the next connection."""

@@ -6,9 +6,21 @@ from typing import Annotated, Self
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from outrider_trust.facts import FILE
+from outrider_trust.facts import FILE, auto_role
+from outrider_wire.names import Name
 
 Days = Annotated[float, Meta(gt=0, le=365)]
+
+
+class AutomaticSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """What the cloud does by itself with the learning rounds of one task: a rollout to the canary group that is signed for it."""
+
+    key: str = ""
+    """URI of the key of the task's automatic role; empty: ``file:keys/TASK-auto.pem`` in the repository."""
+    soak_s: Annotated[int, Meta(ge=0, le=365 * 86400)] = 7200
+    """How long the canary group has the release before the rollout has finished."""
+    expires_days: Days = 14.0
+    """How long the plan is good for."""
 
 
 class TrustSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -29,6 +41,9 @@ class TrustSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tru
     timestamp_days: Days = 7.0
     """The same of a timestamp: a fleet that sleeps for a weekend must still find it good. It is signed again at half of it."""
 
+    automatic: dict[Name, AutomaticSettings] = {}
+    """Tasks whose promoted learning rounds the cloud releases to their canary group; none: it begins nothing by itself."""
+
     @property
     def on(self) -> bool:
         """Releases are signed here."""
@@ -43,6 +58,10 @@ class TrustSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tru
         """URI of an online key."""
         return str(getattr(self, f"{role}_key")) or f"{FILE}:{self.repository}/keys/{role}.pem"
 
+    def automatic_key(self, task: str) -> str:
+        """URI of the key of a task's automatic role."""
+        return self.automatic[task].key or f"{FILE}:{self.repository}/keys/{auto_role(task)}.pem"
+
     def anchored(self, anchor: Callable[[str], str]) -> Self:
         """The same with every path absolute."""
 
@@ -52,4 +71,5 @@ class TrustSettings(Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tru
 
         paths = {name: anchor(getattr(self, name)) for name in ("repository", "passphrase_file")}
         keys = {name: key(getattr(self, name)) for name in ("snapshot_key", "timestamp_key", "control_key")}
-        return replace(self, **paths, **keys)
+        automatic = {task: replace(each, key=key(each.key)) for task, each in self.automatic.items()}
+        return replace(self, **paths, **keys, automatic=automatic)

@@ -6,12 +6,14 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta
 
+from outrider_cloud.rollout.collecting import KEEP, Collected
+from outrider_cloud.rollout.collector import Collector
 from outrider_cloud.rollout.desk import RolloutDesk
 from outrider_cloud.rollout.forecast import Forecast
 from outrider_cloud.rollout.states import Act
 from outrider_cloud.rollout.views import DeviceInRollout, RolloutBrief, RolloutDetail
 from outrider_cloud.web.route import JSON_TYPE, Route, converted, json_reply, read_body
-from outrider_wire.names import Name
+from outrider_wire.names import Digest, Name
 from outrider_wire.rollout import RolloutPlan, Stop
 
 Note = Annotated[str, Meta(max_length=256)]
@@ -71,11 +73,29 @@ class StopReply(msgspec.Struct, kw_only=True, frozen=True):
     stop: Stop
 
 
+class CollectRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Releases that nothing needs."""
+
+    keep: Annotated[int, Meta(ge=1, le=1000)] = KEEP
+    """So many of each task's newest stay in any case."""
+    without: Annotated[list[Digest], Meta(max_length=10_000)] = []
+    """With ``dry_run``: releases that are about to be signed no more."""
+    dry_run: bool = True
+
+
+class CollectReply(msgspec.Struct, kw_only=True, frozen=True):
+    """What was removed, or would be, and why the rest stays."""
+
+    dry_run: bool
+    collected: Collected
+
+
 class RolloutRoutes:
     """The handlers, given what they ask."""
 
-    def __init__(self, *, desk: RolloutDesk) -> None:
+    def __init__(self, *, desk: RolloutDesk, collector: Collector) -> None:
         self._desk = desk
+        self._collector = collector
 
     def routes(self) -> list[Route]:
         """This group's rows."""
@@ -138,6 +158,16 @@ class RolloutRoutes:
                 gives=StopReply,
                 fails=(404, 409, 503),
             ),
+            Route(
+                method="POST",
+                path="/v1/releases/collect",
+                handler=self._collect,
+                what="Remove the releases that nothing needs, or say which would go",
+                body=JSON_TYPE,
+                takes=CollectRequest,
+                gives=CollectReply,
+                fails=(503,),
+            ),
         ]
 
     async def _forecast(self, request: web.Request) -> web.Response:
@@ -160,6 +190,14 @@ class RolloutRoutes:
         name, said = _name(request), await read_body(request, ActRequest)
         done = await self._desk.act(name, said.act, note=said.note, forgive=said.forgive, dry_run=said.dry_run)
         return json_reply(done)
+
+    async def _collect(self, request: web.Request) -> web.Response:
+        said = await read_body(request, CollectRequest)
+        if said.dry_run:
+            found = await self._collector.foresee(keep=said.keep, without=frozenset(said.without))
+        else:
+            found = await self._collector.collect(keep=said.keep)
+        return json_reply(CollectReply(dry_run=said.dry_run, collected=found))
 
     async def _stop(self, request: web.Request) -> web.Response:
         said = await read_body(request, StopRequest)

@@ -5,19 +5,13 @@ from typing import Annotated, Any
 
 import typer
 
-from outrider.commands.options import DryRun, Json, Quiet, Yes, group
+from outrider.commands.options import Json, Quiet, group
 from outrider.commands.ota_options import (
-    DEFAULT_REPOSITORY,
-    CaFile,
-    CloudOf,
-    Folder,
     Keys,
     PassphraseFile,
-    TokenFile,
-    cloud_of,
     finish,
-    workplace,
 )
+from outrider.commands.ota_shared import CHANGE, FOLDER, FOUND, PROPOSE, PUBLISH, RENEW, Given, sharing
 from outrider.output import Screen
 
 app = group("Say who may sign: add, rotate, revoke keys; sign what is proposed.")
@@ -26,9 +20,9 @@ Role = Annotated[str, typer.Argument(metavar="ROLE", help="root, targets, snapsh
 Threshold = Annotated[int | None, typer.Option(min=1, help="How many of the role's keys must sign; default: as now.")]
 
 
+@sharing(*FOUND)
 def init(
     *,
-    folder: Folder = DEFAULT_REPOSITORY,
     task: Annotated[list[str], typer.Option("--task", metavar="NAME", help="A task whose releases are signed.")],
     signers: Annotated[str, typer.Option(metavar="NofM", help="Root keys: how many of how many must sign.")] = "2of3",
     root_key: Annotated[
@@ -43,10 +37,7 @@ def init(
         list[str] | None,
         typer.Option(metavar="DEVICE", help="A device of the canary group; none named: 1 % of the fleet."),
     ] = None,
-    passphrase_file: PassphraseFile = None,
-    dry_run: DryRun = False,
-    json: Json = False,
-    quiet: Quiet = False,
+    given: Given,
 ) -> None:
     """Make a repository of signed metadata, and its first keys.
 
@@ -54,12 +45,12 @@ def init(
     """
     from outrider.ota.founding import Wish, found_here, wished
 
-    screen = Screen(json=json, quiet=quiet)
+    screen, folder = given.screen, given.folder
     wish: Wish = wished(task, signers, root_key or [], targets_key, automatic=automatic, canary=canary or [])
-    if dry_run:
+    if given.dry_run:
         screen.result({"dry_run": True, **wish.about()}, f"would make {folder}: {wish.said}")
         return
-    done = found_here(workplace(folder, passphrase_file), wish, passphrase_file)
+    done = found_here(given.place, wish, given.passphrase_file)
     said = [f"✓ {folder}: {wish.said}"]
     if done.move:
         said.append(f"move these keys to machines without a network, and remove them here: {', '.join(done.move)}")
@@ -75,12 +66,12 @@ def init(
 
 
 @app.command("ls")
-def ls(folder: Folder = DEFAULT_REPOSITORY, json: Json = False, quiet: Quiet = False) -> None:
+@sharing(*FOLDER)
+def ls(*, given: Given) -> None:
     """List every role's keys, and what waits for signatures."""
     from outrider.ota import ceremony
 
-    screen = Screen(json=json, quiet=quiet)
-    place = workplace(folder, None)
+    screen, place = given.screen, given.place
     rows, waiting = ceremony.listed(place), place.waiting()
     screen.result({"keys": rows, "waiting": waiting})
     screen.table(
@@ -124,27 +115,21 @@ def new(
 
 
 @app.command("add")
+@sharing(*PROPOSE)
 def add(
     role: Role,
     *,
     key: Keys = None,
     threshold: Threshold = None,
-    folder: Folder = DEFAULT_REPOSITORY,
-    passphrase_file: PassphraseFile = None,
-    dry_run: DryRun = False,
-    yes: Yes = False,
-    json: Json = False,
-    quiet: Quiet = False,
+    given: Given,
 ) -> None:
     """Propose a further key for a role, or a new task's first."""
-    place = workplace(folder, passphrase_file)
-    keys = [place.public(each) for each in key or []]
-    _propose(
-        place, role, {"add": keys, "threshold": threshold}, Screen(json=json, quiet=quiet), dry_run=dry_run, yes=yes
-    )
+    keys = [given.place.public(each) for each in key or []]
+    _propose(given, role, {"add": keys, "threshold": threshold})
 
 
 @app.command("rotate")
+@sharing(*PROPOSE)
 def rotate(
     role: Role,
     *,
@@ -153,75 +138,54 @@ def rotate(
         list[str] | None, typer.Option("--old", metavar="KEYID", help="The key that goes; default: all it had.")
     ] = None,
     threshold: Threshold = None,
-    folder: Folder = DEFAULT_REPOSITORY,
-    passphrase_file: PassphraseFile = None,
-    dry_run: DryRun = False,
-    yes: Yes = False,
-    json: Json = False,
-    quiet: Quiet = False,
+    given: Given,
 ) -> None:
     """Propose new keys in the place of a role's old ones."""
     from outrider.ota import ceremony
 
-    place = workplace(folder, passphrase_file)
+    place = given.place
     keys = [place.public(each) for each in key or []]
     new_ids = {each.keyid for each in keys}
     drop = old or [row.keyid for row in ceremony.listed(place) if row.role == role and row.keyid not in new_ids]
     change = {"add": keys, "drop": drop, "threshold": threshold}
-    _propose(place, role, change, Screen(json=json, quiet=quiet), dry_run=dry_run, yes=yes)
+    _propose(given, role, change)
 
 
 @app.command("revoke")
+@sharing(*CHANGE)
 def revoke(
     role: Role,
     keyid: Annotated[list[str], typer.Argument(metavar="KEYID", help="Key ids, or unambiguous beginnings of them.")],
     *,
     threshold: Threshold = None,
-    folder: Folder = DEFAULT_REPOSITORY,
-    dry_run: DryRun = False,
-    yes: Yes = False,
-    json: Json = False,
-    quiet: Quiet = False,
+    given: Given,
 ) -> None:
     """Propose that keys may sign no more."""
-    place = workplace(folder, None)
-    _propose(
-        place, role, {"drop": keyid, "threshold": threshold}, Screen(json=json, quiet=quiet), dry_run=dry_run, yes=yes
-    )
+    _propose(given, role, {"drop": keyid, "threshold": threshold})
 
 
 @app.command("renew")
+@sharing(*RENEW)
 def renew(
     role: Annotated[list[str], typer.Argument(metavar="ROLE", help="Roles that are about to expire.")],
     *,
-    folder: Folder = DEFAULT_REPOSITORY,
-    dry_run: DryRun = False,
-    json: Json = False,
-    quiet: Quiet = False,
+    given: Given,
 ) -> None:
     """Propose the same again with a new expiry."""
     from outrider.ota import ceremony
 
-    screen = Screen(json=json, quiet=quiet)
-    proposed = ceremony.renewal(workplace(folder, None), role, dry_run=dry_run)
-    _said(screen, proposed, dry_run)
+    _said(given, ceremony.renewal(given.place, role, dry_run=given.dry_run))
 
 
 @app.command("sign")
+@sharing(*PUBLISH)
 def sign(
     what: Annotated[
         str, typer.Argument(metavar="ROLE|FILE", help="A role of the working copy, or a proposed file carried here.")
     ],
     *,
     key: Keys = None,
-    folder: Folder = DEFAULT_REPOSITORY,
-    cloud: CloudOf = "",
-    token_file: TokenFile = None,
-    ca_file: CaFile = None,
-    passphrase_file: PassphraseFile = None,
-    dry_run: DryRun = False,
-    json: Json = False,
-    quiet: Quiet = False,
+    given: Given,
 ) -> None:
     """Sign what is proposed, and publish what is complete.
 
@@ -230,8 +194,7 @@ def sign(
     from outrider.ota.carried import described, sign_file
     from outrider_wire.errors import OperatorConfigError
 
-    screen = Screen(json=json, quiet=quiet)
-    place = workplace(folder, passphrase_file)
+    screen, place, dry_run = given.screen, given.place, given.dry_run
     if not (key or dry_run):
         raise OperatorConfigError("no key is named to sign with", reason="no_key", fix="give --key URI")
     if what.endswith(".json"):
@@ -252,54 +215,43 @@ def sign(
         )
         return
     lacking = place.sign(what, key or [])
-    came = finish(place, screen, cloud_of(cloud, token_file, ca_file))
+    came = finish(place, screen, given.link)
     screen.result({"dry_run": False, "role": what, "lacking": lacking, **came}, f"✓ signed {what}; it lacks {lacking}")
 
 
 @app.command("publish")
+@sharing(*PUBLISH)
 def publish(
     *,
-    folder: Folder = DEFAULT_REPOSITORY,
-    cloud: CloudOf = "",
-    token_file: TokenFile = None,
-    ca_file: CaFile = None,
-    passphrase_file: PassphraseFile = None,
-    dry_run: DryRun = False,
-    json: Json = False,
-    quiet: Quiet = False,
+    given: Given,
 ) -> None:
     """Publish what was signed elsewhere and carried back."""
-    screen = Screen(json=json, quiet=quiet)
-    place = workplace(folder, passphrase_file)
-    if dry_run:
+    screen, place = given.screen, given.place
+    if given.dry_run:
         waiting = place.waiting()
         screen.result(
             {"dry_run": True, "waiting": waiting},
             "\n".join(f"{role} lacks {n}" for role, n in waiting.items()) or "nothing waits",
         )
         return
-    came = finish(place, screen, cloud_of(cloud, token_file, ca_file))
+    came = finish(place, screen, given.link)
     screen.result({"dry_run": False, **came}, f"✓ published {came['published'] or 'nothing'}")
 
 
 @app.command("discard")
+@sharing(*CHANGE)
 def discard(
     role: Role,
     *,
-    folder: Folder = DEFAULT_REPOSITORY,
-    dry_run: DryRun = False,
-    yes: Yes = False,
-    json: Json = False,
-    quiet: Quiet = False,
+    given: Given,
 ) -> None:
     """Forget what is proposed of a role, and its signatures."""
     from outrider.ota.carried import described
 
-    screen = Screen(json=json, quiet=quiet)
-    place = workplace(folder, None)
+    screen, place, dry_run = given.screen, given.place, given.dry_run
     about = described(place.proposed(role))
     if not dry_run:
-        if not screen.confirmed(f"forget the proposed {about[0]}?", yes=yes):
+        if not screen.confirmed(f"forget the proposed {about[0]}?", yes=given.yes):
             raise typer.Exit(1)
         place.discard(role)
     word = "would forget" if dry_run else "✓ forgot"
@@ -316,19 +268,19 @@ def checklist() -> None:
     print(CHECKLIST)
 
 
-def _propose(place: Any, role: str, change: dict[str, Any], screen: Screen, *, dry_run: bool, yes: bool) -> None:
+def _propose(given: Given, role: str, change: dict[str, Any]) -> None:
     from outrider.ota import ceremony
 
-    proposed = ceremony.change(place, role, **change, dry_run=True)
-    if not dry_run:
-        if not screen.confirmed(f"propose other keys for {role}?", yes=yes):
+    proposed = ceremony.change(given.place, role, **change, dry_run=True)
+    if not given.dry_run:
+        if not given.screen.confirmed(f"propose other keys for {role}?", yes=given.yes):
             raise typer.Exit(1)
-        ceremony.change(place, role, **change)
-    _said(screen, proposed, dry_run)
+        ceremony.change(given.place, role, **change)
+    _said(given, proposed)
 
 
-def _said(screen: Screen, proposed: list[str], dry_run: bool) -> None:
-    screen.result(
-        {"dry_run": dry_run, "to_sign": proposed},
-        f"{'would propose' if dry_run else '✓ proposed'} {', '.join(proposed)}; then: outrider ota keys sign {proposed[0]} --key …",
+def _said(given: Given, proposed: list[str]) -> None:
+    given.screen.result(
+        {"dry_run": given.dry_run, "to_sign": proposed},
+        f"{'would propose' if given.dry_run else '✓ proposed'} {', '.join(proposed)}; then: outrider ota keys sign {proposed[0]} --key …",
     )

@@ -21,6 +21,7 @@ from outrider.commands.ota_options import (
 from outrider.output import Screen
 
 if TYPE_CHECKING:
+    from outrider.ota.collecting import CloudStock, Survey
     from outrider.ota.workplace import Workplace
     from outrider_wire.manifest import Manifest
 
@@ -176,10 +177,12 @@ def gc(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Remove releases that no plan and no device needs.
+    """Remove releases that no plan and no device needs, with --yes.
 
-    Plans that have expired go too. --dry-run only says which; the keys of their roles sign.
+    Without it, it says which: of the signed metadata here, and of the cloud with their files.
+    Plans that have expired go too. The keys of their roles sign the removal; what the cloud alone still has needs no key.
     """
+    from outrider.bundle_report import size
     from outrider.ota import cloudlink, collecting
     from outrider_wire.errors import OperatorConfigError
 
@@ -191,35 +194,41 @@ def gc(
             reason="no_cloud",
             fix="give --cloud URL, or --no-devices where there is none",
         )
+    survey, stock = collecting.Survey(releases=[], plans=[]), collecting.CloudStock()
     running: set[str] = set()
-    if link is not None:
+    signed = alone
+    if link is not None and (signed := link[1].signs()):
         cloudlink.pull(place.repository, link[1])
         running = cloudlink.held_by_devices(link[0])
-    survey = collecting.survey(place, running, keep=keep)
-    screen.table(
-        ("task", "release", "version", "counter", "stays because"),
-        [
-            (each.task, each.digest[:12], each.version, each.counter, each.why or "nothing: it goes")
-            for each in survey.releases
-        ],
+    if signed:
+        survey = collecting.survey(place, running, keep=keep)
+    if link is not None:
+        going = [each.digest for each in survey.going]
+        stock = collecting.in_cloud(link[0], keep=keep, without=going, dry_run=True)
+    _show_survey(screen, survey, stock)
+    found: dict[str, object] = {"releases": survey.releases, "expired_plans": survey.plans, "cloud": stock}
+    what = (
+        f"{len(survey.going)} release(s) and {len(survey.plans)} expired plan(s) of the signed metadata, and of the cloud "
+        f"{len(stock.going)} release(s) with {stock.files} file(s), {size(stock.bytes)}"
     )
-    found = {"releases": survey.releases, "expired_plans": survey.plans}
-    going = f"{len(survey.going)} release(s) and {len(survey.plans)} expired plan(s)"
-    if dry_run or not (survey.going or survey.plans):
-        screen.result(
-            {"dry_run": dry_run, **found}, f"would remove {going}" if dry_run else "✓ there is nothing to remove"
-        )
+    dry_run = dry_run or not yes
+    if not (survey.going or survey.plans or stock.going):
+        screen.result({"dry_run": dry_run, **found}, "✓ there is nothing to remove")
         return
-    if not key:
-        raise OperatorConfigError("a removal is signed, as a release is", reason="no_key", fix="give --key URI")
-    if not screen.confirmed(f"remove {going}?", yes=yes):
-        screen.note("nothing was removed")
-        raise typer.Exit(1)
-    for role, metadata in collecting.without(place, survey).items():
-        place.propose_signed(role, metadata, _signing(place, role, metadata, key))
-    came = finish(place, screen, link)
-    came["files"] = collecting.sweep(place)
-    screen.result({"dry_run": False, **found, **came}, f"✓ removed {going}")
+    if dry_run:
+        screen.result({"dry_run": True, **found}, f"would remove {what}; with --yes it goes")
+        return
+    came: dict[str, object] = {"files": 0}
+    if survey.going or survey.plans:
+        if not key:
+            raise OperatorConfigError("a removal is signed, as a release is", reason="no_key", fix="give --key URI")
+        for role, metadata in collecting.without(place, survey).items():
+            place.propose_signed(role, metadata, _signing(place, role, metadata, key))
+        came = finish(place, screen, link)
+        came["files"] = collecting.sweep(place)
+    if link is not None:  # judged anew there: a rollout may have begun, or a signature be lacking
+        found["cloud"] = collecting.in_cloud(link[0], keep=keep, dry_run=False)
+    screen.result({"dry_run": False, **found, **came}, f"✓ removed {what}")
 
 
 def mend(
@@ -251,6 +260,26 @@ def mend(
 
 
 COMMANDS = (verify, show, diff, history, gc, mend)
+
+
+def _show_survey(screen: Screen, survey: "Survey", stock: "CloudStock") -> None:
+    """What stays and why, and what goes."""
+    from outrider.bundle_report import size
+
+    goes = "nothing: it goes"
+    if survey.releases:
+        screen.table(
+            ("task", "release", "version", "counter", "stays because"),
+            [(each.task, each.digest[:12], each.version, each.counter, each.why or goes) for each in survey.releases],
+        )
+    if stock.releases:
+        screen.table(
+            ("task", "release in the cloud", "version", "bytes that go", "stays because"),
+            [
+                (each.task, each.digest[:12], each.version, size(each.bytes), each.why or goes)
+                for each in stock.releases
+            ],
+        )
 
 
 def _signing(place: "Workplace", role: str, metadata: Any, keys: list[str]) -> list[str]:

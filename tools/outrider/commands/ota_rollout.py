@@ -1,6 +1,5 @@
 """``outrider ota rollout|status|wait|approve|pause|resume|abort|rollback|stop``: a signed release on its way through a fleet."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,11 +17,14 @@ from outrider.commands.ota_options import (
     usage,
     workplace,
 )
+from outrider.commands.ota_shared import ACT, ASK, Given, sharing
 from outrider.output import Screen
 from outrider.releases import DEFAULT_CLOUD
 from outrider_wire.errors import CallerInputError, OperatorConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from outrider.rollouts import Foretold, RolloutApi
     from outrider_wire.rollout import RolloutPlan
 
@@ -40,7 +42,12 @@ def rollout(
             help="Stages, apart by commas; terms of one by +: 5%, site=berlin, site=berlin+25%, devices=cam-1|cam-2.",
         ),
     ] = "5%,25%,100%",
-    minimum: Annotated[int, typer.Option("--min", min=1, help="Devices that must have finished a stage.")] = 1,
+    minimum: Annotated[
+        str,
+        typer.Option(
+            "--min", metavar="60%", help="What must have finished a stage: a share of it (3 at least), or a count."
+        ),
+    ] = "60%",
     soak: Annotated[str, typer.Option(metavar="2h", help="The least time between the beginnings of stages.")] = "2h",
     start: Annotated[str, typer.Option(metavar="TIME", help="ISO 8601 (UTC), or 2h for in two hours.")] = "",
     expires: Annotated[str, typer.Option(metavar="30d", help="How long the plan is good for.")] = "30d",
@@ -156,16 +163,13 @@ def rollout(
     screen.result(done, f"✓ {plan.rollout} has begun; see: outrider ota status {plan.rollout} --watch")
 
 
+@sharing(*ASK)
 def status(
     *,
     rollout: Annotated[str, typer.Argument(metavar="[ROLLOUT]", help="One alone.", show_default=False)] = "",
     watch: Annotated[bool, typer.Option("--watch", help="Show it anew until it is over.")] = False,
     every: Annotated[str, typer.Option(metavar="2s", help="How often, with --watch.")] = "2s",
-    cloud: CloudAddress = DEFAULT_CLOUD,
-    token_file: TokenFile = None,
-    ca_file: CaFile = None,
-    json: Json = False,
-    quiet: Quiet = False,
+    given: Given,
 ) -> None:
     """Show what runs on every device, and all rollouts or one.
 
@@ -173,9 +177,7 @@ def status(
     """
     from outrider import durations, releases, rollouts, rollouts_show
 
-    screen = Screen(json=json, quiet=quiet)
-    link = releases.CloudApi(cloud, token_file=token_file, ca_file=ca_file)
-    api = rollouts.RolloutApi(link)
+    screen, api = given.screen, given.api
     if watch:
         with usage():
             every_s = float(durations.seconds(every))
@@ -183,20 +185,17 @@ def status(
     elif rollout:
         rollouts_show.show(screen, api.one(rollout))
     else:
-        rollouts_show.fleet(screen, releases.rows(link.devices()), api.standings())
+        rollouts_show.fleet(screen, releases.rows(api.cloud.devices()), api.standings())
 
 
+@sharing(*ASK)
 def wait(
     *,
     rollout: Annotated[
         str, typer.Argument(metavar="[ROLLOUT]", help="Default: the one that is under way, else the newest.")
     ] = "",
     timeout: Annotated[str, typer.Option(metavar="1h", help="Give up after this.")] = "1h",
-    cloud: CloudAddress = DEFAULT_CLOUD,
-    token_file: TokenFile = None,
-    ca_file: CaFile = None,
-    json: Json = False,
-    quiet: Quiet = False,
+    given: Given,
 ) -> None:
     """Wait for a rollout's end, for pipelines.
 
@@ -205,7 +204,7 @@ def wait(
     """
     from outrider import durations, rollouts
 
-    screen, api = Screen(json=json, quiet=quiet), _api(cloud, token_file, ca_file)
+    screen, api = given.screen, given.api
     name, last = rollouts.newest(api, rollout), ""
     code = 5
     standing = rollouts.Standing(rollout=name, state="unknown")
@@ -234,38 +233,32 @@ Rollout = Annotated[
 Note = Annotated[str, typer.Option("--note", metavar="TEXT", help="Kept with the rollout, for whoever reads it.")]
 
 
-def approve(
-    *,
-    rollout: Rollout = "",
-    note: Note = "",
-    cloud: CloudAddress = DEFAULT_CLOUD,
-    token_file: TokenFile = None,
-    ca_file: CaFile = None,
-    dry_run: DryRun = False,
-    yes: Yes = False,
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Let the next stage begin. Needed where the plan asks for it, and where figures prove nothing."""
-    _act("approve", rollout, note, _api(cloud, token_file, ca_file), Screen(json=json, quiet=quiet), dry_run, yes)
+def _word(wanted: str, about: str) -> "Callable[..., None]":
+    """The command that says one word on a rollout; ``about``: its help."""
+
+    @sharing(*ACT)
+    def say(
+        *,
+        rollout: Rollout = "",
+        note: Note = "",
+        given: Given,
+    ) -> None:
+        _act(wanted, rollout, note, given)
+
+    say.__name__, say.__doc__ = wanted, about
+    return say
 
 
-def pause(
-    *,
-    rollout: Rollout = "",
-    note: Note = "",
-    cloud: CloudAddress = DEFAULT_CLOUD,
-    token_file: TokenFile = None,
-    ca_file: CaFile = None,
-    dry_run: DryRun = False,
-    yes: Yes = False,
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Let nobody new begin; who has begun goes on."""
-    _act("pause", rollout, note, _api(cloud, token_file, ca_file), Screen(json=json, quiet=quiet), dry_run, yes)
+WORDS = {
+    "approve": "Let the next stage begin. Needed where the plan asks for it, and where figures prove nothing.",
+    "pause": "Let nobody new begin; who has begun goes on.",
+    "abort": "End it; who has the release keeps it.",
+    "rollback": "Order everybody back. To what the plan names, else to what ran before; needs no offline key.",
+}
+"""Words that take no more than the rollout."""
 
 
+@sharing(*ACT)
 def resume(
     *,
     rollout: Rollout = "",
@@ -273,51 +266,13 @@ def resume(
     forgive: Annotated[
         bool, typer.Option("--forgive", help="After a halt: what went wrong so far does not count.")
     ] = False,
-    cloud: CloudAddress = DEFAULT_CLOUD,
-    token_file: TokenFile = None,
-    ca_file: CaFile = None,
-    dry_run: DryRun = False,
-    yes: Yes = False,
-    json: Json = False,
-    quiet: Quiet = False,
+    given: Given,
 ) -> None:
     """Go on after a pause, or after a halt; its own stop is lifted."""
-    screen = Screen(json=json, quiet=quiet)
-    _act("resume", rollout, note, _api(cloud, token_file, ca_file), screen, dry_run, yes, forgive=forgive)
+    _act("resume", rollout, note, given, forgive=forgive)
 
 
-def abort(
-    *,
-    rollout: Rollout = "",
-    note: Note = "",
-    cloud: CloudAddress = DEFAULT_CLOUD,
-    token_file: TokenFile = None,
-    ca_file: CaFile = None,
-    dry_run: DryRun = False,
-    yes: Yes = False,
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """End it; who has the release keeps it."""
-    _act("abort", rollout, note, _api(cloud, token_file, ca_file), Screen(json=json, quiet=quiet), dry_run, yes)
-
-
-def rollback(
-    *,
-    rollout: Rollout = "",
-    note: Note = "",
-    cloud: CloudAddress = DEFAULT_CLOUD,
-    token_file: TokenFile = None,
-    ca_file: CaFile = None,
-    dry_run: DryRun = False,
-    yes: Yes = False,
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Order everybody back. To what the plan names, else to what ran before; needs no offline key."""
-    _act("rollback", rollout, note, _api(cloud, token_file, ca_file), Screen(json=json, quiet=quiet), dry_run, yes)
-
-
+@sharing(*ACT)
 def stop(
     *,
     rollout: Annotated[
@@ -325,56 +280,46 @@ def stop(
     ] = None,
     lift: Annotated[bool, typer.Option("--lift", help="Let them go on.")] = False,
     note: Note = "",
-    cloud: CloudAddress = DEFAULT_CLOUD,
-    token_file: TokenFile = None,
-    ca_file: CaFile = None,
-    dry_run: DryRun = False,
-    yes: Yes = False,
-    json: Json = False,
-    quiet: Quiet = False,
+    given: Given,
 ) -> None:
     """Stop what is under way on all devices; or lift that. At the next safe point, within seconds; needs no offline key."""
-    screen, api = Screen(json=json, quiet=quiet), _api(cloud, token_file, ca_file)
+    screen, dry_run = given.screen, given.dry_run
     names = rollout or []
     whom = ", ".join(names) or "all updates"
     what = f"let {whom} go on" if lift else f"stop {whom}"
-    if not dry_run and not screen.confirmed(f"{what} on every device?", yes=yes):
+    if not dry_run and not screen.confirmed(f"{what} on every device?", yes=given.yes):
         raise typer.Exit(1)
-    said = api.stop(names, lifted=lift, reason=note, dry_run=dry_run)
+    said = given.api.stop(names, lifted=lift, reason=note, dry_run=dry_run)
     screen.result(said, f"would {what}" if dry_run else f"✓ {what}: said to every device")
 
 
-COMMANDS = (rollout, status, wait, approve, pause, resume, abort, rollback, stop)
+_WORDS = {wanted: _word(wanted, about) for wanted, about in WORDS.items()}
+COMMANDS = (
+    rollout,
+    status,
+    wait,
+    _WORDS["approve"],
+    _WORDS["pause"],
+    resume,
+    _WORDS["abort"],
+    _WORDS["rollback"],
+    stop,
+)
 """Commands of the group, by the functions' names."""
 
 
-def _api(cloud: str, token_file: Path | None, ca_file: Path | None) -> "RolloutApi":
-    from outrider import releases, rollouts
-
-    return rollouts.RolloutApi(releases.CloudApi(cloud, token_file=token_file, ca_file=ca_file))
-
-
-def _act(  # noqa: PLR0917  the same seven of each command
-    wanted: str,
-    rollout: str,
-    note: str,
-    api: "RolloutApi",
-    screen: Screen,
-    dry_run: bool,
-    yes: bool,
-    *,
-    forgive: bool = False,
-) -> None:
+def _act(wanted: str, rollout: str, note: str, given: Given, *, forgive: bool = False) -> None:
     """One word on one rollout. Exit codes: 0 done, 1 not confirmed, 3 not in its state, 4 the cloud does not answer."""
     from outrider import rollouts
 
+    screen, api = given.screen, given.api
     name = rollouts.newest(api, rollout)
     would = api.act(name, wanted, note=note, forgive=forgive, dry_run=True)
-    if dry_run:
+    if given.dry_run:
         screen.result({"dry_run": True, "rollout": would}, f"would be {rollouts.headline(would)}")
         return
     members = rollouts.counted(would.members) or "no devices yet"
-    if not screen.confirmed(f"{wanted} {name} ({members})?", yes=yes):
+    if not screen.confirmed(f"{wanted} {name} ({members})?", yes=given.yes):
         screen.note("nothing was done")
         raise typer.Exit(1)
     done = api.act(name, wanted, note=note, forgive=forgive, dry_run=False)

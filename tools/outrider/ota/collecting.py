@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from outrider.ota.publishing import Known, releases, tasks_of
 from outrider.ota.workplace import Workplace
+from outrider.releases import CloudApi
 from outrider_trust.facts import auto_role, decode_plan
 from outrider_wire.rollout import RolloutPlan
 
@@ -90,6 +91,48 @@ def survey(place: Workplace, running: Collection[str], *, keep: int = 2, now_ms:
                 )
             )
     return Survey(releases=found, plans=old)
+
+
+class CloudRelease(Struct, kw_only=True):
+    """A release of the cloud's store and why it stays; '' where nothing needs it."""
+
+    digest: str
+    task: str
+    version: str
+    bytes: int
+    why: str
+
+
+class CloudStock(Struct, kw_only=True):
+    """The cloud's releases, and what goes with those that nothing needs."""
+
+    releases: list[CloudRelease] = []
+    files: int = 0
+    bytes: int = 0
+
+    @property
+    def going(self) -> list[CloudRelease]:
+        """Releases that nothing needs."""
+        return [each for each in self.releases if not each.why]
+
+
+def in_cloud(api: CloudApi, *, keep: int, without: Sequence[str] = (), dry_run: bool) -> CloudStock:
+    """What the cloud removes of its own store, or would; nothing where it knows of no such thing.
+
+    Args:
+        api: The cloud.
+        keep: How many of the newest stay in any case.
+        without: Releases that are about to be signed no more.
+        dry_run: Whether it only says so.
+    """
+    body = {"keep": keep, "without": list(without) if dry_run else [], "dry_run": dry_run}
+    return api.post("/v1/releases/collect", body, CloudAnswer).collected
+
+
+class CloudAnswer(Struct, kw_only=True):
+    """The cloud's reply."""
+
+    collected: CloudStock
 
 
 def without(place: Workplace, collection: Survey) -> dict[str, Any]:
