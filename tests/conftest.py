@@ -12,6 +12,8 @@ import outrider.processes
 from outrider_link.broker import EmbeddedBroker
 
 _PORTS_A_WORKER = 6000
+_SLOW_S = 900.0
+"""So long a slow test may take that does not say itself: it takes a minute alone, and several beside other work."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -26,6 +28,12 @@ def _keep_apart(worker: int) -> None:
     """Runs side by side look for free ports in ranges of their own: between finding one and using it another run could take it."""
     found = outrider.processes.free_port
     outrider.processes.free_port = lambda wanted: found(wanted + worker % 6 * _PORTS_A_WORKER)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(_SLOW_S))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
