@@ -13,7 +13,7 @@ from outrider_link.broker import EmbeddedBroker
 
 _PORTS_A_WORKER = 6000
 _SLOW_S = 900.0
-"""So long a slow test may take that does not say itself: it takes a minute alone, and several beside other work."""
+"""So long any slow test may take, whatever it says itself: minutes alone, and many beside other work. A limit is for what hangs."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -32,8 +32,9 @@ def _keep_apart(worker: int) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
-            item.add_marker(pytest.mark.timeout(_SLOW_S))
+        own = item.get_closest_marker("timeout")
+        if item.get_closest_marker("slow") and (own is None or own.args[0] < _SLOW_S):
+            item.add_marker(pytest.mark.timeout(_SLOW_S), append=False)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
