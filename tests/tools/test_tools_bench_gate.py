@@ -328,7 +328,7 @@ def test_complementary_models_are_better_together_than_either_alone(tmp_path: Pa
         started = time.monotonic()
         command = ["bench", "gate", "--task", "mnist1d", "--seeds", "1", "--work", str(tmp_path), "--quiet"]
         done = subprocess.run(
-            [sys.executable, "-m", "outrider", *command], capture_output=True, text=True, timeout=380, check=False
+            [sys.executable, "-m", "outrider", *command], capture_output=True, text=True, timeout=800, check=False
         )
         assert done.returncode == 0, done.stderr
         line: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])

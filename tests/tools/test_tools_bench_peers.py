@@ -132,7 +132,7 @@ def test_bench_edge_compares_the_agent_with_its_peers_and_swaps_without_a_refusa
         [sys.executable, "-m", "outrider", "bench", "edge", *quick],
         capture_output=True,
         text=True,
-        timeout=580,
+        timeout=800,
         check=False,
     )
     assert done.returncode == 0, done.stderr
