@@ -12,8 +12,6 @@ import outrider.processes
 from outrider_link.broker import EmbeddedBroker
 
 _PORTS_A_WORKER = 6000
-_SLOW_S = 900.0
-"""So long any slow test may take, whatever it says itself: minutes alone, and many beside other work. A limit is for what hangs."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -28,13 +26,6 @@ def _keep_apart(worker: int) -> None:
     """Runs side by side look for free ports in ranges of their own: between finding one and using it another run could take it."""
     found = outrider.processes.free_port
     outrider.processes.free_port = lambda wanted: found(wanted + worker % 6 * _PORTS_A_WORKER)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        own = item.get_closest_marker("timeout")
-        if item.get_closest_marker("slow") and (own is None or own.args[0] < _SLOW_S):
-            item.add_marker(pytest.mark.timeout(_SLOW_S), append=False)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -74,3 +65,14 @@ def make_broker(kind: str, folder: Path) -> AnyBroker:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for line in lines_of(terminalreporter.stats.get("skipped", [])):
         terminalreporter.write_line(line, red=True, bold=True)
+
+
+_SLOW_S = 900.0
+"""So long any slow test may take, whatever it says itself: minutes alone, and many beside other work. A limit is for what hangs."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        own = item.get_closest_marker("timeout")
+        if item.get_closest_marker("slow") and (own is None or own.args[0] < _SLOW_S):
+            item.add_marker(pytest.mark.timeout(_SLOW_S), append=False)
