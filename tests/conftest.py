@@ -54,3 +54,14 @@ def make_broker(kind: str, folder: Path) -> AnyBroker:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for line in lines_of(terminalreporter.stats.get("skipped", [])):
         terminalreporter.write_line(line, red=True, bold=True)
+
+
+_SLOW_S = 900.0
+"""So long any slow test may take, whatever it says itself: minutes alone, and many beside other work. A limit is for what hangs."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        own = item.get_closest_marker("timeout")
+        if item.get_closest_marker("slow") and (own is None or own.args[0] < _SLOW_S):
+            item.add_marker(pytest.mark.timeout(_SLOW_S), append=False)

@@ -1,5 +1,6 @@
 """A real PostgreSQL server for tests: its own folder, its own port, on the disk; and the kill that a power cut is to it."""
 
+import contextlib
 import getpass
 import os
 import shutil
@@ -20,6 +21,7 @@ from outrider_cloud.store.store import Store
 PASSWORD = "a password that is in no log"
 _FOLDERS = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
 _SERVER = "postgres"
+_QUITS_S = 20.0
 
 
 def binaries() -> Path | None:
@@ -63,6 +65,10 @@ class Postgres:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self.process is not None:  # a killed server leaves its System V segment, which a machine has only so many of
+            self.process.send_signal(signal.SIGQUIT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(_QUITS_S)
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -94,6 +100,7 @@ class Postgres:
                 [
                     self._programs / _SERVER, "-D", self.folder / "data", "-p", str(self.port),
                     "-c", f"unix_socket_directories={self.folder}", "-c", "listen_addresses=127.0.0.1",
+                    "-c", "dynamic_shared_memory_type=mmap",  # what a kill leaves lies in its folder, not in /dev/shm
                 ],
                 stdout=log, stderr=log, start_new_session=True, cwd=self.folder, user=self._as(),
             )  # fmt: skip
@@ -101,7 +108,8 @@ class Postgres:
     def kill(self) -> None:
         """SIGKILL to every process of it at once."""
         if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
             for left in self._sessions():
                 _kill(left)
@@ -164,7 +172,5 @@ class Postgres:
 
 
 def _kill(pid: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return

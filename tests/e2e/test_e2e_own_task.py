@@ -15,10 +15,12 @@ from mosquitto import Mosquitto
 from outrider.demo.dataset import COLOURS, attributes, load
 from outrider.processes import any_port, free_port
 
-pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(1000)]
 GUIDE = Path(__file__).parents[2] / "docs" / "your-own-task.md"
 START_BROKER = "outrider broker run &\n"
 IMAGES = 500
+WITHIN_S = 900.0
+"""Two networks are trained: a minute or two alone, and many beside other work."""
 
 
 def commands(guide: str) -> str:
@@ -69,7 +71,7 @@ def follow(script: str, folder: Path, env: dict[str, str]) -> tuple[int, str]:
             start_new_session=True,
         )
         try:
-            child.wait(240)
+            child.wait(WITHIN_S)
         except subprocess.TimeoutExpired:
             os.killpg(child.pid, signal.SIGTERM)
             child.wait(20)

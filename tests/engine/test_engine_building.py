@@ -88,11 +88,11 @@ def test_a_model_that_the_real_library_cannot_read_is_refused_with_its_word(tmp_
 def test_outriders_int8_models_are_refused_by_the_real_library_in_words(tmp_path: Path) -> None:
     import numpy as np
 
-    from outrider_export.quantize import static_int8
+    from outrider_export.quantize import to_int8
 
     rng = np.random.default_rng(0)
     feeds = [{"pixels": rng.random((8, 3, 32, 32), np.float32), "words": rng.random((8, 96), np.float32)}]
-    data = static_int8(MODEL, feeds, logits="logits", exact=["support"], judged=feeds).data
+    data = to_int8(MODEL, feeds, logits="logits", exact=["support"], judged=feeds).data
     report = EngineBuild(target=rtx_target(data), folder=tmp_path / "cache", data=data).run()
     assert (report.ok, report.reason) == (False, "engine_refused"), report
     assert "tensorrt_rtx" in report.detail

@@ -1,6 +1,7 @@
 """The table of variants: each is what its row says, within its tolerance or not shipped, and says what it left in floating point."""
 
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from absent import skip_without
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
@@ -99,7 +101,10 @@ def test_tensorrt_builds_an_engine_of_what_is_for_it_and_of_nothing_else(
     made: Variants, name: str, built: bool
 ) -> None:
     """The real builder, for a graphics card that need not be here."""
-    trt = pytest.importorskip("tensorrt_rtx")
+    if find_spec("tensorrt_rtx") is None:
+        skip_without("tensorrt_rtx", "pip install tensorrt-rtx-cu12")
+    import tensorrt_rtx as trt
+
     logger = trt.Logger(trt.Logger.INTERNAL_ERROR)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))

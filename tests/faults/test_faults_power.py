@@ -17,6 +17,8 @@ from outrider.sim.power.disk import Op, cuts
 from outrider.sim.power.lives import LIVES
 from outrider.sim.power.mounted import Mounted, missing
 from outrider.sim.power.sweep import Recorded, recorded, sweep
+from outrider_engine.cache_folder import CacheFolder
+from outrider_wire.errors import OperatorSetupError
 
 LUCKY_EVERY = 16
 """Disks that kept everything differ after every write: by default one in so many is looked at."""
@@ -121,6 +123,16 @@ def test_the_disk_can_be_full_read_only_and_well_again(tmp_path: Path) -> None:
         disk.mood("ok")
         file.rename(disk.folder / "moved")
     assert [op.kind for op in disk.journal] == ["create", "write", "rename"]
+
+
+@pytest.mark.usefixtures("fuse")
+def test_a_device_may_keep_code_on_the_disk_and_sees_who_else_may(tmp_path: Path) -> None:
+    with Mounted(folder=tmp_path / "disk") as disk:
+        cache = disk.folder / "cache"
+        CacheFolder(cache)
+        cache.chmod(0o777)
+        with pytest.raises(OperatorSetupError, match="mode 0777"):
+            CacheFolder(cache)
 
 
 WRITE = (Op("create", 1, "new", 3), Op("write", inode=3, data=b"NEW"))

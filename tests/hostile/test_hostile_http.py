@@ -74,6 +74,7 @@ def test_an_api_is_as_its_document_says(addresses: dict[str, str], room: str, op
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("room", ["cloud", "edge"])
 def test_an_api_is_as_its_document_says_at_length(addresses: dict[str, str], room: str) -> None:
     conforms(addresses[room], examples=300)

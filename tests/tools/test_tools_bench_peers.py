@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import pytest
+from absent import skip_without
 from aiohttp import web
 
 from outrider.bench.edge_peers.contenders import Contender, check_installed
@@ -123,14 +124,15 @@ def test_a_missing_peer_is_named_with_what_to_install() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.skipif(not (find_spec("litserve") and find_spec("mosec")), reason="LitServe and mosec are not installed")
 def test_bench_edge_compares_the_agent_with_its_peers_and_swaps_without_a_refusal() -> None:
+    if not (find_spec("litserve") and find_spec("mosec")):
+        skip_without("LitServe and mosec", "pip install outrider[peers]")
     quick = ("--inputs", "25", "--peers", "--rounds", "1", "--seconds", "0.3", "--swaps", "2")
     done = subprocess.run(
         [sys.executable, "-m", "outrider", "bench", "edge", *quick],
         capture_output=True,
         text=True,
-        timeout=580,
+        timeout=800,
         check=False,
     )
     assert done.returncode == 0, done.stderr

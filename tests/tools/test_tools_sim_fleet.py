@@ -182,7 +182,7 @@ def test_twelve_devices_take_the_good_release_and_give_the_bad_one_back() -> Non
 
 @pytest.mark.broker
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 def test_two_hundred_devices_keep_every_promise_and_the_naive_plan_does_not() -> None:
     story = simulate(FleetOrder(devices=200, seed=1), lambda _what, _share: None)
     assert not story.figures.broken(), story.ends

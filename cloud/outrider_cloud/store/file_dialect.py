@@ -20,6 +20,10 @@ _BUSY_MS = 10_000
 _CHECKPOINTS = 20
 _CHECKPOINT_PAUSE_S = 0.25
 _DAMAGE = ("malformed", "not a database", "corrupt")
+_UNUSABLE = "check the folder's rights and free space, or restore the file from a copy"
+_LOCKED = (
+    "another process writes it and does not end: look for one that is stopped (state T), and let it go on or kill it"
+)
 _PRAGMAS = (
     "PRAGMA journal_mode=WAL",
     "PRAGMA synchronous=FULL",
@@ -47,7 +51,7 @@ class FileDialect:
             raise OperatorSetupError(
                 f"the store {path} cannot be used: {first_line(error)}",
                 reason="store_unusable",
-                fix="check the folder's rights and free space, or restore the file from a copy",
+                fix=_LOCKED if "locked" in str(error) else _UNUSABLE,
             ) from error
         return engine
 

@@ -5,7 +5,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -120,6 +120,7 @@ class Play:
         for number in range(rounds):
             tell(fault.name, number / rounds)
             calls = ask(fault.inputs // 2)
+            wait(calls, timeout=_CALLS_S, return_when=FIRST_COMPLETED)  # or a busy machine has nothing in hand to lose
             with fault.cause(self._world, chance):
                 calls += ask(fault.inputs - fault.inputs // 2)
                 time.sleep(fault.hold_s)

@@ -30,6 +30,8 @@ class Served(mfusepy.Operations):  # type: ignore[misc]  # mfusepy ships no type
         self.journal: list[Op] = []
         self._disk = Disk()
         self._next = ROOT + 1
+        self._modes = {ROOT: 0o700}
+        """Inode → permissions: what is loaded as code is kept only where nobody else may write."""
         self._mood = 0
 
     # what changes
@@ -37,10 +39,10 @@ class Served(mfusepy.Operations):  # type: ignore[misc]  # mfusepy ships no type
     def create(self, path: str, mode: int, fi: Any = None) -> int:
         if path in (SAID, MOOD):
             return 0
-        return self._make("create", path)
+        return self._make("create", path, mode)
 
     def mkdir(self, path: str, mode: int) -> None:
-        self._make("mkdir", path)
+        self._make("mkdir", path, mode)
 
     def link(self, target: str, source: str) -> None:
         folder, name = split(target)
@@ -86,8 +88,9 @@ class Served(mfusepy.Operations):  # type: ignore[misc]  # mfusepy ships no type
     def getattr(self, path: str, fh: int | None = None) -> dict[str, Any]:
         if path in (SAID, MOOD):
             return _attributes(stat.S_IFREG | 0o666, 0)
-        node = self._disk[fh or self._inode(path)]
-        return _attributes((stat.S_IFDIR | 0o777) if node.is_folder else (stat.S_IFREG | 0o666), len(node.data))
+        inode = fh or self._inode(path)
+        node = self._disk[inode]
+        return _attributes((stat.S_IFDIR if node.is_folder else stat.S_IFREG) | self._modes[inode], len(node.data))
 
     def readdir(self, path: str, fh: int) -> list[str]:
         return [".", "..", *self._disk[self._inode(path)].names]
@@ -103,6 +106,8 @@ class Served(mfusepy.Operations):  # type: ignore[misc]  # mfusepy ships no type
         return {"f_bsize": _BLOCK, "f_frsize": _BLOCK, "f_blocks": _BLOCKS, "f_bfree": free, "f_bavail": free}
 
     def chmod(self, path: str, mode: int) -> int:
+        if path not in (SAID, MOOD):
+            self._modes[self._inode(path)] = stat.S_IMODE(mode)
         return 0
 
     def chown(self, path: str, uid: int, gid: int) -> int:
@@ -118,10 +123,11 @@ class Served(mfusepy.Operations):  # type: ignore[misc]  # mfusepy ships no type
             raise mfusepy.FuseOSError(errno.ENOENT)
         return found
 
-    def _make(self, kind: Kind, path: str) -> int:
+    def _make(self, kind: Kind, path: str, mode: int) -> int:
         folder, name = split(path)
         self._next += 1
         self._do(Op(kind, self._inode(folder), name, self._next, path=path))
+        self._modes[self._next] = stat.S_IMODE(mode)
         return self._next
 
     def _remove(self, kind: Kind, path: str) -> None:
