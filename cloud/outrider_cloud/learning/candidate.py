@@ -20,6 +20,7 @@ from outrider_export.data import Progress, Table, Tensors
 from outrider_export.deferral import FEWEST_GROUPS, Pairs, join, make_pairs
 from outrider_export.deferral import FEWEST_ROWS as FEWEST_PAIRS
 from outrider_export.distil import FEWEST_ROWS, DistilPlan, Taught, distil
+from outrider_export.parents import Parent, parent_of
 from outrider_export.promises import Promise
 from outrider_export.recipes import recipes_like
 from outrider_export.students import Architecture
@@ -39,6 +40,8 @@ class Base:
     model: Model
     module: nn.Module
     architecture: Architecture
+    parent: Parent
+    """The same, as what a candidate takes the place of."""
 
 
 def open_base(bundle: Path, task: Task, *, threads: int) -> Base:
@@ -63,7 +66,12 @@ def open_base(bundle: Path, task: Task, *, threads: int) -> Base:
             reason="checkpoint_mismatch",
             fix="keep each bundle's own checkpoint beside it",
         )
-    return Base(model=model, module=module, architecture=architecture)
+    return Base(
+        model=model,
+        module=module,
+        architecture=architecture,
+        parent=parent_of(bundle, model.manifest, module),
+    )
 
 
 def distilled(base: Base, lessons: Lessons, plan: DistilPlan, *, seed: int, progress: Progress) -> nn.Module:
@@ -161,6 +169,7 @@ class Workshop:
             choose=rather(variants),
             embedding=self.base.model.manifest.outputs.embedding is not None,
             deferral=pairs,
+            replaces=self.base.parent,
             progress=progress,
         )
         return load_model(self.bundle, bounds=self.task.inputs)
