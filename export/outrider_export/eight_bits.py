@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 
 from outrider_export.branches import WEIGHTED
 
-_FEWEST = 1_024
+_FEWEST = 256
 """Numbers of a tensor below which 8 bits save less than the node that turns them back costs."""
 _WIDEST, _NARROWEST = 127, 64
 _COARSEST = 0.7

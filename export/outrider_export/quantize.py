@@ -37,6 +37,8 @@ from outrider_wire.manifest import LeftInFloat
 
 AGREEMENT = 0.99
 """Share of the rows whose answer INT8 must leave as it is."""
+KEPT_AGREEMENT = 0.985
+"""The same where the parent's choices are kept: half-way to what is out of tolerance, for a delta that is a fraction."""
 _MOST_FLOAT_LAYERS = 3
 _PLAIN = Scheme(ranges="min-max")
 _HELD = "; its weights are held in 8 bits"
@@ -83,7 +85,7 @@ def to_int8(
     the same, but for `Scheme.symmetric`.
 
     ``parent`` is the release that this one takes the place of, quantized by the same scheme: its floating-point layers, scales and
-    zero points are kept where they fit, if `AGREEMENT` of the answers stay so. What did not change then has the same bytes, and no
+    zero points are kept where they fit, if `KEPT_AGREEMENT` of the answers stay so. What did not change then has the same bytes, and no
     delta has to carry it.
     """
     load_runtime()
@@ -104,8 +106,8 @@ def to_int8(
             tries.append(
                 Quantized(data=data, float_layers=attempt.tail.layers, agreement=agreement, left=left, as_parent=kept)
             )
-            if agreement >= AGREEMENT:
-                break
+            if agreement >= (KEPT_AGREEMENT if kept else AGREEMENT):
+                return tries[-1]
     return max(tries, key=lambda each: each.agreement)
 
 

@@ -183,9 +183,7 @@ class _Maker:
         return module.eval()
 
     def _released(self, name: str, module: "nn.Module") -> Worth:
-        from outrider_engine.model import load_model
         from outrider_export.build import build_bundle
-        from outrider_export.certify import behind_model
         from outrider_export.parents import parent_of
 
         world, out = self.world, self.home / name
@@ -196,7 +194,6 @@ class _Maker:
             tuning=self._table(world.deal.tuning),
             certification=self._table(world.certification(first=name == BEFORE)),
             support=self._table(world.deal.labelled),
-            behind=behind_model(load_model(self.models.large, threads=1)),
             out=out,
             version=name,
             seed=world.seed,
