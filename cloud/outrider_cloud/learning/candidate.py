@@ -32,8 +32,9 @@ from outrider_wire.task import Task
 
 MOST_ROWS = 40_000
 """Rows of D1 that a round goes through, over all epochs: 15 epochs of 2,700 rows."""
-SMALL_ROUND = 1_000
-"""Rows of D1 below which a round that is to choose trains the adapters alone."""
+SMALL_ROUND = 500
+"""Rows of D1 below which a round that is to choose trains the adapters alone: with 250 a full round kept less than before it, with
+500 it kept more and more than the adapters did (demo, docs/deltas.md)."""
 
 Asked = Literal["auto", "full", "adapters"]
 """What of the student is to learn; ``auto``: by the number of rows."""
