@@ -4,10 +4,12 @@ With the weights goes what its support distance was taken from, so that a later 
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from outrider_export.beside import checkpoint_path
@@ -62,23 +64,28 @@ def load_checkpoint(path: Path, task: Task) -> tuple[nn.Module, Architecture]:
 
 
 def load_known(path: Path) -> list[Known]:
-    """What the support distance of a checkpoint was taken from, view by view; empty where the file does not tell."""
+    """What the support distance of a checkpoint was taken from, view by view; empty where the file does not tell.
+
+    Raises:
+        OperatorConfigError: it tells a part of it.
+    """
     from safetensors import safe_open
 
     with safe_open(str(path), framework="pt") as file:
         found = {key: file.get_tensor(key).numpy() for key in file.keys() if key.startswith(_KNOWN)}  # noqa: SIM118 -- as above
-    views = len(found) // 4
-    return [
-        Known(
-            gaussian=Gaussian(
-                mean=found[f"{_KNOWN}{view}.mean"],
-                precision=found[f"{_KNOWN}{view}.precision"],
-                n=int(found[f"{_KNOWN}{view}.n"]),
-            ),
-            unit=float(found[f"{_KNOWN}{view}.unit"]),
-        )
-        for view in range(views)
-    ]
+    try:
+        return [_known(found, f"{_KNOWN}{view}") for view in range(len(found) // 4)]
+    except KeyError as absent:
+        raise OperatorConfigError(
+            f"{path} does not tell all of what its support distance was taken from: {absent} is not there",
+            reason="checkpoint_unreadable",
+            fix="name the .safetensors file that was written with the bundle",
+        ) from absent
+
+
+def _known(found: Mapping[str, NDArray[np.float64]], view: str) -> Known:
+    gaussian = Gaussian(mean=found[f"{view}.mean"], precision=found[f"{view}.precision"], n=int(found[f"{view}.n"]))
+    return Known(gaussian=gaussian, unit=float(found[f"{view}.unit"]))
 
 
 def _tensors_of(known: Sequence[Known]) -> dict[str, torch.Tensor]:

@@ -64,6 +64,8 @@ def chosen_in(model: bytes) -> EightBit:
         if node.op_type != "DequantizeLinear":
             continue
         coded, scale, *point = node.input
+        if not constants.keys() >= {scale, *point}:
+            continue  # found as it runs
         points = numpy_helper.to_array(constants[point[0]]) if point else np.zeros(constants[scale].dims, np.int8)
         grid = Grid(
             scale=numpy_helper.to_array(constants[scale]),
