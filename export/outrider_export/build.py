@@ -26,6 +26,7 @@ from outrider_export.checkpoint import checkpoint_path, save_checkpoint
 from outrider_export.copies import check_copies
 from outrider_export.data import Progress, Table
 from outrider_export.deferral import Learned, Pairs, learn
+from outrider_export.parents import Parent
 from outrider_export.promises import Promise
 from outrider_export.students import TOKENIZER_FILE, Architecture
 from outrider_export.task_text import task_to_toml
@@ -101,6 +102,7 @@ def build_bundle(
     label_source: LabelSource = "ground_truth",
     behind: Behind | None = None,
     deferral: Pairs | None = None,
+    replaces: Parent | None = None,
     licence: str = "",
     embedding: bool = False,
     items: bool = True,
@@ -130,6 +132,8 @@ def build_bundle(
         behind: the large model, for a promised gap and for the bound on its error.
         deferral: what a model that was trained on none of these rows says of them, of the train role: a head that learns from
             them when ``model`` is right is part of the bundle if it ranks errors better on tuning rows; unused by ONNX bytes.
+        replaces: the release that this one takes the place of: its support distance, floating-point layers and scales are kept where
+            they still fit, so that a device which holds it is sent less; unused by ONNX bytes.
         licence: text of the model's licence.
         embedding: the model also gives the encoding of its first input, which an answer memory finds answers by.
         items: the bundle carries its certification rows, as the model reads them and with their labels, so that another precision or
@@ -170,6 +174,7 @@ def build_bundle(
         head=learned.head,
         forced=forced,
         fixed_for=fixed_for,
+        parent=replaces,
     )
     if choose is not None:
         variants = variants.only(choose(variants, tuning.strata(task.strata), support is None))
@@ -183,7 +188,7 @@ def build_bundle(
             parent=parent,
             licence=licence,
             folder=folder,
-            notes={"deferral": learned.says} if learned.says else {},
+            notes={**({"deferral": learned.says} if learned.says else {}), **variants.notes},
         )
         shipped = load_model(folder, bounds=bounds)
         certified = calibrate_and_certify(
@@ -210,7 +215,7 @@ def build_bundle(
     checkpoint = None
     if isinstance(model, nn.Module):
         checkpoint = checkpoint_path(out)
-        save_checkpoint(checkpoint, model, architecture.name)
+        save_checkpoint(checkpoint, model, architecture.name, variants.known)
     tell("done", 1.0)
     digest = manifest_digest(encode_manifest(manifest))
     return BuildReport(

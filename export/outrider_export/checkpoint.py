@@ -1,23 +1,33 @@
-"""A module's weights on disk, beside its bundle: safetensors only, so that reading one runs nothing. Knows no training."""
+"""A module's weights on disk, beside its bundle: safetensors only, so that reading one runs nothing. Knows no training.
+
+With the weights goes what its support distance was taken from, so that a later release may keep it.
+"""
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from outrider_export.beside import checkpoint_path
 from outrider_export.students import Architecture, find_architecture, new_module
+from outrider_export.support import Gaussian, Known
 from outrider_wire.errors import OperatorConfigError
 from outrider_wire.task import Task
 
-__all__ = ["checkpoint_path", "load_checkpoint", "save_checkpoint"]
+__all__ = ["checkpoint_path", "load_checkpoint", "load_known", "save_checkpoint"]
+_KNOWN = "outrider.known."
+"""Begins the names of tensors that are not weights."""
 
 
-def save_checkpoint(path: Path, module: nn.Module, architecture: str) -> None:
-    """Weights and buffers of ``module``, and the name of its architecture."""
+def save_checkpoint(path: Path, module: nn.Module, architecture: str, known: Sequence[Known] = ()) -> None:
+    """Weights and buffers of ``module``, the name of its architecture, and what its support distance was taken from."""
     from safetensors.torch import save
 
-    weights = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
+    weights = _tensors_of(known) | {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_bytes(save(weights, metadata={"architecture": architecture}))
     partial.replace(path)
@@ -34,7 +44,8 @@ def load_checkpoint(path: Path, task: Task) -> tuple[nn.Module, Architecture]:
     try:
         with safe_open(str(path), framework="pt") as file:
             name = (file.metadata() or {}).get("architecture", "")
-            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 -- not a mapping
+            names = [key for key in file.keys() if not key.startswith(_KNOWN)]  # noqa: SIM118 -- not a mapping
+            weights = {key: file.get_tensor(key) for key in names}
     except (OSError, SafetensorError) as error:
         raise OperatorConfigError(
             f"{path} is not a checkpoint: {error}", reason="checkpoint_unreadable", fix="name a .safetensors file"
@@ -50,3 +61,38 @@ def load_checkpoint(path: Path, task: Task) -> tuple[nn.Module, Architecture]:
             fix="use the task that it was trained on",
         ) from error
     return module.eval(), architecture
+
+
+def load_known(path: Path) -> list[Known]:
+    """What the support distance of a checkpoint was taken from, view by view; empty where the file does not tell.
+
+    Raises:
+        OperatorConfigError: it tells a part of it.
+    """
+    from safetensors import safe_open
+
+    with safe_open(str(path), framework="pt") as file:
+        found = {key: file.get_tensor(key).numpy() for key in file.keys() if key.startswith(_KNOWN)}  # noqa: SIM118 -- as above
+    try:
+        return [_known(found, f"{_KNOWN}{view}") for view in range(len(found) // 4)]
+    except KeyError as absent:
+        raise OperatorConfigError(
+            f"{path} does not tell all of what its support distance was taken from: {absent} is not there",
+            reason="checkpoint_unreadable",
+            fix="name the .safetensors file that was written with the bundle",
+        ) from absent
+
+
+def _known(found: Mapping[str, NDArray[np.float64]], view: str) -> Known:
+    gaussian = Gaussian(mean=found[f"{view}.mean"], precision=found[f"{view}.precision"], n=int(found[f"{view}.n"]))
+    return Known(gaussian=gaussian, unit=float(found[f"{view}.unit"]))
+
+
+def _tensors_of(known: Sequence[Known]) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = {}
+    for view, each in enumerate(known):
+        found[f"{_KNOWN}{view}.mean"] = torch.from_numpy(each.gaussian.mean)
+        found[f"{_KNOWN}{view}.precision"] = torch.from_numpy(each.gaussian.precision)
+        found[f"{_KNOWN}{view}.n"] = torch.tensor(each.gaussian.n)
+        found[f"{_KNOWN}{view}.unit"] = torch.tensor(each.unit, dtype=torch.float64)
+    return found

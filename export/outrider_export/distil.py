@@ -10,6 +10,7 @@ softmax); this does not.
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,11 +22,15 @@ from torch.nn import functional
 
 from outrider_export.augment import translated
 from outrider_export.data import Progress, Tensors
+from outrider_export.networks import Adapts
 from outrider_export.training import descend
-from outrider_wire.errors import RuleRefusalError
+from outrider_wire.errors import OperatorConfigError, RuleRefusalError
 
 FEWEST_ROWS = 64
 """Below this many D1 rows there is not one batch; a promotion gate should ask for several hundred."""
+
+
+Update = Literal["full", "adapters"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +46,9 @@ class DistilPlan:
     rehearse_own: bool = True
     """Stage 2. Without it a student forgets 4 % of what it knew."""
     rehearse_labels: bool = True
+    update: Update = "full"
+    """What learns: every layer, or those alone that `outrider_export.networks.Adapts` names (of a module that names none, its last
+    linear layer); the rest then stays as it is to the bit, batch statistics included."""
     translate: int = 3
     """Pixels that a batch of images is moved by, at most."""
 
@@ -89,8 +97,35 @@ def distil(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = copy.deepcopy(student).train()
+        if plan.update == "adapters":
+            _leave_learning(module, adapters_of(module))
         _Round(module, plan, temperature, seed).run(unsure, sure, labelled, progress)
-    return module.eval()
+    return module.eval().requires_grad_()
+
+
+def adapters_of(module: nn.Module) -> list[nn.Module]:
+    """What a small round trains of it: what it names itself, or its last linear layer.
+
+    Raises:
+        OperatorConfigError: it names nothing and has no linear layer.
+    """
+    if isinstance(module, Adapts):
+        return module.adapters()
+    linear: list[nn.Module] = [each for each in module.modules() if isinstance(each, nn.Linear)]
+    if not linear:
+        raise OperatorConfigError(
+            "the model names no layers for a small round to train, and has no linear one",
+            reason="no_adapters",
+            fix="give it adapters(), or train all of it: --update full",
+        )
+    return linear[-1:]
+
+
+def _leave_learning(module: nn.Module, learning: Sequence[nn.Module]) -> None:
+    """Only these go on: the others are as in use, without dropout, and their batch statistics stay."""
+    module.eval().requires_grad_(requires_grad=False)
+    for each in learning:
+        each.train().requires_grad_()
 
 
 class _Round:
@@ -105,7 +140,8 @@ class _Round:
         labelled = labelled if plan.rehearse_labels and labelled is not None and len(labelled) else None
         rows = len(unsure.tensors)
         steps = plan.epochs * (rows // plan.batch or 1) * (1 + (sure is not None) + (labelled is not None))
-        self.optimiser = torch.optim.Adam(self.module.parameters(), plan.learning_rate)
+        learning = [each for each in self.module.parameters() if each.requires_grad]
+        self.optimiser = torch.optim.Adam(learning, plan.learning_rate)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimiser, plan.learning_rate, total_steps=steps)
         for epoch in range(plan.epochs):
             order = self.choice.permutation(rows)

@@ -2,7 +2,8 @@
 
 Any module may stand in for them: ``forward(*tensors) -> logits``, tensors in the order of its inputs. Optional:
 ``pooled(*tensors)`` gives the features that the support distances are taken on, ``hidden(*tensors)`` those that the deferral
-score is learnt from, and ``encode(first)`` with ``fuse(features, *rest)`` lets many questions about one image share its encoding.
+score is learnt from, ``adapters()`` the layers that a small round trains, and ``encode(first)`` with ``fuse(features, *rest)``
+lets many questions about one image share its encoding.
 """
 
 import itertools
@@ -32,6 +33,15 @@ class Pools(Protocol):
 
     def pooled(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Views of the input, each as features (n, d) of its own: the one that is farthest from what is known counts."""
+        ...
+
+
+@runtime_checkable
+class Adapts(Protocol):
+    """A module of which a small round trains a part."""
+
+    def adapters(self) -> list[nn.Module]:
+        """The layers that go on learning; what the support distance is taken on does not depend on them."""
         ...
 
 
@@ -117,6 +127,10 @@ class ImageNet(nn.Module):
         hidden: Tensor = self.head[:-1](self.encode(image))
         return hidden
 
+    def adapters(self) -> list[nn.Module]:
+        """All behind the picture's features."""
+        return [self.head]
+
     def pooled(self, image: Tensor) -> tuple[Tensor, ...]:
         """Features of the support distances."""
         return self.encoder.pooled(image)
@@ -149,6 +163,10 @@ class ImageTextNet(nn.Module):
         """What the last layer decides by."""
         hidden: Tensor = self.head[:-1](self._joined(self.encode(image), text))
         return hidden
+
+    def adapters(self) -> list[nn.Module]:
+        """All but what encodes the picture."""
+        return [self.question, self.head]
 
     def _joined(self, features: Tensor, text: Tensor) -> Tensor:
         question = self.question(text)

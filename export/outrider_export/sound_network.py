@@ -63,6 +63,10 @@ class SoundNet(nn.Module):
         hidden: Tensor = self.head[:-1](self.encode(frames))
         return hidden
 
+    def adapters(self) -> list[nn.Module]:
+        """All behind the sound's features."""
+        return [self.head]
+
     def pooled(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """The sound itself (mean and spread of each of `_GROUPS` groups of bands), and the maps of the first and last convolution."""
         bands = frames[:, 0].reshape(-1, *self.grouped).mean(3)

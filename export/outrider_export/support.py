@@ -88,6 +88,21 @@ class Known:
     unit: float
     """The distance that counts as one: all but `FALSE_ALARMS`, shared out over the views, of unseen rows are nearer."""
 
+    @property
+    def factor(self) -> NDArray[np.float64]:
+        """(d, d), lower triangular, L with L·Lᵀ = precision / unit²: the distance is the length of what L makes of a deviation.
+
+        Where the precision itself is stored coarsely, large terms no longer cancel: with 8 bits of it nothing is left of a distance,
+        with 8 bits of L a few per cent are lost.
+        """
+        precision = self.gaussian.precision / self.unit**2
+        scale = np.sqrt(np.diag(precision))
+        return np.asarray(scale[:, None] * np.linalg.cholesky(precision / np.outer(scale, scale)), np.float64)
+
+    def distances(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(n,) in units, from features (n, d)."""
+        return self.gaussian.distances(features) / self.unit
+
 
 def fit_known(views: Sequence[NDArray[np.float64]]) -> list[Known]:
     """A Gaussian and its unit for each view's features (n, d) of the same known rows.
@@ -103,6 +118,12 @@ def fit_known(views: Sequence[NDArray[np.float64]]) -> list[Known]:
     return found
 
 
+def farthest(known: Sequence[Known], views: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """(n,) support distances of rows whose features (n, d) are given view by view."""
+    found = np.stack([each.distances(features) for each, features in zip(known, views, strict=True)])
+    return np.asarray(found.max(0), np.float64)
+
+
 class Deployable(nn.Module):
     """What is exported: (logits, support), support (n,) the farthest view's distance in its own unit.
 
@@ -114,16 +135,16 @@ class Deployable(nn.Module):
         self.module = Embedding(module) if embedding else module
         self.source = module
         self.means = nn.ParameterList(_constant(view.gaussian.mean) for view in known)
-        self.precisions = nn.ParameterList(_constant(view.gaussian.precision / view.unit**2) for view in known)
+        self.factors = nn.ParameterList(_constant(view.factor) for view in known)
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Logits (n, labels), support (n,), and the embedding where it is asked for."""
         views = cast("Pools", self.source).pooled(*tensors)
         squared = []
-        for features, mean, precision in zip(views, self.means, self.precisions, strict=True):
-            away = features - mean
-            squared.append(((away @ precision) * away).sum(1))
-        support = torch.stack(squared).amax(0).clamp_min(0.0).sqrt()
+        for features, mean, factor in zip(views, self.means, self.factors, strict=True):
+            away = (features - mean) @ factor
+            squared.append((away * away).sum(1))
+        support = torch.stack(squared).amax(0).sqrt()
         if isinstance(self.module, Embedding):
             logits, features = self.module(*tensors)
             return logits, support, features

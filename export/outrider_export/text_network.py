@@ -37,6 +37,10 @@ class TextNet(nn.Module):
         """What the last layer decides by: the features."""
         return self.encode(text)
 
+    def adapters(self) -> list[nn.Module]:
+        """The last layer: the support distance is taken on what the words come to."""
+        return [self.head]
+
     def pooled(self, text: Tensor) -> tuple[Tensor]:
         """How much of the text the trained words are, and what they say: total, distinct, and the features."""
         counts = text.clamp_min(0.0)

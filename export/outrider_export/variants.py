@@ -20,10 +20,11 @@ from outrider_export.fixed_shapes import one_by_one
 from outrider_export.halve import to_fp16
 from outrider_export.networks import Pools, Splits
 from outrider_export.operator_support import check_operators
+from outrider_export.parents import Parent, still_known
 from outrider_export.parity import parity, run_rows
 from outrider_export.quantize import to_int8
 from outrider_export.recipes import Recipe, find_recipes
-from outrider_export.support import Deployable, Embedding, fit_known, pooled_features
+from outrider_export.support import Deployable, Embedding, Known, fit_known, pooled_features
 from outrider_export.to_onnx import export_onnx
 from outrider_export.training import predict
 from outrider_wire.errors import BundleMismatchError, OperatorConfigError, RuleRefusalError
@@ -51,6 +52,10 @@ class Variants:
     tuning: Tensors
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Variant → why it does not ship."""
+    known: Sequence[Known] = ()
+    """What the support distance was taken from, where it was fitted or kept here."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """What of a parent was kept, for the bundle's provenance."""
 
     @property
     def logit_tolerance(self) -> float:
@@ -81,6 +86,7 @@ def make_variants(
     head: Head | None = None,
     forced: Collection[str] = (),
     fixed_for: str = "",
+    parent: Parent | None = None,
 ) -> Variants:
     """ONNX by each recipe of ``precisions``, in that order of preference; what is out of its tolerance is left out, and why is said.
 
@@ -96,6 +102,7 @@ def make_variants(
         head: gives a module its deferral score; unused by ONNX bytes, which bring their own or none.
         forced: names of variants that ship whatever their parity; each then says what is wrong with it.
         fixed_for: who needs every axis of a fixed size, and gets batches of one; '' for nobody.
+        parent: the release that this one takes the place of, of which as much is kept as still fits; unused by ONNX bytes.
 
     Raises:
         OperatorConfigError: an unknown variant, an operator that ONNX has not, rows that do not fit, or an ONNX file that has no
@@ -105,15 +112,25 @@ def make_variants(
         RuleRefusalError: every one of them is out of its tolerance.
     """
     recipes = find_recipes(precisions)
+    known: Sequence[Known] = ()
+    notes: dict[str, str] = {}
     if isinstance(model, bytes):
         outputs = _outputs_of(model, inputs, embedding=embedding)
         _check_rows(model, tuning, calibration)
         plain, exact = model, _said(model, tuning)
     else:
-        plain, outputs, exact = _exported(model, inputs, tuning, support, embedding=embedding, head=head)
+        known = _known(model, parent, tuning, support, notes)
+        plain, outputs, exact = _exported(model, inputs, tuning, known, embedding=embedding, head=head)
         _check_rows(plain, tuning, calibration)
     before = _said(plain, tuning)
-    maker = _Maker(plain=plain, outputs=outputs, tuning=tuning, calibration=calibration, fixed_for=fixed_for)
+    maker = _Maker(
+        plain=plain,
+        outputs=outputs,
+        tuning=tuning,
+        calibration=calibration,
+        fixed_for=fixed_for,
+        parent=parent.files if parent is not None and not isinstance(model, bytes) else {},
+    )
     files: dict[str, bytes] = {}
     variants, said, left_out = [], {}, {}
     for recipe in recipes:
@@ -127,6 +144,8 @@ def make_variants(
             continue
         file = f"model.{recipe.name}.onnx"
         files[file], said[recipe.name] = made.data, found
+        if made.as_parent:
+            notes[f"kept-{recipe.name}"] = "the parent's floating-point layers, scales and zero points, where they fit"
         variants.append(
             Variant(
                 name=recipe.name,
@@ -140,13 +159,23 @@ def make_variants(
         )
     if not variants:
         raise _none_fit(left_out)
-    return Variants(files=files, variants=variants, outputs=outputs, said=said, tuning=tuning, left_out=left_out)
+    return Variants(
+        files=files,
+        variants=variants,
+        outputs=outputs,
+        said=said,
+        tuning=tuning,
+        left_out=left_out,
+        known=known,
+        notes=notes,
+    )
 
 
 @dataclass(frozen=True)
 class _Made:
     data: bytes
     left: Sequence[LeftInFloat] = ()
+    as_parent: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,12 +187,14 @@ class _Maker:
     tuning: Tensors
     calibration: Tensors
     fixed_for: str
+    parent: Mapping[str, bytes]
+    """Variant → the same of the parent."""
 
     def make(self, recipe: Recipe) -> _Made:
         made = self._made(recipe)
         data = one_by_one(made.data, wanted_by=self.fixed_for) if self.fixed_for else made.data
         walk(data)
-        return _Made(data, made.left)
+        return _Made(data, made.left, made.as_parent)
 
     def _made(self, recipe: Recipe) -> _Made:
         exactly = [name for name in (self.outputs.support, self.outputs.deferral) if name]
@@ -176,8 +207,9 @@ class _Maker:
                 logits=self.outputs.logits,
                 exact=exactly,
                 judged=list(self.tuning.batches(rows)),
+                parent=self.parent.get(recipe.name),
             )
-            return _Made(quantized.data, quantized.left)
+            return _Made(quantized.data, quantized.left, quantized.as_parent)
         if recipe.precision == "fp16":
             halved = to_fp16(self.plain, logits=self.outputs.logits, exact=exactly)
             return _Made(halved.data, halved.left)
@@ -210,11 +242,24 @@ def _none_fit(left_out: Mapping[str, str]) -> RuleRefusalError:
     )
 
 
+def _known(
+    module: nn.Module, parent: Parent | None, tuning: Tensors, support: Tensors, notes: dict[str, str]
+) -> Sequence[Known]:
+    """What the support distance is taken from: the parent's where it still holds, or else fitted."""
+    if not isinstance(module, Pools):
+        return ()
+    if parent is not None and (held := still_known(parent, module.eval(), tuning)) is not None:
+        notes["support"] = held.says
+        if held.holds:
+            return parent.known
+    return fit_known(pooled_features(module.eval(), support))
+
+
 def _exported(
     module: nn.Module,
     inputs: Sequence[ModelInput],
     tuning: Tensors,
-    support: Tensors,
+    known: Sequence[Known],
     *,
     embedding: bool,
     head: Head | None,
@@ -227,8 +272,8 @@ def _exported(
             fix="give it encode(first) and fuse(features, *rest), as the shipped students have, or leave out --embedding",
         )
     deployed, outputs = module, Outputs(embedding=EMBEDDING if embedding else None)
-    if isinstance(module, Pools):
-        deployed = Deployable(module, fit_known(pooled_features(module, support)), embedding=embedding)
+    if known:
+        deployed = Deployable(module, known, embedding=embedding)
         outputs = msgspec.structs.replace(outputs, support="support")
     elif embedding:
         deployed = Embedding(module)

@@ -50,7 +50,7 @@ def work(world: World) -> Iterator[OpenTask]:
 
 
 def learn(work: OpenTask, world: World, out: str, *, margins: Margins = LENIENT, deferral: bool = True) -> RoundReport:
-    plan = RoundPlan(base=world.base, out=world.folder / out, margins=margins, deferral=deferral)
+    plan = RoundPlan(base=world.base, out=world.folder / out, update="full", margins=margins, deferral=deferral)
     return run_round(work, plan, lambda *_: None)
 
 

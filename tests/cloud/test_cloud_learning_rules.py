@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from outrider_cloud.learning.candidate import SMALL_ROUND, Asked, chosen_update
 from outrider_cloud.learning.contest import Contender, GateRows, Played, play_candidate, play_deployed
 from outrider_cloud.learning.promotion import Behaviour, Margins
 from outrider_cloud.learning.teacher import THRESHOLDS, calibrated, choose_confidence, tempered
@@ -176,3 +177,18 @@ def test_a_candidate_that_no_threshold_saves_is_played_at_its_first() -> None:
     deployed = play_deployed(contender(np.full(ROWS, 0.9), labels, threshold=0.5), rows)
     worse = contender(np.full(ROWS, 0.9), np.where(np.arange(ROWS) % 5 == 0, (labels + 1) % LABELS, labels))
     assert play_candidate(worse, rows, deployed=deployed.behaviour, margins=Margins()).system.most == 1.0
+
+
+@pytest.mark.parametrize(
+    ("asked", "rows", "update"),
+    [
+        ("auto", SMALL_ROUND - 1, "adapters"),
+        ("auto", SMALL_ROUND, "full"),
+        ("adapters", 10_000, "adapters"),
+        ("full", 250, "full"),
+    ],
+)
+def test_a_round_of_little_to_learn_from_trains_the_adapters_unless_told_otherwise(
+    asked: Asked, rows: int, update: str
+) -> None:
+    assert chosen_update(asked, rows) == update

@@ -130,7 +130,8 @@ def test_the_usual_int8_would_not_do_for_tensorrt(made: Variants) -> None:
 
 def test_weights_leave_a_bit_free_where_processors_saturate(made: Variants) -> None:
     for name, most in (("int8", 64), ("int8-dynamic", 64), ("int8-symmetric", 127)):
-        weights = [numpy_helper.to_array(each) for each in graph_of(made, name).initializer]
+        multiplied = [each for each in graph_of(made, name).initializer if "factors" not in each.name]
+        weights = [numpy_helper.to_array(each) for each in multiplied]
         largest = max(np.abs(each.astype(int)).max() for each in weights if each.dtype == np.int8 and each.ndim > 1)
         assert largest <= most
         assert largest > most / 2

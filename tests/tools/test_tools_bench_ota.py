@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from delta_pairs import model_of, some_weights
 
-from outrider.bench.ota import Case, _case, _synthetic, line_of
+from outrider.bench.ota import Case, Found, _case, _synthetic, line_of
 from outrider.bench.ota_pairs import Pair
 from outrider_wire.errors import UndecidedError
 
@@ -24,7 +24,7 @@ def test_a_case_has_every_figure_and_the_delta_is_the_smallest() -> None:
     assert set(msgspec.to_builtins(case)) >= KEYS
     assert case.outrider < 0.8 * case.best_other < case.size == len(pair.after)
     assert case.apply_mb_s > 0 and case.rss_mb > 5
-    assert set(line_of({pair.name: case})) == {"small fp32"}
+    assert set(line_of(Found({pair.name: case}, {}))) == {"small fp32", "worth"}
 
 
 def test_a_delta_that_does_not_rebuild_its_target_ends_the_bench() -> None:

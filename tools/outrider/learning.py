@@ -11,6 +11,7 @@ from outrider_cloud.learning.opening import OpenTask
 from outrider_cloud.store import examples
 
 if TYPE_CHECKING:
+    from outrider_cloud.learning.candidate import Asked
     from outrider_cloud.learning.report import RoundReport
 
 
@@ -38,7 +39,16 @@ def stock(work: OpenTask) -> dict[str, Any]:
 
 
 def run_round(
-    work: OpenTask, *, base: Path, out: Path, hard: bool, deferral: bool, seed: int, threads: int, tell: Tell
+    work: OpenTask,
+    *,
+    base: Path,
+    out: Path,
+    hard: bool,
+    update: "Asked",
+    deferral: bool,
+    seed: int,
+    threads: int,
+    tell: Tell,
 ) -> "RoundReport":
     """One learning round with the default plan; errors as `outrider_cloud.learning.round.run_round`."""
     import torch
@@ -53,6 +63,7 @@ def run_round(
         seed=seed,
         threads=threads,
         distil=DistilPlan(targets="hard" if hard else "soft"),
+        update=update,
         deferral=deferral,
     )
     return run_round(work, plan, tell)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -19,7 +20,8 @@ from outrider_export.checkpoint import checkpoint_path, load_checkpoint
 from outrider_export.data import Progress, Table, Tensors
 from outrider_export.deferral import FEWEST_GROUPS, Pairs, join, make_pairs
 from outrider_export.deferral import FEWEST_ROWS as FEWEST_PAIRS
-from outrider_export.distil import FEWEST_ROWS, DistilPlan, Taught, distil
+from outrider_export.distil import FEWEST_ROWS, DistilPlan, Taught, Update, distil
+from outrider_export.parents import Parent, parent_of
 from outrider_export.promises import Promise
 from outrider_export.recipes import recipes_like
 from outrider_export.students import Architecture
@@ -30,6 +32,19 @@ from outrider_wire.task import Task
 
 MOST_ROWS = 40_000
 """Rows of D1 that a round goes through, over all epochs: 15 epochs of 2,700 rows."""
+SMALL_ROUND = 500
+"""Rows of D1 below which a round that is to choose trains the adapters alone: with 250 a full round kept less than before it, with
+500 it kept more and more than the adapters did (demo, docs/deltas.md)."""
+
+Asked = Literal["auto", "full", "adapters"]
+"""What of the student is to learn; ``auto``: by the number of rows."""
+
+
+def chosen_update(asked: Asked, rows: int) -> Update:
+    """Whether a round of so many rows of D1 trains every layer or the adapters alone."""
+    if asked == "auto":
+        return "adapters" if rows < SMALL_ROUND else "full"
+    return asked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +54,8 @@ class Base:
     model: Model
     module: nn.Module
     architecture: Architecture
+    parent: Parent
+    """The same, as what a candidate takes the place of."""
 
 
 def open_base(bundle: Path, task: Task, *, threads: int) -> Base:
@@ -63,7 +80,12 @@ def open_base(bundle: Path, task: Task, *, threads: int) -> Base:
             reason="checkpoint_mismatch",
             fix="keep each bundle's own checkpoint beside it",
         )
-    return Base(model=model, module=module, architecture=architecture)
+    return Base(
+        model=model,
+        module=module,
+        architecture=architecture,
+        parent=parent_of(bundle, model.manifest, module),
+    )
 
 
 def distilled(base: Base, lessons: Lessons, plan: DistilPlan, *, seed: int, progress: Progress) -> nn.Module:
@@ -161,6 +183,7 @@ class Workshop:
             choose=rather(variants),
             embedding=self.base.model.manifest.outputs.embedding is not None,
             deferral=pairs,
+            replaces=self.base.parent,
             progress=progress,
         )
         return load_model(self.bundle, bounds=self.task.inputs)

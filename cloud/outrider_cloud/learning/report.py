@@ -48,6 +48,8 @@ class RoundReport(Struct, kw_only=True, frozen=True):
     """One sentence."""
     seed: int
     targets: Literal["soft", "hard"]
+    update: Literal["full", "adapters"] = "full"
+    """What of the student learnt: every layer, or the adapters alone, after which a device is sent a few per cent of the file."""
     deployed: str
     """Digest of the base bundle."""
     counts: Counts

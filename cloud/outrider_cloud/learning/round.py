@@ -4,6 +4,7 @@ In order, each step cheaper to fail at than the next: what the large model may t
 student, its bundle, the gate on gate rows, and last the certificate, on rows that are spent when they are looked at.
 """
 
+import dataclasses
 import logging
 import tempfile
 import time
@@ -19,7 +20,17 @@ from msgspec.structs import replace
 
 from outrider_cloud.clock import now_ms
 from outrider_cloud.learning import ledger, rounds
-from outrider_cloud.learning.candidate import Base, Workshop, check_free, deliver, distilled, open_base, sister_pairs
+from outrider_cloud.learning.candidate import (
+    Asked,
+    Base,
+    Workshop,
+    check_free,
+    chosen_update,
+    deliver,
+    distilled,
+    open_base,
+    sister_pairs,
+)
 from outrider_cloud.learning.handing_over import hand_over
 from outrider_cloud.learning.lessons import Lessons
 from outrider_cloud.learning.material import Learnable, Material, gather, learnable
@@ -49,6 +60,8 @@ class RoundPlan:
     seed: int = 0
     threads: int = 1
     distil: DistilPlan = field(default_factory=DistilPlan)
+    """Its ``update`` is chosen by `update`."""
+    update: Asked = "auto"
     margins: Margins = field(default_factory=Margins)
     deferral: bool = False
     """Whether a deferral score is learnt, at as much training again; it ships only if it ranks errors better than the plain scores."""
@@ -108,6 +121,7 @@ class _Round:
             verdict="",
             seed=self.plan.seed,
             targets=self.plan.distil.targets,
+            update=chosen_update(self.plan.update, found.counts.confident),
             deployed=self.base.model.digest,
             counts=found.counts,
             confidence=found.confidence,
@@ -121,15 +135,16 @@ class _Round:
         )
 
     def _with_candidate(self, report: RoundReport, material: Material, lessons: Lessons, folder: Path) -> RoundReport:
+        plan = dataclasses.replace(self.plan.distil, update=report.update)
         with self._stage("distilling"):
-            student = distilled(self.base, lessons, self.plan.distil, seed=self.plan.seed, progress=self.tell)
+            student = distilled(self.base, lessons, plan, seed=self.plan.seed, progress=self.tell)
         pairs = None
         if self.plan.deferral:
             with self._stage("learning when to ask"):
                 pairs = sister_pairs(
                     self.base,
                     lessons,
-                    self.plan.distil,
+                    plan,
                     seed=self.plan.seed,
                     progress=lambda _what, share: self.tell("learning when to ask", share),
                 )

@@ -63,7 +63,7 @@ def digits(seed: int, data: Path | None, folder: Path, tell: Tell) -> list[Expor
                 inputs=one_input(values),
                 tuning=tuning,
                 calibration=tuning.take(np.arange(min(len(tuning), 512))),
-                support=tuning,
+                support=every.take(roles["train"]),
                 test=every.take(roles["test"]),
                 risk=RISK,
             )

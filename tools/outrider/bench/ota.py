@@ -14,12 +14,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 from msgspec import Struct
 
-from outrider.bench.ota_pairs import Pair, make_pairs
+from outrider.bench.ota_pairs import Pair, Worth, make_pairs
 from outrider.progress import Tell
 from outrider_engine.delta.make import make_delta
 from outrider_wire.errors import OperatorSetupError, UndecidedError
@@ -74,8 +75,17 @@ class Case(Struct, kw_only=True, frozen=True):
         return min(each for each in (self.full_zstd, self.patch_from, self.bsdiff4) if each is not None)
 
 
-def measure(plan: OtaPlan, tell: Tell) -> dict[str, Case]:
-    """Every case by its name; trains what is not there yet.
+class Found(NamedTuple):
+    """What was measured."""
+
+    cases: dict[str, Case]
+    """By name."""
+    worth: dict[str, Worth]
+    """Release → what it is worth; the one before the update among them."""
+
+
+def measure(plan: OtaPlan, tell: Tell) -> Found:
+    """Every case, and what each release is worth; trains what is not there yet.
 
     Raises:
         OperatorSetupError: a library of the extras ``bench``, ``export`` or ``demo`` is absent.
@@ -83,7 +93,7 @@ def measure(plan: OtaPlan, tell: Tell) -> dict[str, Case]:
     """
     _bsdiff4()  # before anything is trained
     found: dict[str, Case] = {}
-    pairs = make_pairs(plan.folder, seed=plan.seed, tell=tell)
+    pairs, worth = make_pairs(plan.folder, seed=plan.seed, tell=tell)
     for done, pair in enumerate(pairs):
         tell("comparing", done / len(pairs))
         found[pair.name] = _case(pair, others=True)
@@ -91,7 +101,7 @@ def measure(plan: OtaPlan, tell: Tell) -> dict[str, Case]:
         tell(f"synthetic: {pair.name}", 0.0)
         found[pair.name] = _case(pair, others=False)
         tell(f"synthetic: {pair.name}", 1.0)
-    return found
+    return Found(found, worth)
 
 
 def _bsdiff4() -> ModuleType:
@@ -187,6 +197,7 @@ def _model(weights: list[np.ndarray]) -> bytes:
     return bytes(helper.make_model(graph).SerializeToString(deterministic=True))
 
 
-def line_of(found: dict[str, Case]) -> dict[str, dict[str, object]]:
-    """The JSON line."""
-    return {name: msgspec.to_builtins(case) for name, case in found.items()}
+def line_of(found: Found) -> dict[str, object]:
+    """The JSON line: every case by its name, and ``worth``."""
+    cases = {name: msgspec.to_builtins(case) for name, case in found.cases.items()}
+    return {**cases, "worth": {name: msgspec.to_builtins(worth) for name, worth in found.worth.items()}}

@@ -1,7 +1,9 @@
-"""Models before and after an update, as ONNX bytes: what ``outrider bench ota`` takes deltas between. Measures nothing.
+"""Releases before and after an update: what ``outrider bench ota`` takes deltas between, and what each update is worth. Makes no delta.
 
-The demo's small model is the one before; after it come one round of distillation from the demo's large model, a tuning of the
-last layer alone, and the same architecture trained from other random weights (a far retrain: nothing but the graph is alike).
+The demo's small model is the one before; after it come one round of distillation from the demo's large model that trains every layer,
+a small one of the same kind, one that trains the adapters alone, a tuning of the last layer, and the same architecture
+trained from other random weights (a far retrain: nothing but the graph is alike). Each is exported as a learning round exports, with
+the one before as the release that it takes the place of, and certified on rows of its own.
 """
 
 import copy
@@ -11,24 +13,48 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
+from msgspec import Struct
 
 from outrider.demo.models import SMALL, Models, look, make_models
-from outrider.demo.world import World, make_world
+from outrider.demo.world import QUESTIONS_PLAYED, World, make_world
 from outrider.progress import Tell
 from outrider_export.beside import checkpoint_path
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from outrider_export.data import Tensors
+    from outrider_export.build import BuildReport
+    from outrider_export.data import Table, Tensors
+    from outrider_export.distil import Update
+    from outrider_export.parents import Parent
 
 PRECISIONS = ("fp32", "fp16", "int8")
-CHANGES = ("round", "small-round", "last-layer", "retrain")
-"""What becomes of the model, in this order of cost."""
+CHANGES = ("round", "small-round", "adapters", "last-layer", "retrain")
+"""What becomes of the model."""
+BEFORE = "before"
 _SURE = 0.95
-_CALIBRATION_ROWS, _SUPPORT_ROWS = 256, 2_000
 _LAST_LAYER_STEPS = 60
+_TEST_QUESTIONS = 2_000
+
+
+class Worth(Struct, kw_only=True, frozen=True):
+    """What a release is worth at INT8, as it ships. Shares of test questions that chose nothing."""
+
+    right: float
+    """Answered right by the small model alone."""
+    kept: float
+    """Kept on the device by the certified rule; 0 where nothing is certified."""
+    wrong: float
+    """Of these, wrong."""
+    certified: bool
+    agreement: float
+    """With its own fp32, on tuning rows."""
+    support: str = ""
+    """What became of the parent's support distance."""
+    as_parent: bool = False
+    """Whether the parent's floating-point layers and scales were kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +72,8 @@ class Pair:
         return f"{self.change} {self.precision}"
 
 
-def make_pairs(folder: Path, *, seed: int, tell: Tell) -> list[Pair]:
-    """All pairs, from ``folder`` if this seed's are there; otherwise trained (about a minute and a half) and kept there.
+def make_pairs(folder: Path, *, seed: int, tell: Tell) -> tuple[list[Pair], dict[str, Worth]]:
+    """All pairs, and what each release is worth, from ``folder`` if this seed's are there; otherwise trained (minutes) and kept there.
 
     Raises:
         OperatorSetupError: a library of the extras ``export`` and ``demo`` is absent.
@@ -56,55 +82,63 @@ def make_pairs(folder: Path, *, seed: int, tell: Tell) -> list[Pair]:
     models = make_models(world, folder / "models", tell)
     key = hashlib.sha256(checkpoint_path(models.small).read_bytes() + Path(__file__).read_bytes()).hexdigest()[:8]
     home = folder / "ota" / f"seed-{seed}-{key}"
-    if not (home / "whole").is_file():
+    whole = home / "worth.json"
+    if not whole.is_file():
         home.mkdir(parents=True, exist_ok=True)
-        for name, data in _Maker(world, models, tell).all():
-            (home / f"{name}.onnx").write_bytes(data)
-        (home / "whole").touch()
-    return [
+        found = _Maker(world, models, home, tell).all()
+        whole.write_bytes(msgspec.json.encode(found))
+    pairs = [
         Pair(
             change=change,
             precision=precision,
-            before=(home / f"before-{precision}.onnx").read_bytes(),
-            after=(home / f"{change}-{precision}.onnx").read_bytes(),
+            before=_file(home / BEFORE, precision).read_bytes(),
+            after=_file(home / change, precision).read_bytes(),
         )
         for change in CHANGES
         for precision in PRECISIONS
     ]
+    return pairs, msgspec.json.decode(whole.read_bytes(), type=dict[str, Worth])
+
+
+def _file(release: Path, precision: str) -> Path:
+    return (
+        release.with_name(f"{release.name}.fp16.onnx") if precision == "fp16" else release / f"model.{precision}.onnx"
+    )
 
 
 class _Maker:
-    def __init__(self, world: World, models: Models, tell: Tell) -> None:
+    def __init__(self, world: World, models: Models, home: Path, tell: Tell) -> None:
         import torch
 
         from outrider_export.checkpoint import load_checkpoint
 
         torch.set_num_threads(1)
-        self.world, self.models, self.tell = world, models, tell
+        self.world, self.models, self.home, self.tell = world, models, home, tell
         self.before, self.architecture = load_checkpoint(checkpoint_path(models.small), world.task)
         self.inputs = self.architecture.inputs(world.task)
         self.labelled = self._tensors(world.deal.labelled)
-        self.tuning = self._tensors(world.deal.tuning)
+        self.parent: Parent | None = None
 
-    def all(self) -> list[tuple[str, bytes]]:
-        """(``before`` or a change, and the precision) → ONNX."""
+    def all(self) -> dict[str, Worth]:
+        """(``before`` or a change) → what it is worth; the files are written."""
         makes: dict[str, Callable[[], nn.Module]] = {
-            "before": lambda: self.before,
+            BEFORE: lambda: self.before,
             "round": lambda: self._distilled(epochs=15, learning_rate=2e-3),
             "small-round": lambda: self._distilled(epochs=1, learning_rate=1e-4),
+            "adapters": lambda: self._distilled(epochs=15, learning_rate=2e-3, update="adapters"),
             "last-layer": self._last_layer,
             "retrain": self._retrained,
         }
-        found = []
+        found = {}
         for done, (name, make) in enumerate(makes.items()):
             self.tell(f"training: {name}", done / len(makes))
-            found += [(f"{name}-{precision}", data) for precision, data in self._exported(make()).items()]
+            found[name] = self._released(name, make())
         return found
 
     def _tensors(self, pictures: tuple[int, ...]) -> "Tensors":
-        return self.world.table(self.world.questions(pictures)).tensors(self.inputs, self.world.task.inputs)
+        return self._table(pictures).tensors(self.inputs, self.world.task.inputs)
 
-    def _distilled(self, *, epochs: int, learning_rate: float) -> "nn.Module":
+    def _distilled(self, *, epochs: int, learning_rate: float, update: "Update" = "full") -> "nn.Module":
         """One round, as `outrider_cloud.learning` teaches it."""
         from outrider_export.distil import DistilPlan, Taught, distil
 
@@ -118,7 +152,7 @@ class _Maker:
             unsure=Taught(tensors=tensors.take(unsure), probabilities=large.probabilities[unsure]),
             sure=Taught(tensors=tensors.take(sure), probabilities=small.probabilities[sure]),
             labelled=self.labelled,
-            plan=DistilPlan(epochs=epochs, learning_rate=learning_rate),
+            plan=DistilPlan(epochs=epochs, learning_rate=learning_rate, update=update),
             seed=self.world.seed,
         )
 
@@ -148,22 +182,45 @@ class _Maker:
         train(module, self.labelled, self.architecture.plan, seed=self.world.seed + 1)
         return module.eval()
 
-    def _exported(self, module: "nn.Module") -> dict[str, bytes]:
-        from outrider_export.variants import make_variants
+    def _released(self, name: str, module: "nn.Module") -> Worth:
+        from outrider_export.build import build_bundle
+        from outrider_export.parents import parent_of
 
-        rng = np.random.default_rng(self.world.seed)
-        some = self.labelled.take(np.sort(rng.permutation(len(self.labelled))[:_CALIBRATION_ROWS]))
-        support = self.labelled.take(np.sort(rng.permutation(len(self.labelled))[:_SUPPORT_ROWS]))
-        files = make_variants(
-            module,
-            self.inputs,
-            tuning=self.tuning,
-            calibration=some,
-            support=support,
-            precisions=("fp32", "int8"),
-        ).files
-        plain = files["model.fp32.onnx"]
-        return {"fp32": plain, "fp16": _half(plain), "int8": files["model.int8.onnx"]}
+        world, out = self.world, self.home / name
+        report = build_bundle(
+            task=world.task,
+            model=module,
+            architecture=self.architecture,
+            tuning=self._table(world.deal.tuning),
+            certification=self._table(world.certification(first=name == BEFORE)),
+            support=self._table(world.deal.labelled),
+            out=out,
+            version=name,
+            seed=world.seed,
+            precisions=("int8", "fp32"),
+            forced=("int8",),
+            replaces=self.parent,
+        )
+        if name == BEFORE:
+            self.parent = parent_of(out, report.manifest, module)
+        _file(out, "fp16").write_bytes(_half(_file(out, "fp32").read_bytes()))
+        return self._worth(report)
+
+    def _worth(self, report: "BuildReport") -> Worth:
+        test = self.world.table(self.world.questions(self.world.deal.test, QUESTIONS_PLAYED)[:_TEST_QUESTIONS])
+        seen, manifest = look(report.bundle, test), report.manifest
+        return Worth(
+            right=float(seen.right.mean()),
+            kept=float(seen.accepted.mean()),
+            wrong=float((~seen.right[seen.accepted]).mean()) if seen.accepted.any() else 0.0,
+            certified=manifest.certificate is not None,
+            agreement=manifest.variants[0].parity["agreement"],
+            support=manifest.provenance.get("support", ""),
+            as_parent="kept-int8" in manifest.provenance,
+        )
+
+    def _table(self, pictures: tuple[int, ...]) -> "Table":
+        return self.world.table(self.world.questions(pictures))
 
 
 def _half(model: bytes) -> bytes:

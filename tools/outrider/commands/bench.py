@@ -308,7 +308,11 @@ def ota(
         "MB/s",
         "MB",
     )
-    screen.table(columns, [_update_row(name, case) for name, case in found.items()])
+    screen.table(columns, [_update_row(name, case) for name, case in found.cases.items()])
+    screen.table(
+        ("release, INT8", "right", "kept", "of these wrong", "certified", "as fp32", "support distance"),
+        [_worth_row(name, worth) for name, worth in found.worth.items()],
+    )
     Screen(json=True).value(line_of(found))
 
 
@@ -317,6 +321,12 @@ def _update_row(name: str, case: Any) -> Sequence[object]:
     said = ["" if size is None else f"{size:,}" for size in sizes]
     shares = (f"{case.outrider / case.full_zstd:.1%}", f"{case.outrider / case.best_other:.2f}")
     return (name, *said, *shares, f"{case.make_s:.2f}", f"{case.apply_mb_s:.0f}", f"{case.rss_mb:.0f}")
+
+
+def _worth_row(name: str, worth: Any) -> Sequence[object]:
+    shares = (worth.right, worth.kept, worth.wrong)
+    certified = "yes" if worth.certified else "no"
+    return (name, *map("{:.1%}".format, shares), certified, f"{worth.agreement:.1%}", worth.support.partition(":")[0])
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """``outrider distill``: a small model from a large one: the first from a folder of data, the next from what was escalated."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -26,6 +26,12 @@ def run(
     hard: Annotated[
         bool, typer.Option("--hard", help="Learn the large model's answers, not its distributions.")
     ] = False,
+    update: Annotated[
+        Literal["auto", "full", "adapters"],
+        typer.Option(
+            help="Train every layer, or the last ones alone, which makes a delta small; auto: these where there is little to learn from."
+        ),
+    ] = "auto",
     deferral: Annotated[
         bool,
         typer.Option(
@@ -46,7 +52,7 @@ def run(
     screen = Screen(json=json, quiet=quiet)
     with opened(learning.cloud_config(config), task) as work, bar(screen) as tell:
         report = learning.run_round(
-            work, base=base, out=out, hard=hard, deferral=deferral, seed=seed, threads=threads, tell=tell
+            work, base=base, out=out, hard=hard, update=update, deferral=deferral, seed=seed, threads=threads, tell=tell
         )
     screen.table(("on gate rows", "deployed", "candidate"), report.table())
     screen.table(
