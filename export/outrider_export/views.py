@@ -55,6 +55,7 @@ def add_views(model: onnx.ModelProto, inputs: Sequence[ModelInput], *, logits: s
 
 def _of_input(graph: onnx.GraphProto, entry: ModelInput) -> View | None:
     """Level, spread and sharpness of a picture's planes, a sound's bands or its samples; None of tokens and masks."""
+    along: tuple[int, ...]
     match entry.steps[0].op, len(entry.shape):
         case "decode_image", 3:
             along = (2, 3)
