@@ -7,7 +7,7 @@ arXiv 2203.10807). Half of the rows find the directions, the other half where kn
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -166,7 +166,7 @@ class _Adder:
     def __init__(self, graph: onnx.GraphProto, name: str) -> None:
         self._graph, self._name, self._added = graph, name, 0
 
-    def __call__(self, op: str, *reads: str | NDArray[np.generic], **settings: int) -> str:
+    def __call__(self, op: str, *reads: str | NDArray[np.generic], **settings: Any) -> str:
         self._added += 1
         name = f"{self._name}_{self._added}"
         given = [self._named(each, f"{name}_{place}") for place, each in enumerate(reads)]
