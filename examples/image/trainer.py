@@ -1,7 +1,8 @@
 """Garments through a dim, turned camera: writes the device's data, trains a large model for the cloud, and fits a small one.
 
 Fashion-MNIST (70,000 grey pictures of 28 × 28). The cloud's pictures are the owner's own, seen through a wide range of cameras;
-the device's all come through its one poor camera. Usage: ``python trainer.py --data FOLDER -o OUT``.
+the device's all come through its one poor camera. Usage: ``python trainer.py --data FOLDER -o OUT``. This folder needs nothing of the
+other examples.
 """
 
 import argparse

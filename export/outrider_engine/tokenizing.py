@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from outrider_wire.errors import BundleDamagedError, BundleError, OperatorSetupError
+from outrider_wire.errors import BundleDamagedError, OperatorSetupError
 from outrider_wire.manifest import ModelInput
 from outrider_wire.step import Encode, Encoded
 
@@ -38,8 +38,11 @@ def encoders_from(inputs: Iterable[ModelInput], files: Mapping[str, bytes]) -> d
 def open_tokenizer(data: bytes, name: str = "tokenizer.json") -> Encode:
     """What a ``tokenizer.json`` of the library ``tokenizers`` does to a text.
 
+    What it gives raises `ValueError` for a text that the tokenizer fails on: it has read one before it came so far, and a stranger's
+    text must not be held against the release.
+
     Raises:
-        BundleDamagedError: it is none, or is larger than `TOKENIZER_BYTES`.
+        BundleDamagedError: it is none, cannot read a single word, or is larger than `TOKENIZER_BYTES`.
         OperatorSetupError: the library is missing.
     """
     if len(data) > TOKENIZER_BYTES:
@@ -52,30 +55,38 @@ def open_tokenizer(data: bytes, name: str = "tokenizer.json") -> Encode:
             reason="no_tokenizers",
             fix=INSTALL,
         ) from error
-    tokenizer = _guarded(lambda: library.Tokenizer.from_str(data.decode("utf-8")), name)
+    try:
+        tokenizer = _guarded(lambda: library.Tokenizer.from_str(data.decode("utf-8")))
+        _guarded(lambda: tokenizer.encode("a"))
+    except _FailedError as error:
+        raise _damaged(name, f"does not work: {error}") from error
     last: tuple[str, Encoded] | None = None
 
     def encode(text: str) -> Encoded:
         nonlocal last
         if last is None or last[0] != text:  # ids, mask and types of one text are asked for one after the other
-            found = _guarded(lambda: tokenizer.encode(text), name)
+            found = _guarded(lambda: tokenizer.encode(text))
             last = (text, Encoded(found.ids, found.attention_mask, found.type_ids))
         return last[1]
 
     return encode
 
 
-def _guarded(call: Callable[[], Any], name: str) -> Any:
+class _FailedError(ValueError):
+    """The library could not; its own words."""
+
+
+def _guarded(call: Callable[[], Any]) -> Any:
     """The library's errors share no base, and a panic in its Rust code is not even an ``Exception``."""
     try:
         return call()
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:  # as above
-        raise _damaged(name, f"does not work: {str(error)[:300]}") from error
+        raise _FailedError(str(error)[:300]) from error
 
 
-def _damaged(name: str, what: str) -> BundleError:
+def _damaged(name: str, what: str) -> BundleDamagedError:
     return BundleDamagedError(
         f"the tokenizer file {name[:128]!r} {what}", reason="tokenizer_unusable", fix="fetch or build the bundle again"
     )

@@ -26,6 +26,7 @@ from outrider_export.checkpoint import checkpoint_path, save_checkpoint
 from outrider_export.copies import check_copies
 from outrider_export.data import Progress, Table
 from outrider_export.deferral import Learned, Pairs, learn
+from outrider_export.onnx_support import Watched, with_support
 from outrider_export.parents import Parent
 from outrider_export.promises import Promise
 from outrider_export.students import TOKENIZER_FILE, Architecture
@@ -119,7 +120,8 @@ def build_bundle(
         out: replaced if it is a bundle already.
         version: what people call the release.
         support: rows that the support distance is fitted on, labelled or not (training rows do); None: the tuning rows,
-            with a correction for being judged on the rows that it was fitted on.
+            with a correction for being judged on the rows that it was fitted on. ONNX bytes get one where their architecture
+            is `watched`, and keep one that they bring.
         parent: digest of the bundle whose model this one was trained from.
         seed: chooses each group's row.
         precisions: variants by name (`outrider_export.recipes.RECIPES`), in order of preference; those within their tolerance
@@ -161,6 +163,11 @@ def build_bundle(
     if deferral is not None and isinstance(model, nn.Module):
         drawn = tuning.some_per_group(key, GROUP_ROWS).tensors(inputs, bounds, encoders=encoders)
         learned = learn(deferral, model, drawn, seed=seed)
+    known = (support.one_per_group(key) if support else own_support).tensors(inputs, bounds, encoders=encoders)
+    watched = Watched("", has=True)
+    if isinstance(model, bytes) and architecture.watched:
+        tell("learning what the model knows", 0.1)
+        model, watched = with_support(model, inputs, known)
     variants = make_variants(
         model,
         inputs,
@@ -168,7 +175,7 @@ def build_bundle(
         calibration=own_support.take(np.arange(min(len(own_support), _CALIBRATION_ROWS))).tensors(
             inputs, bounds, encoders=encoders
         ),
-        support=(support.one_per_group(key) if support else own_support).tensors(inputs, bounds, encoders=encoders),
+        support=known,
         precisions=precisions,
         embedding=embedding,
         head=learned.head,
@@ -188,7 +195,10 @@ def build_bundle(
             parent=parent,
             licence=licence,
             folder=folder,
-            notes={**({"deferral": learned.says} if learned.says else {}), **variants.notes},
+            notes={
+                **{name: says for name, says in (("deferral", learned.says), ("support", watched.says)) if says},
+                **variants.notes,
+            },
         )
         shipped = load_model(folder, bounds=bounds)
         certified = calibrate_and_certify(
@@ -224,7 +234,7 @@ def build_bundle(
         manifest=manifest,
         certified=certified,
         checkpoint=checkpoint,
-        notes=variants.sentences,
+        notes=[*variants.sentences, *([] if watched.has else [watched.says])],
     )
 
 

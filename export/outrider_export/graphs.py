@@ -26,7 +26,7 @@ def settled(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]], *, logi
     for entry in graph.input:
         _shape(entry, [BATCH, *shapes[entry.name]])
     if list(order) != list(range(len(order))):
-        _constant(graph, "outrider_order", np.asarray(order, np.int64))
+        constant(graph, "outrider_order", np.asarray(order, np.int64))
         graph.node.append(helper.make_node("Gather", [logits, "outrider_order"], ["outrider_ordered"], axis=1))
         logits = "outrider_ordered"
     if logits != LOGITS:
@@ -38,27 +38,30 @@ def settled(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]], *, logi
     return canonical(model)
 
 
-def with_pooling(model: onnx.ModelProto, *, hidden: str, rank: int, mask: str | None) -> str:
+def with_pooling(model: onnx.ModelProto, *, hidden: str, rank: int, mask: str | None, prefix: str = "outrider") -> str:
     """Adds the mean of an encoder's hidden state (batch, places, d) or maps (batch, d, h, w); gives the features' name.
 
-    ``mask``: the input that says which places hold text; padding then does not count.
+    ``mask``: the input that says which places hold text; padding then does not count, and of a text of nothing else it is zero.
+    ``prefix``: of the names of what is added.
     """
-    graph, made = model.graph, "outrider_features"
+    graph, made = model.graph, f"{prefix}_features"
     if rank != 3 or mask is None:
         axes = [1] if rank == 3 else [2, 3]
-        _constant(graph, "outrider_axes", np.asarray(axes, np.int64))
-        graph.node.append(helper.make_node("ReduceMean", [hidden, "outrider_axes"], [made], keepdims=0))
+        constant(graph, f"{prefix}_axes", np.asarray(axes, np.int64))
+        graph.node.append(helper.make_node("ReduceMean", [hidden, f"{prefix}_axes"], [made], keepdims=0))
         return made
-    _constant(graph, "outrider_last", np.asarray([2], np.int64))
-    _constant(graph, "outrider_places", np.asarray([1], np.int64))
+    constant(graph, f"{prefix}_last", np.asarray([2], np.int64))
+    constant(graph, f"{prefix}_places", np.asarray([1], np.int64))
+    constant(graph, f"{prefix}_least", np.asarray(1, np.float32))
     graph.node.extend(
         [
-            helper.make_node("Cast", [mask], ["outrider_mask"], to=TensorProto.FLOAT),
-            helper.make_node("Unsqueeze", ["outrider_mask", "outrider_last"], ["outrider_weights"]),
-            helper.make_node("Mul", [hidden, "outrider_weights"], ["outrider_weighted"]),
-            helper.make_node("ReduceSum", ["outrider_weighted", "outrider_places"], ["outrider_sum"], keepdims=0),
-            helper.make_node("ReduceSum", ["outrider_weights", "outrider_places"], ["outrider_count"], keepdims=0),
-            helper.make_node("Div", ["outrider_sum", "outrider_count"], [made]),
+            helper.make_node("Cast", [mask], [f"{prefix}_mask"], to=TensorProto.FLOAT),
+            helper.make_node("Unsqueeze", [f"{prefix}_mask", f"{prefix}_last"], [f"{prefix}_weights"]),
+            helper.make_node("Mul", [hidden, f"{prefix}_weights"], [f"{prefix}_weighted"]),
+            helper.make_node("ReduceSum", [f"{prefix}_weighted", f"{prefix}_places"], [f"{prefix}_sum"], keepdims=0),
+            helper.make_node("ReduceSum", [f"{prefix}_weights", f"{prefix}_places"], [f"{prefix}_held"], keepdims=0),
+            helper.make_node("Max", [f"{prefix}_held", f"{prefix}_least"], [f"{prefix}_count"]),
+            helper.make_node("Div", [f"{prefix}_sum", f"{prefix}_count"], [made]),
         ]
     )
     return made
@@ -77,8 +80,8 @@ def featuring(model: onnx.ModelProto, features: str, shapes: Mapping[str, Sequen
 
 def with_head(model: onnx.ModelProto, features: str, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> str:
     """Adds a linear layer, weight (labels, d) and bias (labels,), on ``features`` (batch, d); gives its output's name."""
-    _constant(model.graph, "outrider_head.weight", weight)
-    _constant(model.graph, "outrider_head.bias", bias)
+    constant(model.graph, "outrider_head.weight", weight)
+    constant(model.graph, "outrider_head.bias", bias)
     inputs = [features, "outrider_head.weight", "outrider_head.bias"]
     model.graph.node.append(helper.make_node("Gemm", inputs, ["outrider_head"], transB=1))
     return "outrider_head"
@@ -86,7 +89,7 @@ def with_head(model: onnx.ModelProto, features: str, weight: NDArray[np.float32]
 
 def with_log(model: onnx.ModelProto, probabilities: str, *, least: float = 1e-7) -> str:
     """Adds the logarithm of probabilities: logits of a model that gives only these; gives its name."""
-    _constant(model.graph, "outrider_least", np.asarray(least, np.float32))
+    constant(model.graph, "outrider_least", np.asarray(least, np.float32))
     model.graph.node.append(helper.make_node("Max", [probabilities, "outrider_least"], ["outrider_positive"]))
     model.graph.node.append(helper.make_node("Log", ["outrider_positive"], ["outrider_log"]))
     return "outrider_log"
@@ -102,7 +105,8 @@ def _shape(entry: onnx.ValueInfoProto, sides: Sequence[int | str]) -> None:
             dim.dim_value = side
 
 
-def _constant(graph: onnx.GraphProto, name: str, values: NDArray[np.generic]) -> None:
+def constant(graph: onnx.GraphProto, name: str, values: NDArray[np.generic]) -> None:
+    """Adds a tensor that is the same for every input."""
     graph.initializer.append(numpy_helper.from_array(values, name))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -82,6 +83,41 @@ def _folder_rows(folder: Path, task: Task) -> Iterator[Example]:
             group = groups.setdefault(data, file.relative_to(folder).as_posix())
             value = _text(file, data) if part.modality == "text" else data
             yield Example({part.name: value}, number[each.name], group)
+
+
+def passed_over(folder: Path, task: Task) -> str:
+    """What lies in the sub-folders and is no example, in a sentence; '' where nothing does."""
+    modality = task.inputs[0].modality
+    files = (file for each in _classes(folder) for file in each.iterdir() if not file.name.startswith("."))
+    strange = Counter(
+        file.suffix.lower() or "no ending" for file in files if file.suffix.lower() not in FILES[modality]
+    )
+    if not strange:
+        return ""
+    kinds = ", ".join(f"{count} of {suffix}" for suffix, count in strange.most_common(4))
+    known = ", ".join(sorted(FILES[modality]))
+    return f"WARNING: {strange.total()} files were passed over ({kinds}): only {known} count, directly in a sub-folder"
+
+
+def from_pile(folder: Path, task: Task) -> Table:
+    """Every file of a folder and of its sub-folders, unlabelled. Files with the same bytes are one row.
+
+    Raises:
+        OperatorConfigError: there is none of the task's kind, or the task has several parts.
+    """
+    if not folder.is_dir() or len(task.inputs) != 1:
+        raise OperatorConfigError(
+            f"{folder} does not give the inputs of task {task.name}",
+            reason="wrong_parts",
+            fix="point at a folder of files, for a task of one part; else at a JSON-lines file",
+        )
+    part = task.inputs[0]
+    files = (file for each in [folder, *_classes(folder)] for file in _files(each, part.modality))
+    found = {file.read_bytes(): file for file in files}
+    return Table.from_examples(
+        Example({part.name: _text(file, data) if part.modality == "text" else data}, UNLABELLED, str(file))
+        for data, file in found.items()
+    )
 
 
 def _text(file: Path, data: bytes) -> str:

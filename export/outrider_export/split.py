@@ -16,6 +16,8 @@ from outrider_wire.task import Task
 
 Tables = Mapping[Role, Table]
 NEEDED: tuple[Role, ...] = ("train", "tuning", "certification", "test")
+FEW = 10
+"""Rows of a label below which a model has hardly seen it."""
 ACCURACY = 0.88
 """Of the model that a forecast supposes, before there is one."""
 
@@ -61,6 +63,7 @@ def foresee(tables: Tables, task: Task) -> Forecast:
         f"{grouped_items_needed(risk, task.delta, START_ERRORS, most)} with {START_ERRORS} errors",
         f"for scale: {_expected(n, risk, task.delta, most)}",
     ]
+    sentences += _rare(tables["train"], task)
     if task.strata:
         sentences.append(strata_sentences([stratum.name for stratum in task.strata]))
     if not possible:
@@ -74,6 +77,18 @@ def foresee(tables: Tables, task: Task) -> Forecast:
         can_certify=possible,
         sentences=sentences,
     )
+
+
+def _rare(train: Table, task: Task) -> list[str]:
+    """A warning of the labels that there is hardly anything to learn from."""
+    found = np.bincount(train.labels, minlength=len(task.labels))
+    few = [f"{label} ({n})" for label, n in zip(task.labels, found.tolist(), strict=True) if n < FEW]
+    if not few:
+        return []
+    return [
+        f"WARNING: fewer than {FEW} rows to train on of {', '.join(few[:8])}{' and others' if len(few) > 8 else ''}: "
+        "the small model will hardly know them; bring more"
+    ]
 
 
 def _expected(n: int, risk: float, delta: float, rows_a_group: int) -> str:

@@ -35,6 +35,8 @@ class Architecture:
     """What its steps need beside the weights, by name: a `TOKENIZER_FILE`. Part of every bundle."""
     notes: Mapping[str, str] = field(default_factory=dict)
     """Where it comes from, for the bundle's provenance."""
+    watched: bool = False
+    """It comes as ONNX, and gets a support distance on what that shows (`outrider_export.onnx_support`)."""
 
 
 def image_input(part: InputPart, height: int, width: int, *, tensor: str = "") -> ModelInput:

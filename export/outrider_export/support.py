@@ -52,8 +52,8 @@ def pooled_features(module: Pools, tensors: Tensors) -> list[NDArray[np.float64]
     return [torch.cat(view).double().numpy() for view in zip(*batches, strict=True)]
 
 
-def fit_gaussian(features: NDArray[np.float64]) -> Gaussian:
-    """Mean and regularised inverse covariance of features (n, d).
+def fit_gaussian(features: NDArray[np.float64], *, noise: float = 0.0) -> Gaussian:
+    """Mean and regularised inverse covariance of features (n, d); ``noise`` is the deviation that each has besides, of rounding.
 
     Raises:
         RuleRefusalError: too few rows.
@@ -65,8 +65,8 @@ def fit_gaussian(features: NDArray[np.float64]) -> Gaussian:
             reason="too_few_support_rows",
             fix=f"bring at least {FEWEST_ROWS}, labelled or not",
         )
-    spread = features.std(0) + 1e-9
-    correlation = np.cov(features / spread, rowvar=False).reshape(d, d)
+    spread = np.hypot(features.std(0), noise) + 1e-9
+    correlation = np.cov(features / spread, rowvar=False).reshape(d, d) + np.diag((noise / spread) ** 2)
     precision = np.linalg.inv(correlation + _RIDGE * np.eye(d)) / np.outer(spread, spread)
     return Gaussian(mean=features.mean(0), precision=precision, n=n)
 
@@ -104,15 +104,15 @@ class Known:
         return self.gaussian.distances(features) / self.unit
 
 
-def fit_known(views: Sequence[NDArray[np.float64]]) -> list[Known]:
-    """A Gaussian and its unit for each view's features (n, d) of the same known rows.
+def fit_known(views: Sequence[NDArray[np.float64]], *, noise: float = 0.0) -> list[Known]:
+    """A Gaussian and its unit for each view's features (n, d) of the same known rows; ``noise`` as `fit_gaussian` takes it.
 
     Raises:
         RuleRefusalError: too few rows.
     """
     found = []
     for features in views:
-        gaussian = fit_gaussian(features)
+        gaussian = fit_gaussian(features, noise=noise)
         nearest = float(np.quantile(gaussian.distances(features), 1 - FALSE_ALARMS / len(views)))
         found.append(Known(gaussian=gaussian, unit=unseen_distance(nearest, gaussian.n)))
     return found

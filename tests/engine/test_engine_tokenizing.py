@@ -3,12 +3,16 @@
 import json
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 
 import pytest
 
 from outrider_engine.tokenizing import TOKENIZER_BYTES, encoders_from, encoders_of, open_tokenizer
-from outrider_wire.errors import BundleDamagedError
+from outrider_wire.errors import BundleDamagedError, CallerInputError
 from outrider_wire.manifest import ModelInput, Step
+from outrider_wire.step import Encoded
+from outrider_wire.steps import Preparer
 
 
 def tokenizer(**changes: object) -> bytes:
@@ -59,10 +63,119 @@ def test_what_is_no_tokenizer_is_a_damaged_bundle(data: bytes) -> None:
     assert damaged.value.reason == "tokenizer_unusable"
 
 
-def test_a_tokenizer_that_fails_on_a_text_is_the_bundles_fault() -> None:
-    encode = open_tokenizer(tokenizer(model={"type": "WordLevel", "vocab": {"red": 2}, "unk_token": "[UNK]"}))
-    with pytest.raises(BundleDamagedError):
-        encode("blue")
+def test_a_tokenizer_that_reads_nothing_is_the_bundles_fault() -> None:
+    with pytest.raises(BundleDamagedError, match="does not work"):
+        open_tokenizer(tokenizer(model={"type": "WordLevel", "vocab": {"red": 2}, "unk_token": "[UNK]"}))
+
+
+def test_a_text_that_a_working_tokenizer_fails_on_is_the_callers_and_names_its_part() -> None:
+    """Held against the release, a stranger's text would roll an update back."""
+    encode = open_tokenizer(tokenizer(model={"type": "WordLevel", "vocab": {"a": 2, "[PAD]": 0}, "unk_token": "[UNK]"}))
+    with pytest.raises(CallerInputError) as refused:
+        Preparer(READS, encoders={"a.json": encode}).prepare({"p": "blue"})
+    assert (refused.value.reason, refused.value.part) == ("text_unreadable", "p")
+    assert encode("a").ids == [2, 0, 0], "and the next text is read"
+
+
+def test_a_panic_in_the_library_is_the_callers_error_and_not_the_workers_end() -> None:
+    """A pattern that backtracks without end makes the library's engine give up, which it answers by a panic."""
+    hungry = {"type": "Split", "pattern": {"Regex": "(?:a|a)+$"}, "behavior": "Isolated", "invert": False}
+    encode = open_tokenizer(tokenizer(pre_tokenizer=hungry))
+    with pytest.raises(CallerInputError) as refused:
+        Preparer(READS, encoders={"a.json": encode}).prepare({"p": "a" * 40 + "!"})
+    assert refused.value.reason == "text_unreadable"
+
+
+HOSTILE = {
+    "one letter": "a" * (1 << 20),
+    "blanks": " " * (1 << 20),
+    "null bytes": "\0" * (1 << 20),
+    "marks on one letter": "e" + "\u0301\u0316" * (1 << 19),
+    "joined emoji": "\N{MAN}\N{ZERO WIDTH JOINER}" * (1 << 19),
+    "right to left marks": "\u202e" * (1 << 20),
+    "no spaces": "\u4e2d" * (1 << 20),
+    "punctuation": "!" * (1 << 20),
+}
+
+
+def trained(kind: str) -> bytes:
+    """A tokenizer as language models have them, that has learnt a few words."""
+    import tokenizers
+    from tokenizers import models, normalizers, pre_tokenizers, trainers
+
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    model, trainer, before = {
+        "bpe": (
+            models.BPE(),
+            trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False),
+            pre_tokenizers.ByteLevel(),
+        ),
+        "unigram": (
+            models.Unigram(),
+            trainers.UnigramTrainer(vocab_size=60, unk_token="<unk>", show_progress=False),
+            pre_tokenizers.Metaspace(),
+        ),
+        "wordpiece": (
+            models.WordPiece(unk_token="[UNK]"),
+            trainers.WordPieceTrainer(vocab_size=200, special_tokens=["[UNK]"], show_progress=False),
+            pre_tokenizers.BertPreTokenizer(),
+        ),
+    }[kind]
+    made = tokenizers.Tokenizer(model)
+    made.pre_tokenizer, made.normalizer = before, normalizers.NFKC()
+    made.train_from_iterator(["a goal in the last minute", "votes and atoms of the small model"] * 20, trainer)
+    made.enable_truncation(3)
+    made.enable_padding(length=3)
+    data: str = made.to_str()
+    return data.encode()
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram", "wordpiece"])
+def test_a_megabyte_of_nonsense_costs_a_tokenizer_what_a_page_costs(kind: str) -> None:
+    """By this process's own time on the processor: of a text of the bound, and of one a hundred times as long."""
+    preparer = Preparer(READS, encoders={"a.json": open_tokenizer(trained(kind))})
+    for name, text in HOSTILE.items():
+        page = _seconds(lambda text=text: preparer.prepare({"p": text[:8192]}))
+        whole = _seconds(lambda text=text: preparer.prepare({"p": text}))
+        assert preparer.prepare({"p": text})["t"].shape == (3,)
+        assert whole < 20 * page + 0.05, f"{name}: {page:.4f} s for a page, {whole:.4f} s for a megabyte"
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    """The least of three."""
+    taken = []
+    for _ in range(3):
+        began = time.process_time()
+        call()
+        taken.append(time.process_time() - began)
+    return min(taken)
+
+
+def test_of_a_longer_text_the_end_is_read_where_the_file_keeps_that() -> None:
+    encode = open_tokenizer(tokenizer())
+    text = "red " * 4000 + "blue"
+    for keeps, ids in (("start", [2, 2, 2]), ("end", [2, 2, 2])):
+        step = Step(op="tokenize", args={"file": "a.json", "length": 3, "keeps": keeps})
+        seen: list[str] = []
+
+        def listening(shown: str, seen: list[str] = seen) -> Encoded:
+            seen.append(shown)
+            return encode(shown)
+
+        inputs = [ModelInput(part="p", tensor="t", steps=[step], shape=[3])]
+        assert Preparer(inputs, encoders={"a.json": listening}).prepare({"p": text})["t"].tolist() == ids
+        assert [len(each) for each in seen] == [8192]
+        assert seen[0].endswith("blue") == (keeps == "end")
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe\x00", b"caf\xc3", b"\xed\xa0\x80", b"\xf8\x88\x80\x80\x80"])
+def test_bytes_that_are_no_utf8_are_refused_before_a_tokenizer_sees_them(data: bytes) -> None:
+    def never(text: str) -> Encoded:
+        raise AssertionError(text)
+
+    with pytest.raises(CallerInputError) as refused:
+        Preparer(READS, encoders={"a.json": never}).prepare({"p": data})
+    assert refused.value.reason == "not_utf8"
 
 
 def test_only_the_files_that_steps_name_are_read() -> None:

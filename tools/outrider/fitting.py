@@ -19,7 +19,8 @@ from outrider_cloud.learning import ledger
 from outrider_cloud.learning.opening import opened
 from outrider_export.copies import check_copies
 from outrider_export.fit import Allowance, Fit, FitReport
-from outrider_export.sources import from_folder, from_jsonl, task_from_folder
+from outrider_export.readable import check_readable
+from outrider_export.sources import from_folder, from_jsonl, passed_over, task_from_folder
 from outrider_export.split import Forecast, foresee, split
 from outrider_export.task_text import task_to_toml
 from outrider_wire.certificate import DEFAULT_COVERAGES
@@ -109,16 +110,17 @@ class Fitting:
         self._certification = 0
 
     def __enter__(self) -> Self:
-        """Writes the files, opens the store, reads and splits the rows.
+        """Reads the rows, writes the files, opens the store, splits the rows. Nothing is written where the data cannot be used.
 
         Raises:
             OutriderError: a file, the store or the data cannot be used.
         """
+        rows = (from_folder if self._data.is_dir() else from_jsonl)(self._data, self.task)
+        check_readable(rows, self.task)
         write_files(self._out, self.task)
         try:
             config = load_cloud_config(self._out / "cloud.toml")
             self._work = self._stack.enter_context(opened(config, self.task.name))
-            rows = (from_folder if self._data.is_dir() else from_jsonl)(self._data, self.task)
             self._tables = split(rows, key=self._work.key, shares=self._work.shares)
             check_copies(self._tables["tuning"], self._tables["certification"])
         except BaseException:  # interrupted too: __exit__ is not called for what never entered
@@ -132,7 +134,9 @@ class Fitting:
 
     def foresee(self) -> Forecast:
         """What the data can certify; looks at no certification row."""
-        return foresee(self._tables, self.task)
+        found = foresee(self._tables, self.task)
+        left = passed_over(self._data, self.task) if self._data.is_dir() else ""
+        return replace(found, sentences=[*found.sentences, left]) if left else found
 
     def run(self, *, teacher: str, student: str, tell: Tell) -> FitReport:
         """Trains, exports, certifies and tests. Errors as `outrider_export.fit.Fit.run`."""

@@ -79,6 +79,7 @@ ROWS: tuple[Reason, ...] = (
     ),
     Reason("not_finite", "part", _BOTH, _APP, "a series holds NaN or infinity", "send finite numbers"),
     Reason("not_utf8", "part", _BOTH, _APP, "a text is not UTF-8", "send UTF-8"),
+    Reason("text_unreadable", "part", _BOTH, _APP, "the model's tokenizer fails on a text", "send another text"),
     Reason(
         "sound_length",
         "part",

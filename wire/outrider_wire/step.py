@@ -28,7 +28,7 @@ class Encoded(NamedTuple):
 
 
 Encode = Callable[[str], Encoded]
-"""What a tokenizer file does to a text; see `outrider_engine.tokenizing`."""
+"""What a tokenizer file does to a text, or a `ValueError` where it fails on that; see `outrider_engine.tokenizing`."""
 
 
 @dataclass(frozen=True, kw_only=True)

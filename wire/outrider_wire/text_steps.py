@@ -16,6 +16,8 @@ from outrider_wire.step import Flow, Function, StepOp
 
 _WORDS = re.compile(r"[a-z]+")
 _TOKENS = 1 << 20
+_CHARACTERS = 8192
+_CHARACTERS_A_TOKEN = 64
 
 
 class HashedWords(StepOp, kw_only=True, frozen=True):
@@ -40,6 +42,7 @@ class HashedWords(StepOp, kw_only=True, frozen=True):
 class Tokenize(StepOp, kw_only=True, frozen=True):
     """Text → tokens (length,) by a tokenizer file of the bundle, whose own truncation and padding make that length.
 
+    The tokenizer sees 64 characters a token, and at least 8,192: what it would cut off anyway costs no time, however much is sent.
     A text of nothing but ``silent`` tokens (special ones, padding, unknown words) is one that
     `outrider_wire.steps.Preparer.unread` names.
     """
@@ -49,6 +52,13 @@ class Tokenize(StepOp, kw_only=True, frozen=True):
     length: Annotated[int, Meta(ge=1, le=4096)]
     gives: Literal["ids", "mask", "types"] = "ids"
     silent: Annotated[tuple[Annotated[int, Meta(ge=0, le=_TOKENS)], ...], Meta(max_length=256)] = ()
+    keeps: Literal["start", "end"] = "start"
+    """Which end of a longer text is read: the one that the file's truncation leaves."""
+
+    @property
+    def characters(self) -> int:
+        """Most that the tokenizer sees."""
+        return max(_CHARACTERS, _CHARACTERS_A_TOKEN * self.length)
 
     def compile(self, flow: Flow) -> tuple[Function, Flow]:
         """The file must be at hand."""
@@ -56,9 +66,19 @@ class Tokenize(StepOp, kw_only=True, frozen=True):
         if encode is None:
             raise ValueError(f"there is no tokenizer {self.file!r} at hand")
         part, length, gives = flow.part, self.length, self.gives
+        seen = slice(self.characters) if self.keeps == "start" else slice(-self.characters, None)
 
         def tokenize(value: bytes | str) -> NDArray[np.int64]:
-            found: list[int] = getattr(encode(_text(value, part)), gives)
+            text = _text(value, part)[seen]
+            try:
+                found: list[int] = getattr(encode(text), gives)
+            except ValueError as error:
+                raise CallerInputError(
+                    f"the model's tokenizer cannot read part {part!r}: {error}",
+                    reason="text_unreadable",
+                    fix="send another text; where every text fails, fetch or build the bundle again",
+                    part=part,
+                ) from error
             if len(found) != length:
                 raise CallerInputError(
                     f"part {part!r} makes {len(found)} tokens, and the model takes {length}",

@@ -119,6 +119,7 @@ def adopt_checkpoint(root: Path, task: Task, options: Options | None = None) -> 
         plan=LARGE_PLAN,
         files=files,
         notes=_notes(checkpoint),
+        watched=True,
     )
     if not checkpoint.is_encoder:
         return Adopted(architecture, settled(model, shapes, logits=facts.outputs[0].name, order=order), None)

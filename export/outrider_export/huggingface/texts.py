@@ -61,6 +61,8 @@ def text_inputs(
                 fix="name a classifier of plain texts",
             )
         args: dict[str, Any] = {"file": TOKENIZER_FILE, "length": length, "gives": _GIVES[tensor]}
+        if settings.get("truncation_side") == "left":
+            args["keeps"] = "end"
         if tensor == "input_ids":
             args["silent"] = silent
         inputs.append(ModelInput(part=part, tensor=tensor, steps=[Step(op="tokenize", args=args)], shape=[length]))

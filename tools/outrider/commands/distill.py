@@ -116,6 +116,7 @@ def fit(
 
     torch.set_num_threads(threads)
     stated = fitting.task_for(data, task, risk=risk, delta=delta)
+    screen.note("looking at every input")
     with fitting.Fitting(task=stated, data=data, out=out, seed=seed) as work:
         foreseen = work.foresee()
         screen.note(f"task {stated.name}: {', '.join(f'{n} {role}' for role, n in foreseen.rows.items())} rows")

@@ -59,6 +59,12 @@ def run(
         typer.Option(metavar="DIR|FILE", help="Labelled rows that it was not trained on: sub-folders, or JSON lines."),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="BUNDLE", help="Directory to write.")],
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR|FILE", help="Inputs, labelled or not, that tell what it knows; default: of the rows."
+        ),
+    ] = None,
     version: Annotated[str, typer.Option(help="What people call the release.")] = "1",
     reads: Annotated[str, typer.Option(metavar="NAME", help="Architecture whose inputs an .onnx file reads.")] = "",
     variant: Annotated[
@@ -110,7 +116,7 @@ def run(
     from outrider.exporting import Export
     from outrider.progress import bar
 
-    export = Export(source=source, task=read_task(task), data=data, reads=reads, seed=seed)
+    export = Export(source=source, task=read_task(task), data=data, reads=reads, calibrate=calibrate, seed=seed)
     screen.note(export.forecast())
     with bar(screen) as tell:
         built, choice = export.build(
