@@ -41,15 +41,6 @@ _NO_WISHES = Wishes()
 _JSON = msgspec.json.Decoder(Submission)
 
 
-async def read_parts(request: web.Request) -> Parts:
-    """The parts of one input.
-
-    Raises:
-        CallerInputError: the body is empty, too large, of another type, or not what its type says.
-    """
-    return parts_of_body(await read_body(request), request.headers.get("Content-Type", ""))
-
-
 async def read_body(request: web.Request) -> bytes:
     """The whole body.
 
@@ -65,7 +56,11 @@ async def read_body(request: web.Request) -> bytes:
 
 
 def parts_of_body(body: bytes, header: str) -> Parts:
-    """The parts in a whole body; ``header`` is its Content-Type. Errors as `read_parts`."""
+    """The parts of one input, from a whole body; ``header`` is its Content-Type.
+
+    Raises:
+        CallerInputError: the body is empty, of another type, or not what its type says.
+    """
     if not body:
         raise CallerInputError(
             "the body is empty", reason="empty_body", fix="send the parts as a multipart form, or as JSON"

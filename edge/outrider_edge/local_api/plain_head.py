@@ -1,0 +1,50 @@
+"""The head of a request for an answer, as far as it is plain: HTTP/1.1, a known length, no field that changes what the bytes mean
+(RFC 9112). Pure. What is not plain is not wrong: it is read by somebody else.
+"""
+
+import re
+from functools import lru_cache
+from typing import NamedTuple
+
+from outrider_edge.local_api.replies import from_here
+from outrider_wire.names import NAME_GRAMMAR
+
+MOST_BYTES = 4096
+"""Of a head."""
+_ASKED = re.compile(rf"POST /v1/tasks/({NAME_GRAMMAR})/answers HTTP/1\.1")
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")
+_LENGTH = re.compile(r"[0-9]{1,12}")
+_NOT_PLAIN = frozenset({"transfer-encoding", "content-encoding", "expect", "upgrade", "te", "trailer", "connection"})
+"""Fields that change how the body, or the connection, is to be read."""
+
+
+class PlainHead(NamedTuple):
+    """All that matters of it."""
+
+    task: str
+    content_type: str
+    length: int
+    """Bytes of the body."""
+    here: bool
+    """Its ``Host`` and ``Origin`` are this machine's."""
+
+
+@lru_cache(maxsize=64)
+def plain_head(head: bytes) -> PlainHead | None:
+    """What stands before the empty line, or None where it is not plain. A client's requests mostly have one head: it is read once."""
+    asked, *lines = head.decode("latin-1").split("\r\n")
+    if (found := _ASKED.fullmatch(asked)) is None:
+        return None
+    fields: dict[str, str] = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        name, value = name.lower(), value.strip(" \t")
+        if not colon or name in fields or not _TOKEN.fullmatch(name) or not (value.isascii() and value.isprintable()):
+            return None
+        fields[name] = value
+    if fields.get("connection", "").lower() == "keep-alive":  # what HTTP/1.1 does anyway
+        del fields["connection"]
+    length, host = fields.get("content-length", ""), fields.get("host", "")
+    if not _NOT_PLAIN.isdisjoint(fields) or not host or not _LENGTH.fullmatch(length):
+        return None
+    return PlainHead(found[1], fields.get("content-type", ""), int(length), from_here(host, fields.get("origin")))
