@@ -20,6 +20,7 @@ from outrider_edge.config import EdgeConfig, read_task
 from outrider_edge.engine_desk import EngineDesk, EngineTerms
 from outrider_edge.exposition import AgentCollector, page
 from outrider_edge.ground import audit_key, bound_sockets, hold_folder
+from outrider_edge.interpreter import set_for_serving
 from outrider_edge.journey.agent import NO_TASK, Agent
 from outrider_edge.loading import Loaded, load_tasks
 from outrider_edge.local_api.api import Api
@@ -179,6 +180,7 @@ async def serving(config: EdgeConfig) -> AsyncIterator[Serving]:
             outbox.feed.wake()
             sources.events.wake()
 
+        stack.enter_context(set_for_serving())
         addresses = await open_api(api, agent, wake, sockets, stack)
         sources.start(stack)  # last, so that they are the first to stop
         yield Serving(agent=agent, addresses=addresses)
