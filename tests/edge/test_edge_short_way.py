@@ -17,6 +17,7 @@ from factory import sure, unsure
 from outrider_edge.app import Serving, serving
 from outrider_edge.config import load_edge_config
 from outrider_edge.local_api.plain_head import plain_head
+from outrider_edge.local_api.submission import Wishes
 
 ASK = "/v1/tasks/colours/answers"
 HEAD = f"POST {ASK} HTTP/1.1\r\nHost: 127.0.0.1:8700\r\nContent-Type: application/json\r\nContent-Length: 12"
@@ -87,7 +88,14 @@ def request(
     [
         lambda head: head.replace("POST", "GET"),
         lambda head: head.replace("HTTP/1.1", "HTTP/1.0"),
-        lambda head: head.replace(ASK, f"{ASK}?wait=provisional"),
+        lambda head: head.replace(ASK, f"{ASK}?"),
+        lambda head: head.replace(ASK, f"{ASK}?wait"),
+        lambda head: head.replace(ASK, f"{ASK}?wait=never"),
+        lambda head: head.replace(ASK, f"{ASK}?group=a%20b"),
+        lambda head: head.replace(ASK, f"{ASK}?group=a+b"),
+        lambda head: head.replace(ASK, f"{ASK}?group=a&group=b"),
+        lambda head: head.replace(ASK, f"{ASK}?colour=red"),
+        lambda head: head.replace(ASK, f"{ASK}?answer_within_ms=1.5"),
         lambda head: head.replace(ASK, "/v1/tasks/%63olours/answers"),
         lambda head: head.replace(ASK, f"http://127.0.0.1:8700{ASK}"),
         lambda head: head.replace("Host: 127.0.0.1:8700\r\n", ""),
@@ -120,7 +128,10 @@ def test_a_head_that_is_not_plain_is_left_to_others(change: Any) -> None:
 def test_a_plain_head_is_read_as_it_is_written() -> None:
     head = plain_head((HEAD + "\r\nORIGIN:http://evil.example \r\nConnection: Keep-Alive\r\nX-Trace:").encode())
     assert head is not None
-    assert head == ("colours", "application/json", 12, False)
+    assert head == ("colours", "application/json", 12, Wishes(), False)
+    asked = plain_head(HEAD.replace(ASK, f"{ASK}?wait=provisional&answer_within_ms=20&group=a-1&insist=1").encode())
+    assert asked is not None
+    assert asked.wishes == Wishes(wait=False, answer_within_ms=20, group="a-1", insist=True)
     foreign = plain_head(HEAD.replace("127.0.0.1", "evil.example").encode())
     assert foreign is not None
     assert not foreign.here
@@ -162,7 +173,7 @@ async def test_whatever_is_not_plain_is_handed_over_with_every_byte(tmp_path: Pa
     async with serving(load_edge_config(write_config(tmp_path))) as served:
         for data, status in (
             (chunked, 200),
-            (request(body, path=f"{ASK}?group=a"), 200),
+            (request(body, path=f"{ASK}?group=a%20b"), 200),
             (request(body, path="/v1/tasks/foreign/answers"), 404),
             (request(body, "Origin: http://evil.example"), 403),
             (request(body, host="evil.example"), 403),

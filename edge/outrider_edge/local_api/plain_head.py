@@ -7,11 +7,14 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from outrider_edge.local_api.replies import from_here
+from outrider_edge.local_api.submission import NO_WISHES, Wishes, wishes_of
+from outrider_wire.errors import CallerInputError
 from outrider_wire.names import NAME_GRAMMAR
 
 MOST_BYTES = 4096
 """Of a head."""
-_ASKED = re.compile(rf"POST /v1/tasks/({NAME_GRAMMAR})/answers HTTP/1\.1")
+_WISH = r"[a-z_]+=[A-Za-z0-9._~-]*"
+_ASKED = re.compile(rf"POST /v1/tasks/({NAME_GRAMMAR})/answers(?:\?({_WISH}(?:&{_WISH})*))? HTTP/1\.1")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")
 _LENGTH = re.compile(r"[0-9]{1,12}")
 _NOT_PLAIN = frozenset({"transfer-encoding", "content-encoding", "expect", "upgrade", "te", "trailer", "connection"})
@@ -25,6 +28,7 @@ class PlainHead(NamedTuple):
     content_type: str
     length: int
     """Bytes of the body."""
+    wishes: Wishes
     here: bool
     """Its ``Host`` and ``Origin`` are this machine's."""
 
@@ -47,4 +51,21 @@ def plain_head(head: bytes) -> PlainHead | None:
     length, host = fields.get("content-length", ""), fields.get("host", "")
     if not _NOT_PLAIN.isdisjoint(fields) or not host or not _LENGTH.fullmatch(length):
         return None
-    return PlainHead(found[1], fields.get("content-type", ""), int(length), from_here(host, fields.get("origin")))
+    try:
+        wishes = wishes_of(_unique(found[2])) if found[2] else NO_WISHES
+    except (CallerInputError, ValueError):
+        return None  # it is told, and counted, where all else is
+    here = from_here(host, fields.get("origin"))
+    return PlainHead(found[1], fields.get("content-type", ""), int(length), wishes, here)
+
+
+def _unique(query: str) -> dict[str, str]:
+    """The pairs of a query that needs no decoding.
+
+    Raises:
+        ValueError: a key comes twice.
+    """
+    pairs = [pair.partition("=")[::2] for pair in query.split("&")]
+    if len(wishes := dict(pairs)) < len(pairs):
+        raise ValueError(query)
+    return wishes

@@ -1,6 +1,6 @@
 """The short way to an answer: plain requests for one, on connections that carry nothing else, past aiohttp.
 
-Around a small model the general HTTP server takes three times as long as the model. What is not plain (another route, a query, a
+Around a small model the general HTTP server takes three times as long as the model. What is not plain (another route, a
 chunked body, a page's origin, a body that is too large) is not judged here: the connection is handed to aiohttp, for good, with every
 byte that it has not answered.
 """
@@ -18,13 +18,11 @@ from outrider_edge.journey.agent import Agent
 from outrider_edge.local_api.answering import answered, report_json
 from outrider_edge.local_api.plain_head import MOST_BYTES, PlainHead, plain_head
 from outrider_edge.local_api.replies import DEFECT, error_json
-from outrider_edge.local_api.submission import Wishes
 from outrider_wire.errors import OutriderError
 
 log = logging.getLogger(__name__)
 
 _END = b"\r\n\r\n"
-_NO_WISHES = Wishes()
 
 
 class ShortWay:
@@ -55,7 +53,7 @@ class ShortWay:
     async def answer(self, head: PlainHead, body: bytes) -> tuple[int, bytes]:
         """HTTP status and JSON."""
         try:
-            return report_json(await answered(self._agent, head.task, body, head.content_type, _NO_WISHES))
+            return report_json(await answered(self._agent, head.task, body, head.content_type, head.wishes))
         except OutriderError as error:
             return error_json(error)
         except Exception:  # one request's defect must not become the others'
