@@ -104,9 +104,10 @@ async def test_an_update_refuses_not_one_request(config: Path, cloud: FakeCloud,
     release = cloud.publish_release(make_bundle(tmp_path / "next", task, seed=1, bias=[0.0, 0.0, 40.0], version="2"))
     async with serving(load_edge_config(config)) as served:
         answered: list[tuple[str | None, str]] = []
+        enough = asyncio.Event()
 
         async def ask_on() -> None:
-            while True:
+            while not enough.is_set():
                 report = await served.agent.submit("colours", parts_of(sure(0)), answer_within_ms=0)
                 answered.append((report.label, report.model))
                 await asyncio.sleep(0.001)
@@ -116,7 +117,8 @@ async def test_an_update_refuses_not_one_request(config: Path, cloud: FakeCloud,
         slots = lambda: [slot.state for message in cloud.reported[-1:] for slot in message.slots]  # noqa: E731 - one look
         await until(lambda: slots() == ["committed"])
         assert not asking.done()
-        asking.cancel()
+        enough.set()
+        await asking  # an input under way is answered: in the thread, where the machine is slow
         assert set(answered) == {("red", "1"), ("blue", "2")}
         assert answered == sorted(answered, key=lambda pair: pair[1])
         account = served.agent.account()
