@@ -8,7 +8,6 @@ import asyncio
 import logging
 import os
 import signal
-import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,13 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from aiohttp import web
-
 from outrider_edge.budget.spending import Spending
 from outrider_edge.config import EdgeConfig, read_task
 from outrider_edge.engine_desk import EngineDesk, EngineTerms
 from outrider_edge.exposition import AgentCollector, page
 from outrider_edge.ground import audit_key, bound_sockets, hold_folder
+from outrider_edge.interpreter import set_for_serving
 from outrider_edge.journey.agent import NO_TASK, Agent
 from outrider_edge.loading import Loaded, load_tasks
 from outrider_edge.local_api.api import Api
@@ -31,6 +29,7 @@ from outrider_edge.local_api.ended_route import EndedRoute
 from outrider_edge.local_api.events_route import EventsRoute
 from outrider_edge.local_api.kserve.routes import KserveRoutes
 from outrider_edge.local_api.openapi import agent_version
+from outrider_edge.local_api.opening import open_api
 from outrider_edge.local_api.outbox_routes import OutboxRoutes
 from outrider_edge.local_api.updates_routes import UpdatesRoutes
 from outrider_edge.local_api.views import StatusView, task_view
@@ -59,11 +58,6 @@ from outrider_wire.images import Decode, decode_picture
 from outrider_wire.report import Account
 
 log = logging.getLogger(__name__)
-
-GRACE_S = 5.0
-"""How long inputs under way may still wait for the cloud once the agent is asked to stop."""
-_CLOSE_S = 2.0
-"""How long the API's connections get to end after that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +180,8 @@ async def serving(config: EdgeConfig) -> AsyncIterator[Serving]:
             outbox.feed.wake()
             sources.events.wake()
 
-        addresses = await _open(api.application(), agent, wake, sockets, stack)
+        stack.enter_context(set_for_serving())
+        addresses = await open_api(api, agent, wake, sockets, stack)
         sources.start(stack)  # last, so that they are the first to stop
         yield Serving(agent=agent, addresses=addresses)
 
@@ -291,40 +286,6 @@ def _renew(config: EdgeConfig, stack: AsyncExitStack) -> None:
         cert_file=Path(broker.cert_file),
     )
     stack.callback(asyncio.create_task(renewing.run()).cancel)
-
-
-async def _open(
-    app: web.Application,
-    agent: Agent,
-    wake: Callable[[], object],
-    sockets: list[socket.socket],
-    stack: AsyncExitStack,
-) -> list[str]:
-    """Opens the API; closing it lets the inputs under way finish first."""
-
-    async def drain(_: web.Application) -> None:
-        draining = asyncio.ensure_future(agent.drain(GRACE_S))
-        await asyncio.sleep(0)
-        wake()  # who reads along is told to go, once the agent says that it stops
-        await draining
-
-    app.on_shutdown.append(drain)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_CLOSE_S)
-    await runner.setup()
-    stack.push_async_callback(runner.cleanup)
-    addresses = []
-    for bound in sockets:
-        await web.SockSite(runner, bound).start()
-        addresses.append(_address(bound))
-    return addresses
-
-
-def _address(bound: socket.socket) -> str:
-    name = bound.getsockname()
-    if bound.family == socket.AF_UNIX:
-        return f"unix:{name}"
-    host = f"[{name[0]}]" if bound.family == socket.AF_INET6 else name[0]
-    return f"http://{host}:{name[1]}"
 
 
 def _status(

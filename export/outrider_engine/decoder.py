@@ -223,8 +223,8 @@ class _Child:
                 self._await_ready()
             deadline = time.monotonic() + within
             self._socket.settimeout(within)
-            self._socket.sendall(REQUEST.pack(len(data), max_pixels, MODES.index(mode)))
-            self._socket.sendall(data)
+            # In one piece: the child would wake for the head alone, and sleep again until the file comes.
+            self._socket.sendall(REQUEST.pack(len(data), max_pixels, MODES.index(mode)) + data)
             refused, width, height, size = REPLY.unpack(self._received(REPLY.size, deadline))
             if refused:
                 return self._said(size, deadline)

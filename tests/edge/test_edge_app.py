@@ -1,6 +1,7 @@
 """The whole agent, wired from a configuration: what it stands on, what it says when that is missing, and how it ends."""
 
 import asyncio
+import gc
 import json
 import signal
 import socket
@@ -19,6 +20,7 @@ from edge_agents import SERVE, serve_environment, write_config
 from factory import parts_of, sure, unsure
 from outrider_edge.app import serving
 from outrider_edge.config import EdgeConfig, load_edge_config
+from outrider_edge.interpreter import TURN_S
 from outrider_wire.errors import BundleError, OperatorConfigError, OperatorSetupError
 
 UNREACHABLE = '[broker]\nurl = "mqtt://127.0.0.1:9"\n'
@@ -86,6 +88,15 @@ async def test_the_account_and_what_was_escalated_outlive_a_restart(tmp_path: Pa
         account = served.agent.account()
         assert (account.received, account.edge, account.pending, account.adds_up) == (2, 1, 1, True)
         assert (await served.agent.get(sent.id)).state == "pending"
+
+
+async def test_threads_take_short_turns_while_it_serves_and_no_longer(config: EdgeConfig) -> None:
+    before = sys.getswitchinterval()
+    async with serving(config):
+        assert sys.getswitchinterval() == pytest.approx(TURN_S)
+        assert gc.get_freeze_count()
+    assert sys.getswitchinterval() == pytest.approx(before)
+    assert not gc.get_freeze_count()
 
 
 async def test_two_agents_do_not_share_a_data_folder(config: EdgeConfig) -> None:

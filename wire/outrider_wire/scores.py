@@ -26,7 +26,8 @@ def max_probability(logits: Rows, probabilities: Rows) -> Scores:
 def margin(logits: Rows, probabilities: Rows) -> Scores:
     """The largest probability less the second largest: in [0, 1]."""
     del logits
-    top = np.partition(probabilities, -2, axis=-1)
+    top = probabilities.copy()
+    top.partition(-2, axis=-1)
     return np.asarray(top[..., -1] - top[..., -2], np.float64)
 
 

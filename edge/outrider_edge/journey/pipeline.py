@@ -344,7 +344,7 @@ def _local(model: Model, said: Inference, verdict: Verdict, *, prepare_ms: float
     probabilities: list[float] = said.probabilities.tolist()
     return LocalAnswer(
         model=model,
-        label=model.labels[max(range(len(probabilities)), key=probabilities.__getitem__)],
+        label=model.labels[probabilities.index(max(probabilities))],
         probabilities=probabilities,
         verdict=verdict,
         unread=said.unread,

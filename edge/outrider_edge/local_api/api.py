@@ -8,9 +8,10 @@ from aiohttp import web
 
 from outrider_edge.journey.agent import Agent, unknown_task
 from outrider_edge.journey.asked import MAX_WAIT_MS
+from outrider_edge.local_api.answering import answered, report_json
 from outrider_edge.local_api.openapi import document
-from outrider_edge.local_api.replies import Handler, json_reply, speak_json
-from outrider_edge.local_api.submission import read_parts, read_wishes, whole_number
+from outrider_edge.local_api.replies import Handler, coded_reply, json_reply, speak_json
+from outrider_edge.local_api.submission import read_body, read_wishes, whole_number
 from outrider_edge.local_api.views import LiveView, ReadyView, StatusView, task_view
 from outrider_wire.errors import CallerError, CallerInputError
 from outrider_wire.report import TERMINAL, AnswerReport
@@ -54,10 +55,14 @@ class Api:
         self._status = status
         self._metrics = metrics
 
+    @property
+    def max_bytes(self) -> int:
+        """Of a body."""
+        return body_limit([runtime.task for runtime in self._agent.runtimes.values()])
+
     def application(self) -> web.Application:
         """The routes as an application; bodies are bounded by what the tasks' inputs may weigh."""
-        tasks = [runtime.task for runtime in self._agent.runtimes.values()]
-        app = web.Application(client_max_size=body_limit(tasks), middlewares=[speak_json])
+        app = web.Application(client_max_size=self.max_bytes, middlewares=[speak_json])
         for method, path, handler in self.routes():
             app.router.add_route(method, path, handler)
         return app
@@ -83,18 +88,10 @@ class Api:
         if task not in self._agent.runtimes:
             raise self._agent.refused(task, unknown_task(task, self._agent.runtimes))
         try:
-            wishes, parts = read_wishes(request), await read_parts(request)
+            wishes, body = read_wishes(request), await read_body(request)
         except CallerError as error:
             raise self._agent.refused(task, error) from error
-        report = await self._agent.submit(
-            task,
-            parts,
-            wait=wishes.wait,
-            answer_within_ms=wishes.answer_within_ms,
-            group=wishes.group,
-            insist=wishes.insist,
-        )
-        return _report(report)
+        return _report(await answered(self._agent, task, body, request.headers.get("Content-Type", ""), wishes))
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         wait_ms = whole_number(request.query.get("wait_ms", "0"), "wait_ms")
@@ -156,7 +153,7 @@ def body_limit(tasks: Sequence[Task]) -> int:
 
 
 def _report(report: AnswerReport) -> web.Response:
-    return json_reply(report, 200 if report.final else 202)
+    return coded_reply(*report_json(report))
 
 
 async def _send(stream: web.StreamResponse, event: str, report: AnswerReport) -> None:

@@ -56,7 +56,12 @@ _ENCODER = msgspec.json.Encoder()
 
 def json_reply(value: object, status: int = 200) -> web.Response:
     """A value as JSON."""
-    return web.Response(body=_ENCODER.encode(value), status=status, content_type="application/json")
+    return coded_reply(status, _ENCODER.encode(value))
+
+
+def coded_reply(status: int, body: bytes) -> web.Response:
+    """JSON that is encoded already."""
+    return web.Response(body=body, status=status, content_type="application/json")
 
 
 def status_of(error: OutriderError) -> int:
@@ -65,11 +70,20 @@ def status_of(error: OutriderError) -> int:
     return STATUS_OF_REASON.get(error.reason, status) if isinstance(error, CallerInputError) else status
 
 
-def error_reply(error: OutriderError) -> web.Response:
-    """An error as JSON."""
+def error_json(error: OutriderError) -> tuple[int, bytes]:
+    """HTTP status and JSON of an error."""
     part = error.part if isinstance(error, CallerInputError) else ""
     view = ErrorView(reason=error.reason, what=error.what, fix=error.fix, part=part)
-    return json_reply(ErrorReply(error=view), status_of(error))
+    return status_of(error), _ENCODER.encode(ErrorReply(error=view))
+
+
+DEFECT = (
+    500,
+    _ENCODER.encode(
+        ErrorReply(error=ErrorView(reason="internal_error", what="a defect of the agent; its log says more"))
+    ),
+)
+"""The same of what nobody foresaw: it is logged, and not told."""
 
 
 @web.middleware
@@ -80,7 +94,7 @@ async def speak_json(request: web.Request, handler: Handler) -> web.StreamRespon
             return _plain("foreign_origin", "this API is for programs on this machine, not for web pages", 403)
         return await handler(request)
     except OutriderError as error:
-        return error_reply(error)
+        return coded_reply(*error_json(error))
     except web.HTTPException as error:
         if error.status < 400:
             raise
@@ -91,21 +105,25 @@ async def speak_json(request: web.Request, handler: Handler) -> web.StreamRespon
         raise  # the caller has gone
     except Exception:  # one request's defect must not become the others'
         log.exception("request.failed", extra={"method": request.method, "path": request.path})
-        return _plain("internal_error", "a defect of the agent; its log says more", 500)
+        return coded_reply(*DEFECT)
 
 
 def may_ask(request: web.Request) -> bool:
-    """Whether a request comes from a program on this machine.
-
-    A web page could post to loopback, or reach it by a name of its own (DNS rebinding): the first shows in ``Origin``, the
-    second in ``Host``. A Unix socket is out of a page's reach.
-    """
+    """Whether a request comes from a program on this machine, as `from_here` tells. A Unix socket is out of a page's reach."""
     transport = request.transport
     own = transport.get_extra_info("socket") if transport is not None else None
     if own is not None and own.family == socket.AF_UNIX:
         return True
-    origin = request.headers.get("Origin")
-    return _is_here(f"//{request.host}") and (origin is None or _is_here(origin))
+    return from_here(request.host, request.headers.get("Origin"))
+
+
+def from_here(host: str, origin: str | None) -> bool:
+    """Whether the fields ``Host`` and ``Origin`` are those of a program on this machine.
+
+    A web page could post to loopback, or reach it by a name of its own (DNS rebinding): the first shows in ``Origin``, the
+    second in ``Host``.
+    """
+    return _is_here(f"//{host}") and (origin is None or _is_here(origin))
 
 
 @lru_cache(maxsize=64)

@@ -1,5 +1,7 @@
 """From an HTTP request to parts and wishes. Knows the two codings of a body and nothing of what happens next."""
 
+from collections.abc import Mapping
+
 import msgspec
 from aiohttp import web
 from msgspec import Struct
@@ -37,17 +39,9 @@ class Wishes(Struct, kw_only=True, frozen=True):
     insist: bool = False
 
 
-_NO_WISHES = Wishes()
+NO_WISHES = Wishes()
+"""Of a request without a query."""
 _JSON = msgspec.json.Decoder(Submission)
-
-
-async def read_parts(request: web.Request) -> Parts:
-    """The parts of one input.
-
-    Raises:
-        CallerInputError: the body is empty, too large, of another type, or not what its type says.
-    """
-    return parts_of_body(await read_body(request), request.headers.get("Content-Type", ""))
 
 
 async def read_body(request: web.Request) -> bytes:
@@ -65,7 +59,11 @@ async def read_body(request: web.Request) -> bytes:
 
 
 def parts_of_body(body: bytes, header: str) -> Parts:
-    """The parts in a whole body; ``header`` is its Content-Type. Errors as `read_parts`."""
+    """The parts of one input, from a whole body; ``header`` is its Content-Type.
+
+    Raises:
+        CallerInputError: the body is empty, of another type, or not what its type says.
+    """
     if not body:
         raise CallerInputError(
             "the body is empty", reason="empty_body", fix="send the parts as a multipart form, or as JSON"
@@ -90,8 +88,12 @@ def read_wishes(request: web.Request) -> Wishes:
         CallerInputError: an unknown key, or a value that it cannot have.
     """
     if not request.query_string:
-        return _NO_WISHES  # most inputs; parsing an empty query costs as much as reading the parts
-    query = request.query
+        return NO_WISHES  # most inputs; parsing an empty query costs as much as reading the parts
+    return wishes_of(request.query)
+
+
+def wishes_of(query: Mapping[str, str]) -> Wishes:
+    """What a query asks for; errors as `read_wishes`."""
     if unknown := [key for key in query if key not in _WISHES]:
         raise CallerInputError(
             f"unknown query parameter {unknown[0][:64]!r}",
