@@ -14,6 +14,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from outrider_engine.confining import PARENT
+
 CHILD = (sys.executable, "-P", "-m", "outrider_engine.selftest_child")
 
 
@@ -92,6 +94,7 @@ def child_environment() -> dict[str, str]:
     """Ours, with one thread everywhere, and the same import path."""
     return {
         **os.environ,
+        PARENT: str(os.getpid()),
         "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
