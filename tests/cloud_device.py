@@ -148,12 +148,12 @@ class Device:
         """What it was told of that kind, about one input or about any."""
         return [m for m in self.said if isinstance(m, kind) and (not input_id or getattr(m, "id", "") == input_id)]
 
-    async def hears(self, kind: type[T], input_id: str = "", *, count: int = 1, within_s: float = 15) -> T:
+    async def hears(self, kind: type[T], input_id: str = "", *, count: int = 1, within_s: float = 60) -> T:
         """The ``count``-th message of that kind; waits for it."""
         await self.until(lambda: len(self.of(kind, input_id)) >= count, within_s=within_s)
         return self.of(kind, input_id)[count - 1]
 
-    async def until(self, true: Callable[[], bool], *, within_s: float = 15) -> None:
+    async def until(self, true: Callable[[], bool], *, within_s: float = 60) -> None:
         """Waits for a condition on what was said."""
         async with asyncio.timeout(within_s):
             while not true():

@@ -14,7 +14,7 @@ from outrider_edge.running import load_terms, loader, self_test
 from outrider_edge.updates.jobs import SelfTest
 from outrider_edge.updates.ledger import LedgerFile
 from outrider_edge.updates.slots import SlotFolder
-from outrider_edge.updates.starting import Load, SlotStart, settle_together, start_slots
+from outrider_edge.updates.starting import Load, SlotsFound, settle_together, start_slots
 from outrider_engine.cache_folder import CacheFolder
 from outrider_engine.resident import Residents
 from outrider_wire.errors import OperatorConfigError
@@ -29,7 +29,7 @@ class Loaded:
 
     runtime: TaskRuntime
     subtasks: SubtaskModels
-    start: SlotStart
+    start: SlotsFound
     load: Load
     selftest: SelfTest
     residents: Residents
@@ -71,7 +71,7 @@ def load_tasks(config: EdgeConfig, decode: Decode, cache: CacheFolder, ledger: L
         loaded[task.name] = Loaded(
             runtime=runtime,
             subtasks=subtasks,
-            start=start,
+            start=start.without_model(),
             load=load,
             selftest=self_test(terms),
             residents=terms.residents,

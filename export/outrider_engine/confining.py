@@ -41,10 +41,17 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
 
 
+PARENT = "OUTRIDER_PARENT"
+"""Environment variable with the process that starts a child: its id, as the child will see it."""
+
+
 def end_with_parent() -> None:
-    """This process is killed when the thread that started it ends, however that ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    """This process is killed when the thread that started it ends, however that ends; now, where `PARENT` has ended before."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.environ.get(PARENT, "") not in ("", str(os.getppid())):
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def gain_nothing() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from outrider_engine.confining import PARENT
 from outrider_wire.decodable import decodable
 
 CHILD = (sys.executable, "-P", "-m", "outrider_engine.selftest_child")
@@ -94,6 +95,7 @@ def child_environment() -> dict[str, str]:
     """Ours, with one thread everywhere, and the same import path."""
     return {
         **os.environ,
+        PARENT: str(os.getpid()),
         "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",

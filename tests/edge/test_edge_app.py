@@ -9,18 +9,22 @@ import subprocess
 import sys
 import time
 import urllib.request
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
 import pytest
 from edge_agents import SERVE, serve_environment, write_config
+from edge_entries import until
 
 from factory import parts_of, sure, unsure
 from outrider_edge.app import serving
 from outrider_edge.config import EdgeConfig, load_edge_config
-from outrider_edge.interpreter import TURN_S
+from outrider_edge.interpreter import TURN_S, set_for_serving
+from outrider_engine.model import Model, load_model
 from outrider_wire.errors import BundleError, OperatorConfigError, OperatorSetupError
 
 UNREACHABLE = '[broker]\nurl = "mqtt://127.0.0.1:9"\n'
@@ -97,6 +101,29 @@ async def test_threads_take_short_turns_while_it_serves_and_no_longer(config: Ed
         assert gc.get_freeze_count()
     assert sys.getswitchinterval() == pytest.approx(before)
     assert not gc.get_freeze_count()
+
+
+def test_whichever_of_two_agents_in_one_process_ends_last_puts_python_back() -> None:
+    before = sys.getswitchinterval()
+    with ExitStack() as first, ExitStack() as second:
+        for stack in (first, second):
+            stack.enter_context(set_for_serving())
+        first.close()
+        assert sys.getswitchinterval() == pytest.approx(TURN_S)
+        assert gc.get_freeze_count()
+        second.close()
+    assert sys.getswitchinterval() == pytest.approx(before)
+    assert not gc.get_freeze_count()
+
+
+async def test_a_model_that_was_replaced_leaves_the_memory(config: EdgeConfig) -> None:
+    async with serving(config) as served:
+        (runtime,) = served.agent.runtimes.values()
+        old = weakref.ref(runtime.model)
+        assert isinstance(runtime.model, Model)
+        runtime.swap(load_model(runtime.model.bundle))
+        await served.agent.submit("colours", parts_of(sure(1)))
+        await until(lambda: old() is None)
 
 
 async def test_two_agents_do_not_share_a_data_folder(config: EdgeConfig) -> None:

@@ -44,7 +44,7 @@ async def ask(client: AsyncClient) -> AnswerReport:
     return await client.ask("colours", {"image": unsure(), "question": "what colour is it?"}, wait=False)
 
 
-@pytest.mark.parametrize("fault", ["full", "read-only"])
+@pytest.mark.parametrize("fault", ["full", pytest.param("read-only", marks=pytest.mark.slow)])
 async def test_an_agent_on_a_disk_that_takes_nothing_starts_answers_says_so_and_recovers(
     tmp_path: Path, fault: str
 ) -> None:

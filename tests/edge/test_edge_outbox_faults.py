@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import logging
 import sqlite3
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
@@ -97,6 +98,29 @@ async def test_a_full_disk_keeps_nothing_half_written_and_is_used_again_once_the
     if size <= INLINE_BYTES:
         said = [record.message for record in caplog.records]
         assert said.count("outbox.unwritable") == said.count("outbox.writable_again") == 1
+
+
+async def test_whoever_reads_does_not_fail_with_whoever_writes_on_a_full_disk(disk: SmallDisk) -> None:
+    async with opened(disk.path / "outbox") as outbox:
+        before = await ask(outbox)
+        disk.fill()
+        while await ask(outbox, make_entry(b"x" * 60_000)):  # there may be a last page or two
+            pass
+        go = threading.Event()
+        run = outbox.shelves.disk.writer.run
+        gate = run(lambda _: go.wait())
+        jobs = [
+            run(lambda store: store._sql.execute("CREATE TABLE large AS SELECT zeroblob(9000000)") and None),
+            asyncio.ensure_future(outbox.find(before)),
+            asyncio.ensure_future(outbox.find(before)),
+        ]
+        await asyncio.sleep(0)  # so that the readers have given their jobs
+        go.set()
+        written, *found = await asyncio.gather(*jobs, return_exceptions=True)
+        await gate
+        assert isinstance(written, OperatorSetupError)
+        assert all(report is not None and report.id == before for report in found)
+        disk.empty()
 
 
 async def test_a_disk_that_is_full_at_the_start_does_not_stop_the_device(disk: SmallDisk) -> None:

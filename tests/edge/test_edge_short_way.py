@@ -1,17 +1,15 @@
 """The short way to an answer: what goes it, what is handed to aiohttp, and that nobody can tell by what is answered."""
 
 import asyncio
-import base64
-import json
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from edge_agents import write_config
 from edge_entries import until
+from edge_http import ASK, UNREACHABLE, body_of, calling, request
 
 from factory import sure, unsure
 from outrider_edge.app import Serving, serving
@@ -19,68 +17,7 @@ from outrider_edge.config import load_edge_config
 from outrider_edge.local_api.plain_head import plain_head
 from outrider_edge.local_api.submission import Wishes
 
-ASK = "/v1/tasks/colours/answers"
 HEAD = f"POST {ASK} HTTP/1.1\r\nHost: 127.0.0.1:8700\r\nContent-Type: application/json\r\nContent-Length: 12"
-UNREACHABLE = '[broker]\nurl = "mqtt://127.0.0.1:9"\n'
-
-
-class Reply(NamedTuple):
-    status: int
-    fields: dict[str, str]
-    body: Any
-
-    @property
-    def short(self) -> bool:
-        """Whether it came the short way: aiohttp signs its replies."""
-        return "server" not in self.fields
-
-
-class Caller:
-    """A connection that says what it likes."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-
-    async def reply(self) -> Reply:
-        head = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-        fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:-2])}
-        body = await self.reader.readexactly(int(fields["content-length"]))
-        coded = fields["content-type"].startswith("application/json")
-        return Reply(int(head[0].split()[1]), fields, json.loads(body) if coded else body)
-
-    async def ask(self, data: bytes) -> Reply:
-        self.writer.write(data)
-        return await self.reply()
-
-
-@asynccontextmanager
-async def calling(address: str, *, buffer: int = 0) -> AsyncIterator[Caller]:
-    if address.startswith("unix:"):
-        reader, writer = await asyncio.open_unix_connection(address.removeprefix("unix:"))
-    else:
-        own = socket.socket()
-        if buffer:
-            own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-        own.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(own, ("127.0.0.1", int(address.rpartition(":")[2])))
-        reader, writer = await asyncio.open_connection(sock=own)
-    try:
-        yield Caller(reader, writer)
-    finally:
-        writer.close()
-
-
-def body_of(image: bytes) -> bytes:
-    parts = {"image": {"base64": base64.b64encode(image).decode()}, "question": "what colour is it?"}
-    return json.dumps({"parts": parts}).encode()
-
-
-def request(
-    body: bytes, *fields: str, path: str = ASK, host: str = "localhost", kind: str = "application/json"
-) -> bytes:
-    lines = [f"POST {path} HTTP/1.1", f"Host: {host}", f"Content-Type: {kind}", f"Content-Length: {len(body)}", *fields]
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
 @pytest.mark.parametrize(

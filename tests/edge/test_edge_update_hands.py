@@ -1,5 +1,6 @@
 """What a person does at the device: pins it, brings a folder, keeps and returns. Real metadata, real bundles, real slots."""
 
+import asyncio
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from trust_world import SALT
 from update_world import TASKS, World
 
+from outrider_edge.updates.record import Record
 from outrider_wire.errors import OutriderError, RuleRefusalError
 from outrider_wire.messages import Desired
 from outrider_wire.rollout import Group
@@ -78,6 +80,24 @@ async def test_an_order_that_was_carried_out_does_not_undo_what_a_person_brought
     world.updater.on_desired(Desired(assignments=[], order=said))
     await world.until(lambda: world.updater._judged == said)
     assert (world.slot().running, world.slot().state) == (newer, "committed")
+
+
+async def test_what_a_person_brought_and_failed_with_its_companion_is_not_begun_again_and_again(
+    world: World, tmp_path: Path
+) -> None:
+    world.bad.add(COLOURS)
+    world.site.planned(world.release(1), world.release(1, task=TASKS[1]))
+    stick = tmp_path / "stick"
+    shutil.copytree(world.site.repository.folder, stick)
+    shutil.copytree(world.folder / "bundles", stick / "bundles")
+    await world.hands.install(stick)
+    await world.until(lambda: all(world.slot(task).outcome in ("refused", "companion") for task in TASKS))
+    companion = world.updater.tasks[TASKS[1]]
+    written: list[Record] = []
+    keep = companion.folder.save
+    companion.folder.save = lambda record: written.append(record) or keep(record)  # type: ignore[method-assign,func-returns-value]
+    await asyncio.sleep(20 * world.terms.ask_s)
+    assert (companion.record.state, written) == ("refused", [])
 
 
 @pytest.mark.parametrize("case", ["no_plan", "foreign", "forged", "pinned", "no_folder"])

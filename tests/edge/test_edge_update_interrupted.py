@@ -153,6 +153,17 @@ def test_power_cuts_on_probation_are_not_but_it_goes_back_when_none_of_them_leav
     assert (record.state, record.running, record.refused, record.outcome) == ("idle", OLD, [], "gave_up")
 
 
+def test_an_assignment_without_an_order_that_was_given_up_is_not_begun_again_by_hearing_it_again() -> None:
+    wish = Assigned(release=NEW, size=100, counter=3)
+    way = (wish, *ON_PROBATION[1:])
+    record = after(*way, *[Booted("b", f"b{number + 1}") for number in range(MAX_CUTS)], RolledBack())
+    assert (record.state, record.outcome) == ("idle", "gave_up")
+    assert after(wish, record=record) == record
+    for anew in (Assigned(release=NEW, size=100, counter=4), Assigned(release=NEW, size=100, counter=3, by_hand=True)):
+        assert after(anew, record=record).state == "offered"
+    assert after(Assigned(release="c" * 64, size=100, counter=4), wish, record=record).offered == "c" * 64
+
+
 def test_reboots_in_good_order_are_no_power_cuts() -> None:
     reboots = [(Stopped(), Booted("b", f"b{number}")) for number in range(3 * MAX_CUTS)]
     assert after(*ON_PROBATION, *itertools.chain(*reboots)).state == "probation"

@@ -2,13 +2,18 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
+
+from outrider_engine.confining import PARENT
+from outrider_engine.selftest import child_environment
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or os.uname().machine not in ("x86_64", "aarch64"), reason="Linux on x86-64 or aarch64"
@@ -34,7 +39,7 @@ go.set()
 thread.join()
 print(json.dumps([holds, before, {n: opened(f) for n, f in families.items()}, other]))
 """
-PARENT = """
+A_PARENT = """
 import subprocess, sys, time
 child = subprocess.Popen(sys.argv[1:], stdin=0, stdout=subprocess.DEVNULL)
 print(child.pid, flush=True)
@@ -84,7 +89,7 @@ def reads_its_input(pid: int) -> bool:
 def test_a_child_ends_with_a_parent_that_is_killed(command: list[str], ends: bool) -> None:
     reads, writes = os.pipe()  # its standard input stays open: it does not end for want of words
     parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, sys.executable, *command], stdin=reads, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", A_PARENT, sys.executable, *command], stdin=reads, stdout=subprocess.PIPE, text=True
     )
     assert parent.stdout is not None
     pid = int(parent.stdout.readline())
@@ -100,3 +105,22 @@ def test_a_child_ends_with_a_parent_that_is_killed(command: list[str], ends: boo
             child.kill()
         os.close(reads)
         os.close(writes)
+
+
+@pytest.mark.parametrize(("parent", "lives"), [(os.getpid, True), (lambda: 1 << 22, False)], ids=["here", "gone"])
+def test_a_child_whose_parent_ended_before_it_could_ask_ends_at_once(parent: Callable[[], int], lives: bool) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CONFINED],
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, PARENT: str(parent())},
+        check=False,
+    )
+    assert done.returncode == (0 if lives else -signal.SIGKILL)
+
+
+def test_what_our_children_are_told_of_their_parent_is_true() -> None:
+    says = "import os; from outrider_engine.confining import PARENT; print(os.environ[PARENT] == str(os.getppid()))"
+    done = subprocess.run(
+        [sys.executable, "-c", says], stdout=subprocess.PIPE, env=child_environment(), text=True, check=True
+    )
+    assert done.stdout == "True\n"

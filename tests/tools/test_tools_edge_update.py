@@ -51,7 +51,7 @@ def update(capsys, monkeypatch):
 
 
 def until_state(update, address, state):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while (slot := update(address, "status")[1]["slots"][0])["state"] != state:
         assert time.monotonic() < deadline, slot
         time.sleep(0.1)

@@ -48,6 +48,7 @@ ROWS: tuple[Reason, ...] = (
         "no input of that id is known (any more)",
         "look within `keep_ended` ended inputs; else submit it again",
     ),
+    Reason("slow_body", "asked", _DEVICE, _APP, "a body was not here within a minute of its head", "send it at once"),
     Reason("unknown_parameter", "asked", _DEVICE, _APP, "there is no such query parameter", "leave it out"),
     Reason("unsupported_media_type", "asked", _DEVICE, _APP, "the body is neither a form nor JSON", "send one of them"),
     # part

@@ -14,6 +14,7 @@ FAILURES = {
     400: "the input or a wish is not what it should be",
     403: "a web page may not ask",
     404: "there is no such task or input",
+    408: "its body was not here within a minute",
     409: "a rule says no",
     413: "it is too large",
     415: "it is of a type that is not read",

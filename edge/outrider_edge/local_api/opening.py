@@ -46,6 +46,7 @@ async def open_api(
     stack.push_async_callback(way.close, _CLOSE_S)
     stack.push_async_callback(runner.cleanup)
     stack.callback(way.stop)
+    way.look()
     loop, addresses = asyncio.get_running_loop(), []
     for bound in sockets:
         open_on = loop.create_unix_server if bound.family == socket.AF_UNIX else loop.create_server

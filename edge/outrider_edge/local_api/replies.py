@@ -41,6 +41,7 @@ STATUS: tuple[tuple[type[OutriderError], int], ...] = (
 )
 """The HTTP status by whose move it is."""
 STATUS_OF_REASON = {
+    "slow_body": 408,
     "too_large": 413,
     "too_many_pixels": 413,
     "too_many_scans": 413,

@@ -13,16 +13,29 @@ from collections.abc import Callable
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
+from typing import NamedTuple
 
 from outrider_edge.journey.agent import Agent
 from outrider_edge.local_api.answering import answered, report_json
 from outrider_edge.local_api.plain_head import MOST_BYTES, PlainHead, plain_head
 from outrider_edge.local_api.replies import DEFECT, error_json
+from outrider_edge.local_api.submission import BODY_S, slow_body
 from outrider_wire.errors import OutriderError
 
 log = logging.getLogger(__name__)
 
 _END = b"\r\n\r\n"
+
+
+class Patience(NamedTuple):
+    """How long a caller may keep a connection open, in seconds: each one holds a file of the agent's, and some hold memory."""
+
+    idle_s: float = 3600.0
+    """Without a request, or without reading its replies."""
+    body_s: float = BODY_S
+    """From a head to the end of its body."""
+    look_s: float = 15.0
+    """How often that is looked at."""
 
 
 class ShortWay:
@@ -34,13 +47,22 @@ class ShortWay:
         otherwise: makes the protocol that a connection is handed to.
     """
 
-    def __init__(self, *, agent: Agent, max_bytes: int, otherwise: Callable[[], asyncio.BaseProtocol]) -> None:
+    def __init__(
+        self,
+        *,
+        agent: Agent,
+        max_bytes: int,
+        otherwise: Callable[[], asyncio.BaseProtocol],
+        patience: Patience = Patience(),  # noqa: B008 - it cannot be changed
+    ) -> None:
         self.max_bytes = max_bytes
         self.otherwise = otherwise
+        self.patience = patience
         self.stopping = False
         self.connections: set[_Connection] = set()
         """Those that are open and not handed over."""
         self._agent = agent
+        self._looking: asyncio.TimerHandle | None = None
 
     def __call__(self) -> asyncio.Protocol:
         """The protocol of a new connection."""
@@ -60,6 +82,18 @@ class ShortWay:
             log.exception("request.failed", extra={"task": head.task})
             return DEFECT
 
+    def too_slow(self, head: PlainHead) -> tuple[int, bytes]:
+        """The same of a request whose body has not come in time."""
+        return error_json(self._agent.refused(head.task, slow_body()))
+
+    def look(self) -> None:
+        """Parts from who has used up its patience, now and every `Patience.look_s` from now on."""
+        loop = asyncio.get_running_loop()
+        self._looking = loop.call_later(self.patience.look_s, self.look)
+        for connection in list(self.connections):
+            if connection.asked is None and connection.until < loop.time():
+                connection.part()
+
     def stop(self) -> None:
         """Requests under way are answered, and their connections end with that; all others end now."""
         self.stopping = True
@@ -68,10 +102,12 @@ class ShortWay:
 
     async def close(self, within_s: float) -> None:
         """Ends what is left once the last requests are answered, or the time is up."""
+        if self._looking is not None:
+            self._looking.cancel()
         if busy := [connection.asked for connection in self.connections if connection.asked is not None]:
             await asyncio.wait(busy, timeout=within_s)
         for connection in list(self.connections):
-            connection.close()
+            connection.part()
 
 
 class _Connection(asyncio.Protocol):
@@ -80,6 +116,8 @@ class _Connection(asyncio.Protocol):
     def __init__(self, way: ShortWay) -> None:
         self.asked: asyncio.Task[None] | None = None
         """The request under way."""
+        self.until = 0.0
+        """When, by the loop's clock, its caller will have kept it waiting for too long."""
         self._way = way
         self._buffer = bytearray()
         self._head: PlainHead | None = None
@@ -96,6 +134,7 @@ class _Connection(asyncio.Protocol):
         own = transport.get_extra_info("socket")
         self._local = own.family == socket.AF_UNIX
         own.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self._wait(self._way.patience.idle_s)
         self._way.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -129,8 +168,23 @@ class _Connection(asyncio.Protocol):
         """Ends when what was written is sent."""
         self._transport.close()
 
+    def part(self) -> None:
+        """Ends, and says why to who waits for a reply; who reads none is not waited for."""
+        if self._full:
+            self._transport.abort()
+            return
+        if self._head is not None:
+            self._transport.write(_reply(*self._way.too_slow(self._head), last=True))
+        self.close()
+
+    def _wait(self, most_s: float) -> None:
+        self.until = asyncio.get_running_loop().time() + most_s
+
     def _next(self) -> None:
         """Begins with the first request in the buffer, if it is plain and whole."""
+        if self._way.stopping:  # nobody would take it over
+            self.close()
+            return
         if self._head is None:
             end = self._buffer.find(_END, 0, MOST_BYTES)
             head = plain_head(bytes(self._buffer[:end])) if end >= 0 else None
@@ -139,6 +193,7 @@ class _Connection(asyncio.Protocol):
                 return
             del self._buffer[: end + len(_END)]
             self._head = head
+            self._wait(self._way.patience.body_s)
         if len(self._buffer) >= (length := self._head.length):
             head, body = self._head, bytes(self._buffer[:length])
             del self._buffer[:length]
@@ -148,6 +203,7 @@ class _Connection(asyncio.Protocol):
     async def _answer(self, head: PlainHead, body: bytes) -> None:
         status, said = await self._way.answer(head, body)
         self.asked = None
+        self._wait(self._way.patience.idle_s)
         if self._transport.is_closing():
             return
         self._transport.write(_reply(status, said, last=self._way.stopping))

@@ -1,5 +1,6 @@
 """From an HTTP request to parts and wishes. Knows the two codings of a body and nothing of what happens next."""
 
+import asyncio
 from collections.abc import Mapping
 
 import msgspec
@@ -10,6 +11,8 @@ from outrider_edge.journey.pipeline import Parts
 from outrider_edge.local_api.form import form_fields
 from outrider_wire.errors import CallerInputError
 
+BODY_S = 60.0
+"""From a head to the end of its body: whoever sends one slowly holds a connection, and memory."""
 _WAITS = {"final": True, "provisional": False}
 _SWITCH = {"1": True, "true": True, "0": False, "false": False}
 _WISHES = ("wait", "answer_within_ms", "group", "insist")
@@ -48,14 +51,24 @@ async def read_body(request: web.Request) -> bytes:
     """The whole body.
 
     Raises:
-        CallerInputError: it is too large.
+        CallerInputError: it is too large, or is not here after `BODY_S`.
     """
     try:
-        return await request.read()
+        async with asyncio.timeout(BODY_S):
+            return await request.read()
+    except TimeoutError as error:
+        raise slow_body() from error
     except web.HTTPRequestEntityTooLarge as error:
         raise CallerInputError(
             "the body is larger than any input of this device's tasks", reason="too_large", fix="send less"
         ) from error
+
+
+def slow_body() -> CallerInputError:
+    """What is said of a body that did not come in time."""
+    return CallerInputError(
+        "the body has not come within the time that it may take", reason="slow_body", fix="send it at once, or again"
+    )
 
 
 def parts_of_body(body: bytes, header: str) -> Parts:

@@ -75,13 +75,15 @@ def _heeded(record: Record, wish: Assigned) -> bool:
     told_again = (
         bool(wish.order) and not wish.by_hand and wish.order == record.ended and record.outcome in (*FINAL, "committed")
     )
+    given_up = not (wish.order or wish.by_hand) and (wish.release, wish.counter) == (record.given_up, record.counter)
     below = 0 < wish.release_counter < record.floor and not wish.back
-    return not (older or told_again or below)
+    return not (older or told_again or given_up or below)
 
 
 def _begun(record: Record, wish: Assigned) -> Record:
     return replace(
         _cleared(record, state="offered"),
+        given_up="",
         offered=wish.release,
         offered_counter=wish.release_counter,
         size=wish.size,
@@ -165,7 +167,8 @@ def _refuse(record: Record, reason: str, code: str, outcome: Outcome = "refused"
 
 def withdrawn(record: Record, event: Withdrawn) -> Step:
     state: SlotState = "refused" if event.outcome == "companion" else "idle"
-    return _ended(record, state=state, outcome=event.outcome, reason=event.reason, code=event.code), ("cancel",)
+    ended = _ended(record, state=state, outcome=event.outcome, reason=event.reason, code=event.code)
+    return replace(ended, given_up=record.offered if event.outcome == "gave_up" else ""), ("cancel",)
 
 
 def give_up(what: str) -> Rule:

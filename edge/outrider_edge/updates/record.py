@@ -89,6 +89,8 @@ class Record(Struct, kw_only=True, frozen=True):
     previous_version: str = ""
     previous_counter: int = 0
     refused: list[str] = []
+    given_up: str = ""
+    """The release that ended last without being refused or kept: the same assignment heard again does not begin it anew."""
     reason: str = ""
     code: str = ""
     """The reason for programs."""

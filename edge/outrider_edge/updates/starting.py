@@ -30,15 +30,25 @@ Load = Callable[[Bundle], Model]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlotStart:
-    """A task's slots, ready: ``model`` is loaded from the record's slot, and ``pending`` is what an update still has to do."""
+class SlotsFound:
+    """A task's slots as they were found, and ``pending``: what an update still has to do."""
 
     folder: SlotFolder
     factory: Path
     """The configured bundle."""
     record: Record
-    model: Model
     pending: tuple[Effect, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotStart(SlotsFound):
+    """The same, ready: ``model`` is loaded from the record's slot."""
+
+    model: Model
+
+    def without_model(self) -> SlotsFound:
+        """For whoever lives longer than the model: what has been replaced must not stay in memory."""
+        return SlotsFound(folder=self.folder, factory=self.factory, record=self.record, pending=self.pending)
 
 
 def settle_together(folders: Mapping[str, SlotFolder]) -> None:

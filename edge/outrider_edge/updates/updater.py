@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from msgspec import UNSET
@@ -19,7 +20,7 @@ from outrider_edge.updates.jobs import SelfTest, UpdateJobs, UpdateTerms
 from outrider_edge.updates.moves import Effect
 from outrider_edge.updates.record import SETTLED, Record
 from outrider_edge.updates.rules import PHASES, step
-from outrider_edge.updates.starting import Load, SlotStart
+from outrider_edge.updates.starting import Load, SlotsFound
 from outrider_edge.updates.together import due
 from outrider_edge.updates.waiting import Hold
 from outrider_edge.updates.watching import Senses
@@ -43,7 +44,7 @@ class TaskUpdater:
 
     Args:
         start: the slots as the process found them.
-        runtime: answers with ``start.model`` already.
+        runtime: answers with the model of the active slot already.
         source: where releases come from.
         load: how a bundle becomes a model here, warm.
         changed: called whenever `report` says something new.
@@ -54,7 +55,7 @@ class TaskUpdater:
     def __init__(
         self,
         *,
-        start: SlotStart,
+        start: SlotsFound,
         runtime: RuntimePort,
         source: ReleaseSource,
         load: Load,
@@ -117,7 +118,10 @@ class TaskUpdater:
                 await asyncio.gather(task, return_exceptions=True)
         stopped, _ = step(step(self.record, self._run_time())[0], Stopped())
         if stopped != self.record:
-            await asyncio.to_thread(self.folder.save, stopped)
+            try:
+                await asyncio.to_thread(self.folder.save, stopped)
+            except OSError as error:  # the rest of the agent ends in good order all the same
+                log.error("update.not_written", extra={"task": self.task, "what": str(error)})
 
     def assign(self, wish: Assigned) -> None:
         """A release is wanted here."""
@@ -189,6 +193,7 @@ class TaskUpdater:
             self.source = self._usual_source
             self._jobs.forget()
             if before.state not in SETTLED and self._wish is not None:
+                self._wish = _said_once(self._wish, before.offered)
                 self._events.put_nowait(self._wish)
         self._meet()
         if not isinstance(event, Ticked):
@@ -259,6 +264,11 @@ class TaskUpdater:
             self._trouble = (trouble, code)
             if changed:
                 self._changed()
+
+
+def _said_once(wish: Assigned, ended: str) -> Assigned:
+    """What a person wants is begun whatever became of it before: once. Heard again when it has ended, it would be begun for ever."""
+    return replace(wish, by_hand=False) if wish.release == ended else wish
 
 
 __all__ = ["TaskUpdater", "UpdateTerms"]

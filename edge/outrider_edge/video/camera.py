@@ -33,6 +33,7 @@ from outrider_edge.video.protocol import (
     Plan,
     Said,
 )
+from outrider_engine.confining import PARENT
 from outrider_wire.decodable import decodable
 from outrider_wire.errors import OperatorSetupError, OutriderError, PeerMessageError, UnreachableError
 
@@ -222,6 +223,7 @@ def _environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name in ours or name.startswith("GST_")}
     return {
         **kept,
+        PARENT: str(os.getpid()),
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
         "MALLOC_ARENA_MAX": "2",
