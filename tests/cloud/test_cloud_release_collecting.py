@@ -136,6 +136,9 @@ async def test_what_devices_ran_before_stays_as_long_as_they_may_be_ordered_back
     await office.says("cam-0", running=newer.release)
     await running.turn()
     assert why(office)["1.1"] == "a rollout may return to it"
+    signed = frozenset([older.release])
+    said = {each.digest: each for each in office.store.run(partial(survey, signed=signed, keep=1, now_ms=NOW)).releases}
+    assert [each for each in said if said[each].returned] == [older.release], "and must stay signed: orders need that"
     far = office.kept().plan.expires_ms
     found = office.store.run(partial(survey, signed=frozenset(), keep=1, now_ms=far))
     assert {each.version: each.why for each in found.releases}["1.1"] == "", "no device obeys an order of it any more"

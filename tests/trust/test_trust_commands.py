@@ -311,6 +311,11 @@ def test_a_release_that_a_device_holds_stays_whatever_its_age() -> None:
     assert why == {"c" * 64: "one of the 1 newest", "b" * 64: "", "a" * 64: "a device holds it"}
 
 
+def test_a_release_that_devices_may_be_ordered_back_to_stays_signed() -> None:
+    why = collecting.judge([known("b" * 64, 2), known("a" * 64, 1)], [], set(), keep=1, returned={"a" * 64})
+    assert why == {"b" * 64: "one of the 1 newest", "a" * 64: "a plan may return to it"}
+
+
 def test_a_plan_that_no_device_would_take_is_not_signed(ota: Ota, bundle: Path, tmp_path: Path) -> None:
     ota("init", "--task", TASK, "--automatic")
     ota("publish", bundle, "--key", KEY, "--offline", "--yes")
