@@ -26,6 +26,7 @@ import msgspec
 from msgspec import Meta, Struct
 from PIL import Image
 
+from outrider_wire.decodable import decodable
 from outrider_wire.errors import CallerInputError, OperatorSetupError
 from outrider_wire.images import Mode, out_of_memory, picture_bytes
 from outrider_wire.limits import IMAGE_PIXELS
@@ -251,7 +252,7 @@ class _Child:
         if size > _SAID_BYTES:
             raise _LostError("decoder_crashed")
         try:
-            return msgspec.json.decode(self._received(size, deadline), type=Said)
+            return msgspec.json.decode(self._received(size, deadline), type=decodable(Said))
         except (msgspec.MsgspecError, ValueError) as error:
             raise _LostError("decoder_crashed") from error
 

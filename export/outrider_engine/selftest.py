@@ -14,6 +14,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from outrider_wire.decodable import decodable
+
 CHILD = (sys.executable, "-P", "-m", "outrider_engine.selftest_child")
 
 
@@ -72,7 +74,7 @@ def judge(returncode: int, stdout: bytes) -> SelfTestReport:
         reason = "interrupted" if -returncode in _FROM_OUTSIDE else _SIGNALS.get(-returncode, "crashed")
         return SelfTestReport(ok=False, reason=reason, detail=f"the self-test was ended by {name}")
     try:
-        report = msgspec.json.decode(stdout.strip().rpartition(b"\n")[2], type=SelfTestReport)
+        report = msgspec.json.decode(stdout.strip().rpartition(b"\n")[2], type=decodable(SelfTestReport))
     except msgspec.MsgspecError:
         return SelfTestReport(
             ok=False, reason="crashed", detail=f"the self-test ended with status {returncode} and no report"

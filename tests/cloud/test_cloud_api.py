@@ -80,6 +80,7 @@ async def test_the_document_lists_every_route_of_the_contract(tmp_path: Path) ->
         ("head", "/v1/blobs/{sha256}"),
         ("post", "/v1/releases"),
         ("get", "/v1/releases"),
+        ("post", "/v1/releases/collect"),
         ("post", "/v1/releases/{digest}/assign"),
         ("get", "/v1/tasks/{task}/examples/stats"),
         ("get", "/v1/dead-letters"),

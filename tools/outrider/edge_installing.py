@@ -18,6 +18,7 @@ import msgspec
 from outrider.machine import Machine, best_fit
 from outrider_edge.profile import known, load_profile
 from outrider_link.files import write_durably
+from outrider_wire.decodable import decodable
 from outrider_wire.errors import OperatorConfigError, OperatorSetupError
 from outrider_wire.names import NAME_PATTERN
 from outrider_wire.profile import Profile
@@ -186,7 +187,7 @@ def _compared(root: Path, name: str, data: bytes, what: str, receipt: Mapping[st
 
 def _receipt(root: Path) -> dict[str, str]:
     try:
-        return msgspec.json.decode((root / RECEIPT).read_bytes(), type=dict[str, str])
+        return msgspec.json.decode((root / RECEIPT).read_bytes(), type=decodable(dict[str, str]))
     except (OSError, msgspec.MsgspecError):
         return {}
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from outrider_wire.decodable import decodable
 from outrider_wire.errors import OperatorConfigError
 
 RESERVED = ("CONFIG",)
@@ -67,7 +68,7 @@ def _repeats(type_: Any) -> bool:
 def _value(name: str, text: str, type_: Any) -> Any:
     plain: Any = [each.strip() for each in text.split(",") if each.strip()] if _is_list(_bare(type_)) else text
     try:
-        return msgspec.to_builtins(msgspec.convert(plain, type_, strict=False))
+        return msgspec.to_builtins(msgspec.convert(plain, decodable(type_), strict=False))
     except msgspec.ValidationError as error:
         raise OperatorConfigError(
             f"environment: {name}={text!r}: {error}", reason="invalid_value", fix="correct the value, or unset it"

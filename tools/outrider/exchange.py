@@ -11,6 +11,7 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
+from outrider_wire.decodable import decodable
 from outrider_wire.errors import (
     BundleError,
     CallerInputError,
@@ -108,7 +109,7 @@ def decoded(status: int, body: bytes, kind: type[T], *, what: str = AGENT) -> T:
     if status >= 300:
         raise error_of(status, body, what=what)
     try:
-        return msgspec.json.decode(body, type=kind)
+        return msgspec.json.decode(body, type=decodable(kind))
     except (msgspec.MsgspecError, ValueError) as error:
         raise PeerMessageError(
             f"the reply of {what} does not parse: {error}",
@@ -145,7 +146,7 @@ _BY_STATUS: dict[int, type[OutriderError]] = {
 def error_of(status: int, body: bytes, *, what: str = AGENT) -> OutriderError:
     """The error that a reply of status 300 or more tells of, as the type whose move it is."""
     try:
-        told = msgspec.json.decode(body, type=_ErrorBody).error
+        told = msgspec.json.decode(body, type=decodable(_ErrorBody)).error
     except (msgspec.MsgspecError, ValueError):
         told = _Told()
     reason, said = told.reason or f"http_{status}", told.what or f"{what} replied with status {status}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import Struct
 
+from outrider_wire.decodable import decodable
 from outrider_wire.errors import CallerInputError, OperatorConfigError
 from outrider_wire.rollout import PlannedRelease, RolloutPlan
 from outrider_wire.rollout_text import MINIMUM, parse_freeze, parse_groups, with_minimum
@@ -70,7 +71,7 @@ def make_plan(place: "Workplace", asked: Asked) -> RolloutPlan:
                 "thresholds": {**asked.thresholds, "silence_s": durations.seconds(asked.silent_after)},
                 "approve_each": asked.approve_each,
             },
-            RolloutPlan,
+            decodable(RolloutPlan),
             from_attributes=True,
         )
     except msgspec.ValidationError as error:

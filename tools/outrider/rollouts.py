@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from outrider.exchange import decoded, error_of
 from outrider.releases import CLOUD, CloudApi
+from outrider_wire.decodable import decodable
 from outrider_wire.errors import CallerInputError, CallerUnknownError
 from outrider_wire.names import Name
 from outrider_wire.rollout import PlannedRelease, RolloutPlan, Stop
@@ -305,7 +306,7 @@ def _must(stage: Stage | StageNow) -> str:
 
 def _name(rollout: str) -> str:
     try:
-        return str(msgspec.convert(rollout, Name))
+        return str(msgspec.convert(rollout, decodable(Name)))
     except msgspec.ValidationError as error:
         raise CallerInputError(
             f"{rollout[:80]!r} is no name of a rollout", reason="invalid_rollout", fix="see: outrider ota status"

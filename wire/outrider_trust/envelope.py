@@ -10,6 +10,7 @@ from typing import Annotated, Protocol, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from outrider_wire.decodable import decodable
 from outrider_wire.errors import TrustRefusedError
 
 ENVELOPE_BYTES = 64 * 1024
@@ -95,7 +96,7 @@ def unseal(data: bytes, kind: str, type_: type[T], *, keys: Mapping[str, Verify]
             fix="have the cloud sign with the control keys that the targets role delegates to",
         )
     try:
-        return msgspec.json.decode(envelope.payload, type=type_)
+        return msgspec.json.decode(envelope.payload, type=decodable(type_))
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise _invalid(f"its payload does not parse: {error}") from error
 

@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from outrider_wire import fitness
+from outrider_wire.decodable import decodable
 from outrider_wire.errors import TrustRefusedError
 from outrider_wire.names import Digest, Name
 from outrider_wire.rollout import Group, RolloutPlan
@@ -112,7 +113,7 @@ def release_facts(custom: Mapping[str, Any] | None, *, task: str) -> ReleaseFact
         TrustRefusedError: ``release_invalid``: they are missing, damaged, or of another task.
     """
     try:
-        facts = msgspec.convert(custom, ReleaseFacts)
+        facts = msgspec.convert(custom, decodable(ReleaseFacts))
     except (msgspec.ValidationError, RecursionError) as error:
         raise TrustRefusedError(
             f"what is signed of a release does not parse: {error}", reason="release_invalid"
@@ -129,7 +130,7 @@ def decode_plan(data: bytes) -> RolloutPlan:
         TrustRefusedError: ``plan_invalid``.
     """
     try:
-        return msgspec.json.decode(data, type=RolloutPlan)
+        return msgspec.json.decode(data, type=decodable(RolloutPlan))
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise TrustRefusedError(f"the plan does not parse: {error}", reason="plan_invalid") from error
 
@@ -142,7 +143,7 @@ def encode_canary(canary: Canary) -> str:
 def decode_canary(said: object) -> Canary | None:
     """The canary group that a delegation holds; None: none that can be used."""
     try:
-        return msgspec.json.decode(said, type=Canary) if isinstance(said, str) else None
+        return msgspec.json.decode(said, type=decodable(Canary)) if isinstance(said, str) else None
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
 

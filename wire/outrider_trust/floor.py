@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from outrider_link.files import write_durably
+from outrider_wire.decodable import decodable
 from outrider_wire.errors import TrustDamagedError, TrustRefusedError
 from outrider_wire.names import Digest, Name
 
@@ -65,7 +66,7 @@ class Floor:
             TrustDamagedError: ``floor_damaged``.
         """
         try:
-            return cls(path, msgspec.json.decode(path.read_bytes(), type=Highest))
+            return cls(path, msgspec.json.decode(path.read_bytes(), type=decodable(Highest)))
         except FileNotFoundError:
             return None
         except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as error:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from outrider_wire.decodable import decodable
 from outrider_wire.errors import CallerInputError
 from outrider_wire.names import NAME_PATTERN
 from outrider_wire.rollout import WEEK_MINUTES, Group, WeeklyWindow
@@ -98,7 +99,7 @@ def _group(text: str, must: Mapping[str, float]) -> Group:
     if share == 0.0:
         raise _wrong(f"{text!r} is of nobody", "write a share above 0%")
     try:
-        return msgspec.convert(made, Group)
+        return msgspec.convert(made, decodable(Group))
     except msgspec.ValidationError as error:
         raise _wrong(f"{text!r} is no group: {error}", "see: outrider ota rollout --help") from error
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from outrider_wire.decodable import decodable
 from outrider_wire.errors import OperatorConfigError
 
 T = TypeVar("T")
@@ -66,7 +67,7 @@ def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def convert(data: object, kind: type[T], source: str, text: str = "") -> T:
     """Plain data (from TOML, with overrides applied) as a ``kind``; errors as `parse_toml`."""
     try:
-        return msgspec.convert(data, kind)
+        return msgspec.convert(data, decodable(kind))
     except msgspec.ValidationError as error:
         raise _explained(str(error), kind, source, text) from error
 

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from outrider_wire.decodable import decodable
 from outrider_wire.errors import BundleMismatchError, CallerInputError
 from outrider_wire.images import Decode, decode_picture, pixels_of
 from outrider_wire.limits import IMAGE_PIXELS, PART_BYTES
@@ -135,7 +136,7 @@ def _compiled(entry: ModelInput, bound: InputPart | None, decode: Decode, encode
         try:
             if (row := STEPS.get(step.op)) is None:
                 raise ValueError("this Outrider has no such step")
-            op = msgspec.convert(step.args, row)
+            op = msgspec.convert(step.args, decodable(row))
             if flow.kind not in row.takes:
                 raise ValueError(f"it takes {' or '.join(sorted(row.takes))}, and {flow.kind} comes before it")
             function, flow = op.compile(flow)

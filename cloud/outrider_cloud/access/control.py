@@ -13,6 +13,7 @@ from outrider_cloud.access import dynsec
 from outrider_link.envelope import Tls
 from outrider_link.session import Incoming, MqttSession, Outgoing
 from outrider_wire.access import Grant
+from outrider_wire.decodable import decodable
 from outrider_wire.errors import PeerError, UndecidedError
 from outrider_wire.joining import CONTROL
 
@@ -139,7 +140,7 @@ def _as_set(rules: Iterable[Any]) -> set[tuple[str, str]]:
 
 def _responses(message: Incoming) -> list[_Told]:
     try:
-        found: Any = msgspec.json.decode(message.payload, type=_Responses)
+        found: Any = msgspec.json.decode(message.payload, type=decodable(_Responses))
     except msgspec.MsgspecError:
         return []
     return list(found.responses)

@@ -20,6 +20,7 @@ from outrider_cloud.store import dead_letters
 from outrider_cloud.store.store import Store
 from outrider_link.envelope import Incoming
 from outrider_wire.codec import JSON, MSGPACK
+from outrider_wire.decodable import decodable
 from outrider_wire.errors import OutriderError
 from outrider_wire.messages import Refusal
 from outrider_wire.names import Identifier
@@ -107,7 +108,7 @@ def read_id(message: Incoming) -> str:
     """The input's id in a message that may be broken otherwise; '' when none can be read."""
     try:
         if message.content_type == JSON:
-            return msgspec.json.decode(message.payload, type=_Id).id
-        return msgspec.msgpack.decode(message.payload, type=_Id).id
+            return msgspec.json.decode(message.payload, type=decodable(_Id)).id
+        return msgspec.msgpack.decode(message.payload, type=decodable(_Id)).id
     except (msgspec.MsgspecError, RecursionError, ValueError):
         return ""

@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
+from outrider_wire.decodable import decodable
 from outrider_wire.errors import BundleUnsafeError, OperatorConfigError
 
 Head = Literal["text-classifier", "image-classifier", "causal"]
@@ -110,7 +111,7 @@ def _read_config(folder: Path) -> _Config:
     try:
         if file.stat().st_size > _CONFIG_BYTES:
             raise ValueError(f"it has more than {_CONFIG_BYTES} bytes")
-        return msgspec.json.decode(file.read_bytes(), type=_Config)
+        return msgspec.json.decode(file.read_bytes(), type=decodable(_Config))
     except (OSError, ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         raise OperatorConfigError(
             f"{file} cannot be read: {error}", reason="unreadable_file", fix="copy the checkpoint again"

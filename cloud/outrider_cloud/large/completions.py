@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from outrider_cloud.large.prompts import Prompt
+from outrider_wire.decodable import decodable
 from outrider_wire.errors import OperatorConfigError, PeerMessageError
 
 TOP = 20
@@ -96,7 +97,7 @@ def read_completion(body: bytes, codes: frozenset[str]) -> Choice:
         PeerMessageError: it is not a completion, or comes without alternatives.
     """
     try:
-        completion = msgspec.json.decode(body, type=_Completion)
+        completion = msgspec.json.decode(body, type=decodable(_Completion))
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         raise PeerMessageError(
             f"the server's reply is no completion: {error}", reason="unparsable_reply", fix="see what the server logs"
@@ -131,7 +132,7 @@ def read_models(body: bytes, model: str) -> str:
         OperatorConfigError: the model is not in it.
     """
     try:
-        listed = msgspec.json.decode(body, type=_Models).data
+        listed = msgspec.json.decode(body, type=decodable(_Models)).data
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         raise PeerMessageError(f"the list of models does not parse: {error}", reason="unparsable_reply") from error
     entry = next((each for each in listed if each.get("id") == model), None)

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from outrider_cloud.rollout.records import Count, End, Seen, Slot
+from outrider_wire.decodable import decodable
 
 _SENT = ("cloud", "expired")
 _KEPT = ("edge", "memory")
@@ -35,14 +36,14 @@ def seen_of(row: Mapping[str, Any]) -> Seen:
 
 def _slot(said: Mapping[str, Any]) -> Slot:
     try:
-        return msgspec.convert(said, Slot, strict=False)
+        return msgspec.convert(said, decodable(Slot), strict=False)
     except msgspec.ValidationError:  # a row of an older version
         return Slot()
 
 
 def _ends(said: list[Any]) -> list[End]:
     try:
-        return msgspec.convert(said, list[End])
+        return msgspec.convert(said, decodable(list[End]))
     except msgspec.ValidationError:  # as above
         return []
 

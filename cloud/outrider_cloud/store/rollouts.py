@@ -14,6 +14,7 @@ from outrider_cloud.rollout.records import Member, Progress
 from outrider_cloud.rollout.states import STATES
 from outrider_cloud.store.portable import insert
 from outrider_cloud.store.schema import assignments, devices, orders, releases, rollout_members, rollouts, stops
+from outrider_wire.decodable import decodable
 from outrider_wire.errors import CallerUnknownError, RuleRefusalError
 from outrider_wire.fitness import Requires
 from outrider_wire.rollout import DeviceOrder, RolloutPlan, Stop
@@ -106,7 +107,7 @@ def all_of(connection: sa.Connection) -> list[Kept]:
 def members_of(connection: sa.Connection, *, rollout: str) -> dict[str, Member]:
     """The devices of a rollout, by name."""
     rows = connection.execute(sa.select(rollout_members.c.member).where(rollout_members.c.rollout == rollout))
-    return {each.device: each for each in msgspec.convert(list(rows.scalars()), list[Member])}
+    return {each.device: each for each in msgspec.convert(list(rows.scalars()), decodable(list[Member]))}
 
 
 def busy(connection: sa.Connection, *, but: str) -> dict[str, str]:
@@ -273,7 +274,7 @@ def were_sent(connection: sa.Connection, *, unsent: Sequence[Unsent]) -> None:
 def last_stop(connection: sa.Connection) -> tuple[Stop, bytes, bool] | None:
     """The stop with the highest number, signed, and whether it was sent; None: there never was one."""
     row = connection.execute(sa.select(stops).order_by(stops.c.number.desc()).limit(1)).first()
-    return None if row is None else (msgspec.convert(row.stop, Stop), row.envelope, row.sent)
+    return None if row is None else (msgspec.convert(row.stop, decodable(Stop)), row.envelope, row.sent)
 
 
 def heeded_stops(connection: sa.Connection) -> list[int]:
@@ -298,7 +299,7 @@ def newest_stop(connection: sa.Connection) -> NewestStop | None:
     rows = connection.execute(sa.select(stops).order_by(stops.c.number.desc()).limit(2)).all()
     if not rows:
         return None
-    now, before = (msgspec.convert(row.stop, Stop) for row in (rows[0], rows[-1]))
+    now, before = (msgspec.convert(row.stop, decodable(Stop)) for row in (rows[0], rows[-1]))
     lets_go = now.lifted or bool(now.rollouts and (not before.rollouts or set(before.rollouts) - set(now.rollouts)))
     return NewestStop(now.number, rows[0].envelope, rows[0].sent, lets_go and not before.lifted)
 
@@ -328,4 +329,4 @@ def stop_was_sent(connection: sa.Connection, *, number: int) -> None:
 
 
 def _kept(row: Any) -> Kept:
-    return msgspec.convert({name: row[name] for name in Kept.__struct_fields__}, Kept)
+    return msgspec.convert({name: row[name] for name in Kept.__struct_fields__}, decodable(Kept))

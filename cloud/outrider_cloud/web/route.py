@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 from aiohttp import web
 
+from outrider_wire.decodable import decodable
 from outrider_wire.errors import (
     BundleError,
     CallerError,
@@ -93,7 +94,7 @@ async def read_body(request: web.Request, kind: type[T]) -> T:
         CallerInputError: it is not what it should be.
     """
     try:
-        return msgspec.json.decode(await request.read(), type=kind)
+        return msgspec.json.decode(await request.read(), type=decodable(kind))
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         raise CallerInputError(
             f"the body is not what it should be: {error}", reason="invalid_body", fix="see /openapi.json"
@@ -107,7 +108,7 @@ def converted(value: str, kind: Any, what: str, fix: str = "64 hexadecimal digit
         CallerInputError: it is none.
     """
     try:
-        return str(msgspec.convert(value, kind))
+        return str(msgspec.convert(value, decodable(kind)))
     except msgspec.ValidationError as error:
         raise CallerInputError(f"{value[:80]!r} is no {what}", reason=f"invalid_{what}", fix=fix) from error
 

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from outrider_wire.decodable import decodable
 from outrider_wire.errors import (
     CallerInputError,
     OperatorSetupError,
@@ -100,7 +101,7 @@ def post(url: str, path: str, body: msgspec.Struct, kind: type[T], *, context: s
     if status >= 300:
         raise _error_of(status, said)
     try:
-        return msgspec.json.decode(said, type=kind)
+        return msgspec.json.decode(said, type=decodable(kind))
     except (msgspec.MsgspecError, ValueError) as error:
         raise PeerMessageError(f"the reply of {url} does not parse: {error}", reason="unparsable") from error
 
@@ -145,7 +146,7 @@ class _ErrorBody(msgspec.Struct, kw_only=True):
 
 def _error_of(status: int, body: bytes) -> OutriderError:
     try:
-        told = msgspec.json.decode(body, type=_ErrorBody).error
+        told = msgspec.json.decode(body, type=decodable(_ErrorBody)).error
     except (msgspec.MsgspecError, ValueError):
         told = _Told()
     what, reason = told.what or f"the cloud replied with status {status}", told.reason or f"http_{status}"

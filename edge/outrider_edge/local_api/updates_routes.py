@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 
 from outrider_edge.local_api.replies import Handler, json_reply
 from outrider_edge.updates.hands import Hands
+from outrider_wire.decodable import decodable
 from outrider_wire.errors import CallerInputError
 from outrider_wire.names import Name
 
@@ -94,7 +95,7 @@ class UpdatesRoutes:
 
 async def _wish(request: web.Request, kind: type[T]) -> T:
     try:
-        return msgspec.json.decode(await request.read() or b"{}", type=kind)
+        return msgspec.json.decode(await request.read() or b"{}", type=decodable(kind))
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise CallerInputError(
             f"the body is not what it should be: {error}", reason="damaged_body", fix="send JSON as the document says"

@@ -16,6 +16,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from outrider_link.files import make_folder, write_durably
+from outrider_wire.decodable import decodable
 from outrider_wire.messages import Ended
 
 log = logging.getLogger(__name__)
@@ -150,4 +151,4 @@ def _opened(data: bytes) -> Ledger:
     digest, _, body = data.partition(b"\n")
     if hashlib.sha256(body).hexdigest().encode() != digest:
         raise ValueError("its digest is another")
-    return msgspec.json.decode(body, type=Ledger)
+    return msgspec.json.decode(body, type=decodable(Ledger))

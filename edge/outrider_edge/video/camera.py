@@ -33,6 +33,7 @@ from outrider_edge.video.protocol import (
     Plan,
     Said,
 )
+from outrider_wire.decodable import decodable
 from outrider_wire.errors import OperatorSetupError, OutriderError, PeerMessageError, UnreachableError
 
 CHILD = (sys.executable, "-P", "-m", "outrider_edge.video.camera_child")
@@ -144,7 +145,7 @@ class Camera:
 
     def _raise_said(self, body: bytes) -> NoReturn:
         try:
-            said = msgspec.json.decode(body, type=Said)
+            said = msgspec.json.decode(body, type=decodable(Said))
         except (msgspec.MsgspecError, ValueError) as error:
             raise self._nonsense() from error
         self.counts = Counts(*map(max, self.counts, said.counts))

@@ -36,6 +36,7 @@ from outrider_edge.video.protocol import (
     Said,
 )
 from outrider_engine.confining import end_with_parent, gain_nothing, without_network
+from outrider_wire.decodable import decodable
 
 _FILES_WHILE_OPENING = 64
 _GARBAGE = frozenset(
@@ -66,7 +67,7 @@ def main() -> int:
     words, out = sys.stdin.buffer, sys.stdout.buffer
     end_with_parent()
     try:
-        plan = msgspec.json.decode(words.readline(), type=Plan)
+        plan = msgspec.json.decode(words.readline(), type=decodable(Plan))
         frames = _frames_of(plan)
         newest: Newest[Any] = Newest(max_fps=plan.max_fps)
         confined = threading.Event()

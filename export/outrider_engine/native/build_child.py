@@ -22,6 +22,7 @@ from outrider_engine.native.build import build_engine
 from outrider_engine.native.library import load_library
 from outrider_engine.native.target import Target
 from outrider_engine.walk import walk
+from outrider_wire.decodable import decodable
 from outrider_wire.errors import BundleMismatchError, OutriderError
 
 NICE = 10
@@ -60,7 +61,7 @@ def main(source: BinaryIO) -> int:
     os.nice(NICE)
     with contextlib.suppress(OSError):  # not Linux, or not allowed
         Path("/proc/self/oom_score_adj").write_text("1000")
-    request = msgspec.json.decode(source.readline(), type=Request)
+    request = msgspec.json.decode(source.readline(), type=decodable(Request))
     try:
         _say(_built(request, source.read(request.size)))
     except OutriderError as error:

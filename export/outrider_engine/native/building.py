@@ -14,6 +14,7 @@ from msgspec import Struct
 from outrider_engine.native.build_child import Line, Request
 from outrider_engine.native.target import Target
 from outrider_engine.selftest import child_environment
+from outrider_wire.decodable import decodable
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ class EngineBuild:
             return None
         for text in child.stdout:
             try:
-                line = msgspec.json.decode(text, type=Line)
+                line = msgspec.json.decode(text, type=decodable(Line))
             except msgspec.MsgspecError:
                 continue  # the library itself may print
             if line.done:

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from outrider_export.huggingface.folder import CONFIG, SAFE, weight_files
+from outrider_wire.decodable import decodable
 from outrider_wire.errors import BundleUnsafeError
 
 CHILD = (sys.executable, "-P", "-m", "outrider_export.huggingface.weights_child")
@@ -64,6 +65,6 @@ def _converted(files: list[str], out: Path, *, memory_mb: int, wall_s: float) ->
     except subprocess.TimeoutExpired:
         return Converted(ok=False, detail=f"it took more than {wall_s:g} s")
     try:
-        return msgspec.json.decode(child.stdout.strip().rpartition(b"\n")[2], type=Converted)
+        return msgspec.json.decode(child.stdout.strip().rpartition(b"\n")[2], type=decodable(Converted))
     except msgspec.MsgspecError:
         return Converted(ok=False, detail=f"the process that reads it ended with status {child.returncode}")

@@ -24,6 +24,7 @@ from outrider_export.candidates import coverage_kept, said_of
 from outrider_export.parity import parity, run_rows
 from outrider_export.recipes import RECIPES
 from outrider_export.variants import make_variants
+from outrider_wire.decodable import decodable
 from outrider_wire.errors import OperatorSetupError
 from outrider_wire.manifest import LeftInFloat
 
@@ -184,4 +185,4 @@ def _seen(data: bytes, each: Exportable) -> Seen:
         raise OperatorSetupError(
             f"{each.name} cannot be timed: {said[-1] if said else ran.returncode}", reason="child_failed"
         )
-    return msgspec.json.decode(ran.stdout, type=Seen)
+    return msgspec.json.decode(ran.stdout, type=decodable(Seen))

@@ -21,6 +21,7 @@ from outrider.demo.models import SMALL, Models, look, make_models
 from outrider.demo.world import QUESTIONS_PLAYED, World, make_world
 from outrider.progress import Tell
 from outrider_export.beside import checkpoint_path
+from outrider_wire.decodable import decodable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -97,7 +98,7 @@ def make_pairs(folder: Path, *, seed: int, tell: Tell) -> tuple[list[Pair], dict
         for change in CHANGES
         for precision in PRECISIONS
     ]
-    return pairs, msgspec.json.decode(whole.read_bytes(), type=dict[str, Worth])
+    return pairs, msgspec.json.decode(whole.read_bytes(), type=decodable(dict[str, Worth]))
 
 
 def _file(release: Path, precision: str) -> Path:

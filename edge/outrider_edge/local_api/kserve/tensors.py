@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from outrider_edge.local_api.kserve.messages import Datatype, InferReply, InferRequest, ReplyTensor, RequestInput
+from outrider_wire.decodable import decodable
 from outrider_wire.errors import CallerInputError
 
 HEADER = "Inference-Header-Content-Length"
@@ -144,7 +145,7 @@ def _elements(entry: RequestInput, data: bytes) -> Iterator[bytes]:
 
 def _floats(entry: RequestInput) -> NDArray[np.float32]:
     try:
-        numbers = msgspec.convert(list(_flat(entry.data)), list[float])
+        numbers = msgspec.convert(list(_flat(entry.data)), decodable(list[float]))
     except (msgspec.MsgspecError, OverflowError, ValueError) as error:
         _refuse(entry, f"is FP32, and holds something else than numbers: {error}")
     with np.errstate(over="ignore"):  # what is too large becomes infinite, which no model takes

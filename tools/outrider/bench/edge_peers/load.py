@@ -13,6 +13,7 @@ import time
 import msgspec
 from msgspec import Struct
 
+from outrider_wire.decodable import decodable
 from outrider_wire.errors import PeerError
 
 _WARM_S = 0.2
@@ -61,7 +62,7 @@ def load(plan: LoadPlan) -> LoadFound:
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
         raise PeerError(f"the load could not be put on port {plan.port}: {lines[-1]}", reason="load_failed")
-    return msgspec.json.decode(done.stdout, type=LoadFound)
+    return msgspec.json.decode(done.stdout, type=decodable(LoadFound))
 
 
 class _Connection(asyncio.Protocol):
@@ -182,5 +183,5 @@ def _content_length(head: bytes) -> int | None:
 
 
 if __name__ == "__main__":
-    found = asyncio.run(_Run(msgspec.json.decode(sys.stdin.buffer.read(), type=LoadPlan)).run())
+    found = asyncio.run(_Run(msgspec.json.decode(sys.stdin.buffer.read(), type=decodable(LoadPlan))).run())
     sys.stdout.buffer.write(msgspec.json.encode(found))

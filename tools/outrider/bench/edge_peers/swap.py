@@ -18,6 +18,7 @@ from outrider.bench.edge_peers.model import TASK, Served
 from outrider.bench.edge_peers.swapping import Swap
 from outrider.processes import Processes, any_port
 from outrider.progress import Tell
+from outrider_wire.decodable import decodable
 from outrider_wire.errors import PeerError, UndecidedError
 
 CONNECTIONS = 8
@@ -103,7 +104,7 @@ def _swapped_under(plan: LoadPlan, pid: int, log: Path, number: int) -> tuple[Lo
 
 def _told(log: Path) -> list[Swap]:
     lines = log.read_bytes().splitlines()
-    return [msgspec.json.decode(line, type=Swap) for line in lines if line.startswith(b'{"began"')]
+    return [msgspec.json.decode(line, type=decodable(Swap)) for line in lines if line.startswith(b'{"began"')]
 
 
 def _figures(blocks: Sequence[LoadFound], swaps: Sequence[Swap], rate: float) -> SwapFigures:

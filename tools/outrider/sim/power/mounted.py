@@ -13,6 +13,7 @@ from typing import Self
 import msgspec
 
 from outrider.sim.power.disk import MOOD, Op
+from outrider_wire.decodable import decodable
 from outrider_wire.errors import OperatorSetupError
 
 _START_S = 10.0
@@ -83,7 +84,7 @@ class Mounted:
             process.kill()
             process.wait()
         with contextlib.suppress(FileNotFoundError):
-            self.journal = msgspec.msgpack.decode(self._journal_file.read_bytes(), type=list[Op])
+            self.journal = msgspec.msgpack.decode(self._journal_file.read_bytes(), type=decodable(list[Op]))
 
     def mood(self, mood: str) -> None:
         """How it takes changes from now on: ``ok``, ``full``, ``readonly`` or ``broken``."""
