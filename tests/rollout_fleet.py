@@ -60,6 +60,8 @@ class Manner:
     sent: float = 0.2
     """Share of inputs that it escalates with the release."""
     alarm: bool = False
+    signs: bool = True
+    """Whether its figures are signed: else none of them is known."""
 
 
 @dataclass
@@ -85,7 +87,8 @@ class FleetWorld:
     def look(self) -> Step:
         """One step of the controller, from what is kept alone."""
         world = World(now_ms=self.now_ms, **self.world)
-        look = Look(plan=self.plan, progress=self.progress, members=self.members, fleet=self.fleet, world=world)
+        fleet = {name: seen if self.manners[name].signs else _unsigned(seen) for name, seen in self.fleet.items()}
+        look = Look(plan=self.plan, progress=self.progress, members=self.members, fleet=fleet, world=world)
         self.last = done = step(look)
         self.stops += done.stop and self.progress.state != "halted"
         self.progress, self.members = done.progress, {**self.members, **done.members}
@@ -155,6 +158,10 @@ class FleetWorld:
             return {"slots": {"colours": Slot(running=release)}, "alarms": alarms}
         refused = Slot(running=OLD, state="refused", offered=release, refused=[release], reason="it did not work")
         return {"slots": {"colours": refused}}
+
+
+def _unsigned(seen: Seen) -> Seen:
+    return replace(seen, counts={}, alarms={})
 
 
 def make_world(plan: RolloutPlan, devices: int, manner: Callable[[int], Manner] | None = None) -> FleetWorld:

@@ -210,6 +210,18 @@ class Deltas:
             old.unlink(missing_ok=True)
 
 
+def drop_stale(folder: Path, blobs: BlobStore) -> set[str]:
+    """Forgets what came of pairs of which a file is here no more; the digests of their deltas. Blocks."""
+    dropped: set[str] = set()
+    for path in folder.glob("*.json"):
+        if all(blobs.find(digest) for digest in path.stem.split("-")):
+            continue
+        with contextlib.suppress(OSError, msgspec.MsgspecError):
+            dropped.add(_READ.decode(path.read_bytes()).delta)
+        path.unlink(missing_ok=True)
+    return dropped - {""}
+
+
 def _bytes(*files: Path) -> int:
     return sum(file.stat().st_size for file in files)
 

@@ -11,13 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-from aiohttp import web
 from sqlalchemy.exc import SQLAlchemyError
 
 from outrider_cloud.access.gatekeeper import read_roster
 from outrider_cloud.access.opening import open_access
 from outrider_cloud.access.roster import Roster
-from outrider_cloud.access.settings import server_tls
 from outrider_cloud.answering.deliveries import Deliveries
 from outrider_cloud.answering.first import load_first
 from outrider_cloud.answering.settler import Settler
@@ -54,6 +52,7 @@ from outrider_cloud.web.api import Api
 from outrider_cloud.web.device_blobs import DeviceBlobs
 from outrider_cloud.web.escalating import Escalating
 from outrider_cloud.web.joining import Joining
+from outrider_cloud.web.listening import listening
 from outrider_cloud.web.parked import Parked
 from outrider_cloud.web.releasing import Releasing
 from outrider_cloud.web.rollouts import RolloutRoutes
@@ -152,10 +151,11 @@ class CloudService:
             topics=self._topics,
             background=self._background,
         )
+        deltas = _made(folder / "deltas")
         releases = Releases(
             store=store,
             blobs=blobs,
-            deltas=_made(folder / "deltas"),
+            deltas=deltas,
             tasks=served,
             publish=self._publish,
             topics=self._topics,
@@ -180,6 +180,7 @@ class CloudService:
             config,
             store=store,
             blobs=blobs,
+            deltas=deltas,
             releases=releases,
             trust=trust,
             publish=self._publish,
@@ -335,19 +336,7 @@ class CloudService:
             roster=self._roster,
             token=read_secret(Path(settings.token_file), "bearer token") if settings.token_file else "",
         )
-        runner = web.AppRunner(api.application(), access_log=None, shutdown_timeout=2.0)
-        await runner.setup()
-        self._stack.push_async_callback(runner.cleanup)
-        try:
-            await web.TCPSite(runner, settings.host, settings.port, ssl_context=server_tls(settings)).start()
-        except OSError as error:
-            raise OperatorSetupError(
-                f"the API cannot listen on {settings.host}:{settings.port}: {error.strerror or error}",
-                reason="port_occupied",
-                fix="stop what listens there, or set api.port to another one",
-            ) from error
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        self.url = f"http{'s' if settings.cert_file else ''}://{host}:{runner.addresses[0][1]}"
+        self.url = await self._stack.enter_async_context(listening(api, settings))
 
     async def _access_routes(self, store: Store, trust: Trust) -> list[Route]:
         """The routes by which devices are let in, where they are; who is refused is known before anything is served."""

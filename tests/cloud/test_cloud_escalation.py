@@ -8,8 +8,9 @@ from pathlib import Path
 import msgspec
 import pytest
 from cloud_device import TOPICS, Device, make_escalation, new_id
-from cloud_service import HeldModel, account, eventually, get, make_service, ready, the_task, write_config
+from cloud_service import HeldModel, account, eventually, get, make_service, ready, request, the_task, write_config
 
+from outrider_cloud.answering import settler
 from outrider_link.session import Outgoing
 from outrider_wire.codec import JSON, MSGPACK, encode
 from outrider_wire.messages import Answer, BlobGone, Presence, Receipt, Refusal
@@ -298,3 +299,36 @@ async def test_memory_durability_answers_at_once_and_records_it_all_the_same(bro
         await eventually(recorded)
         await device.escalate(msgspec.structs.replace(sent, offer=2))
         assert await device.hears(Answer, sent.id, count=2) == first
+
+
+async def test_what_was_answered_out_of_memory_is_told_again_before_it_is_recorded(
+    broker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settler, "_BEHIND_S", 3.0)
+    path = write_config(tmp_path, broker, durability="memory")
+    async with make_service(path, HeldModel()) as service, Device(broker, "cam-early") as device:
+        await ready(service)
+        sent = make_escalation(the_task(tmp_path), {"image": b"1", "question": "?"})
+        await device.escalate(sent)
+        first = await device.hears(Answer, sent.id)
+        await device.escalate(msgspec.structs.replace(sent, offer=2))
+        assert await device.hears(Answer, sent.id, count=2) == first
+
+
+async def test_a_device_that_is_forgotten_must_prove_anew_what_it_has(broker: str, tmp_path: Path) -> None:
+    image = os.urandom(90_000)
+    async with (
+        make_service(write_config(tmp_path, broker), HeldModel()) as service,
+        Device(broker, "cam-one") as one,
+        Device(broker, "cam-two") as two,
+    ):
+        await ready(service)
+        for device in (one, two):  # the file stays for what the other has sent
+            device.serve(image)
+            offered = make_escalation(the_task(tmp_path), {"image": image, "question": "mine"})
+            await device.hears(Answer, await device.escalate(offered))
+        assert (await request(service, "POST", "/v1/forget", body={"device": "cam-one"}))[0] == 200
+        asked = one.wants_served
+        again = make_escalation(the_task(tmp_path), {"image": image, "question": "again"})
+        await one.hears(Answer, await one.escalate(again))
+        assert one.wants_served > asked

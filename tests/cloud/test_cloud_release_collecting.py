@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from cloud_service import write_config
 from rollout_office import Office
@@ -90,7 +91,8 @@ def test_the_newest_of_each_task_stay_and_what_came_today() -> None:
 
 
 def collector(office: Office, *, plans: Any = None) -> Collector:
-    return Collector(store=office.store, blobs=BlobStore(root=office.folder / "blobs"), plans=plans)
+    blobs = BlobStore(root=office.folder / "blobs")
+    return Collector(store=office.store, blobs=blobs, deltas=office.folder / "deltas", plans=plans)
 
 
 async def stored(office: Office, number: int, *files: bytes) -> str:
@@ -134,6 +136,9 @@ async def test_what_devices_ran_before_stays_as_long_as_they_may_be_ordered_back
     await office.says("cam-0", running=newer.release)
     await running.turn()
     assert why(office)["1.1"] == "a rollout may return to it"
+    signed = frozenset([older.release])
+    said = {each.digest: each for each in office.store.run(partial(survey, signed=signed, keep=1, now_ms=NOW)).releases}
+    assert [each for each in said if said[each].returned] == [older.release], "and must stay signed: orders need that"
     far = office.kept().plan.expires_ms
     found = office.store.run(partial(survey, signed=frozenset(), keep=1, now_ms=far))
     assert {each.version: each.why for each in found.releases}["1.1"] == "", "no device obeys an order of it any more"
@@ -152,6 +157,30 @@ async def test_only_files_that_no_other_release_has_are_removed(office: Office) 
     assert {row["digest"] for row in office.rows(releases)} == {second}
     left = {row["sha256"] for row in office.rows(release_files)}
     assert {path.name for path in blobs.all()} == left and first not in left
+
+
+async def test_what_is_known_of_deltas_to_or_from_removed_files_goes_with_them(office: Office) -> None:
+    blobs, folder = BlobStore(root=office.folder / "blobs"), office.folder / "deltas"
+    folder.mkdir()
+    await stored(office, 1, b"old")
+    await stored(office, 2, b"new", b"newer", b"a delta, by chance")
+    old, new, newer = (hashlib.sha256(data).hexdigest() for data in (b"old", b"new", b"newer"))
+
+    def keep(base: str, target: str, delta: bytes) -> str:
+        said = {"delta": blobs.put(delta) if delta else "", "size": len(delta)}
+        (folder / f"{base}-{target}.json").write_bytes(msgspec.json.encode(said))
+        return said["delta"]
+
+    gone = keep(old, new, b"from the old")
+    named = keep(old, newer, b"a delta, by chance")
+    stays = keep(new, newer, b"from the new")
+    keep(newer, old, b"")
+    (folder / f"{new}-{old}.json").write_bytes(b"damaged")
+    await collector(office).collect(keep=1)
+    assert [path.name for path in folder.iterdir()] == [f"{new}-{newer}.json"]
+    assert blobs.find(gone) is None
+    assert blobs.find(stays) is not None
+    assert blobs.find(named) is not None, "a release names the same bytes"
 
 
 async def test_what_is_signed_stays_unless_it_is_about_to_be_signed_no_more(office: Office) -> None:

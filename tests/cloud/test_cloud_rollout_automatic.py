@@ -127,6 +127,19 @@ async def test_what_the_role_has_signed_is_signed_again_before_it_expires(office
     assert list(files) == [f"{TASK}-auto"]
 
 
+async def test_a_role_whose_proposal_waits_keeps_no_other_from_being_renewed(office: Office) -> None:
+    class Waits:
+        def renewed(self) -> dict[str, bytes]:
+            raise RuleRefusalError("a version waits for signatures", reason="proposal_waits")
+
+    trust = Cloud(office).trust
+    late = role_of(office, clock=lambda: time.time() + 16 * 86_400)
+    trust.automatic = {"another": Waits(), TASK: late}  # type: ignore[dict-item]
+    before = office.site.repository.version(f"{TASK}-auto")
+    await trust.tend()
+    assert office.site.repository.version(f"{TASK}-auto") == before + 1
+
+
 def test_it_is_off_unless_asked_for_and_asks_for_what_it_needs(tmp_path: Path) -> None:
     config = load_cloud_config(write_config(tmp_path, "mqtt://127.0.0.1:1"))
     assert config.trust.automatic == {}

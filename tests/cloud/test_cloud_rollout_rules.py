@@ -177,6 +177,24 @@ def test_alarms_since_halt_and_alarms_before_do_not() -> None:
     assert old.progress.state == "finished"
 
 
+def test_a_device_that_signs_no_figures_counts_neither_for_a_release_nor_against_it() -> None:
+    plan = make_plan(1.0, limits={"alarms": 0.05})
+    for signing, n in ((0, 20), (10, 10), (20, 0)):
+        world = make_world(plan, 20, lambda k, signing=signing: Manner(signs=k >= signing))
+        world.run(40)
+        assert world.last is not None and world.progress.state == "finished"
+        assert {each.name: each.n for each in world.last.figures} == {
+            "failures": 20, "rollbacks": 20, "alarms": n, "silence": 20,
+        }  # fmt: skip
+    lying = make_world(plan, 20, lambda _: Manner(alarm=True, signs=False))
+    lying.run(40)
+    assert lying.progress.state == "finished", "an alarm that nobody signed is none"
+    for unsigned, state in ((0, "undecided"), (16, "halted")):  # three of 20, or of the four whose word is known
+        some = make_world(plan, 20, lambda k, unsigned=unsigned: Manner(alarm=k >= 17, signs=k >= unsigned))
+        some.run(40)
+        assert some.progress.state == state
+
+
 # --- silence
 
 

@@ -1,6 +1,7 @@
 """Emergency stops on a real store: numbered, said to the last, and heard whatever else fails."""
 
 import asyncio
+import time
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from outrider_cloud.rollout.desk import RolloutDesk
 from outrider_cloud.rollout.running import following
 from outrider_cloud.store import rollouts
 from outrider_wire.errors import RuleRefusalError, UnreachableError
+from outrider_wire.messages import Reported
 from outrider_wire.rollout import Stop
 
 
@@ -119,6 +121,23 @@ async def test_a_rollout_that_cannot_be_looked_at_holds_up_neither_others_nor_a_
     )
     await running.turn()
     assert len(office.wire.stops) == 1
+
+
+async def heeds(office: Office, device: str, number: int) -> None:
+    await office.says(device)
+    await office.fleet.on_reported(device, Reported(slots=[], stop=number))
+
+
+async def test_a_stop_follows_what_devices_heed_also_when_somebody_else_made_that(office: Office) -> None:
+    """A stolen cloud has made stops with numbers ahead of the time; the next one of ours is newer to every device that heard them."""
+    running, now_ms = office.controller(), round(time.time() * 1000)
+    for k, number in enumerate((now_ms + 3_600_000, now_ms + 60_000, 2**53 - 1)):
+        await heeds(office, f"cam-{k}", number)
+    foreseen = await RolloutDesk(store=office.store, running=running).stop([], lifted=False, reason="x", dry_run=True)
+    assert foreseen.number == now_ms + 3_600_001
+    stop = await running.stop([], lifted=False, reason="x")
+    assert stop.number == now_ms + 3_600_001, "and no device that tells of a number far ahead hurts anybody"
+    assert (await running.stop([], lifted=True, reason="y")).number == stop.number + 1
 
 
 def test_one_rollout_alone_is_not_let_go_on_while_all_are_stopped() -> None:

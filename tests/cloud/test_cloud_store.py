@@ -164,6 +164,17 @@ def test_a_worker_takes_back_of_what_it_holds_only_what_is_named(store: Store) -
     assert take(most=9) == ["1"]
 
 
+def test_what_is_named_of_other_tasks_takes_no_room_from_what_is_taken_back(store: Store) -> None:
+    named = [f"{k:04}" for k in range(600)]
+    store.submit(lambda c: [inputs.start(c, replace(CLAIM, id=each, task="full")) for each in named]).result()
+    do(store, inputs.start, wanted=replace(CLAIM, id="9999"))
+    keys = [(CLAIM.device, each) for each in (*named, "9999")]
+    assert do(store, inputs.take_back, worker="one", task="full", keys=keys, most=0) == []
+    rows = do(store, inputs.take_back, worker="one", task="t", keys=keys, most=1)
+    assert [row["id"] for row in rows] == ["9999"]
+    assert len(do(store, inputs.take_back, worker="one", task="full", keys=keys, most=550)) == 550
+
+
 def test_workers_that_end_in_order_wear_no_input_out(store: Store) -> None:
     do(store, inputs.start, wanted=CLAIM)
     for _ in range(2 * inputs.MAX_CLAIMS):

@@ -12,12 +12,11 @@ from typer.testing import CliRunner
 
 from factory import make_bundle, make_task
 from outrider.commands.ota import app
-from outrider.ota import collecting, publishing
+from outrider.ota import publishing
 from outrider.ota.checklist import CHECKLIST
 from outrider.ota.passphrases import VARIABLE
 from outrider.ota.publishing import next_facts, sign_release
 from outrider.ota.workplace import Workplace
-from outrider_trust.facts import ReleaseFacts
 from outrider_wire.errors import OutriderError, RuleRefusalError
 from outrider_wire.manifest import MANIFEST_FILE, decode_manifest, manifest_digest
 from outrider_wire.rollout import Group, PlannedRelease, RolloutPlan
@@ -298,17 +297,6 @@ def test_gc_removes_what_nothing_needs_and_says_why_the_rest_stays(ota: Ota, tmp
 
 def publishing_of(place: Workplace) -> None:
     assert place.publish()
-
-
-def known(digest: str, counter: int) -> publishing.Known:
-    facts = ReleaseFacts(task=TASK, version=str(counter), counter=counter)
-    return publishing.Known(digest=digest, size=1, facts=facts, automatic=False)
-
-
-def test_a_release_that_a_device_holds_stays_whatever_its_age() -> None:
-    releases = [known("c" * 64, 3), known("b" * 64, 2), known("a" * 64, 1)]
-    why = collecting.judge(releases, [], {"a" * 64}, keep=1)
-    assert why == {"c" * 64: "one of the 1 newest", "b" * 64: "", "a" * 64: "a device holds it"}
 
 
 def test_a_plan_that_no_device_would_take_is_not_signed(ota: Ota, bundle: Path, tmp_path: Path) -> None:

@@ -118,6 +118,7 @@ class Settler:
             example=example,
         )
         if job.in_memory:
+            job.told = reply
             await self._record_soon(self._claim_of(job), end)
         else:
             stored = await self._stored(job, end)

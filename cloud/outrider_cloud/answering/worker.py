@@ -8,7 +8,6 @@ import logging
 from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import zip_longest
-from typing import Protocol
 
 from msgspec import UnsetType
 from sqlalchemy.exc import SQLAlchemyError
@@ -18,6 +17,7 @@ from outrider_cloud.answering.batcher import DeadlineQueue, wait_for_more
 from outrider_cloud.answering.first import FirstModel
 from outrider_cloud.answering.forms import decided_on, suffices
 from outrider_cloud.answering.grades import temperature_of, tempered
+from outrider_cloud.answering.ports import Completer, PartReader
 from outrider_cloud.answering.settler import Settler
 from outrider_cloud.answering.strategies import LEAST_CAPTURED, STRATEGIES
 from outrider_cloud.background import Background
@@ -43,22 +43,6 @@ _RECEIPT_S = 0.25
 """An answer that comes within this replaces the receipt. A device that hears nothing offers again after seconds, not sooner."""
 _QUICK_S = 0.01
 """A model that takes less will have answered by then."""
-
-
-class PartReader(Protocol):
-    """Where a worker finds the parts that are not inside their escalation."""
-
-    async def load(self, sha256: str) -> bytes | None:
-        """The bytes; None when they are not here."""
-        ...
-
-
-class Completer(Protocol):
-    """Who gets the full forms of an input whose first ones did not suffice."""
-
-    async def complete(self, job: Job) -> bool:
-        """Puts them into the job, as durably as its task asks. False: they cannot be had."""
-        ...
 
 
 class Worker:

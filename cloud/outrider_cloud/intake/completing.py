@@ -21,7 +21,7 @@ _PAUSE_S = 5.0
 
 
 class Completing:
-    """`outrider_cloud.answering.worker.Completer` over the broker and the store."""
+    """`outrider_cloud.answering.ports.Completer` over the broker and the store."""
 
     def __init__(self, *, pulls: Pulls, settler: Settler, pause_s: float = _PAUSE_S) -> None:
         self._pulls = pulls

@@ -162,7 +162,9 @@ class Intake:
     async def _offered(self, worker: Worker, job: Job, *, pull: bool) -> None:
         if (known := worker.find(job.key)) is not None:
             self._count(job, "repeated")
-            if known.claimed and not known.holds_back:
+            if known.told is not None:
+                self._tell(job, known.told)
+            elif known.claimed and not known.holds_back:
                 self._tell(job, Receipt(id=job.escalation.id))
         elif shed := self._no_room(job):
             await self._put_off(job, shed)

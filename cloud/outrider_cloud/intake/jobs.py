@@ -13,7 +13,7 @@ from outrider_cloud.store.examples import NewExample
 from outrider_cloud.store.inputs import Claim
 from outrider_wire.codec import MSGPACK, decode, encode
 from outrider_wire.limits import BLOB_BYTES
-from outrider_wire.messages import Escalation
+from outrider_wire.messages import Answer, Escalation, Refusal
 from outrider_wire.roles import Shares, role_of
 from outrider_wire.task import Task
 
@@ -43,6 +43,8 @@ class Job:
     """The task gave durability up: stored after it is answered. Never an audit, which would count as an error if lost."""
     stored: asyncio.Future[Offered] | None = None
     """Of one that is asked about before it stands in the store: what came of its offer, once that is durable."""
+    told: Answer | Refusal | None = None
+    """What its device has been told before it stands in the store: said again to whoever asks meanwhile."""
     forgotten: bool = False
     """Somebody asked that nothing of it be left: whatever comes of it is not written down, and not told."""
     expired: bool = False

@@ -8,6 +8,7 @@ A part of a task that keeps examples becomes a file of the blob store; of any ot
 """
 
 import asyncio
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -76,7 +77,10 @@ class Pulls:
         """
         put = self._uploads.find(device, part.sha256)
         if put is not None:
-            return await asyncio.to_thread(self._take, device, put, part, keep)
+            data = await asyncio.to_thread(self._take, put, part, keep)
+            if keep:
+                self._has_delivered(device, part.sha256)
+            return data
         task = asyncio.current_task()
         mine = self._of_device.setdefault(device, asyncio.Semaphore(AT_ONCE_A_DEVICE))
         try:
@@ -96,7 +100,7 @@ class Pulls:
                 await self._pull_to_store(device, part)
             else:
                 _check_size(found, part)
-                found.touch()  # one that nothing refers to any more, and is old, is deleted
+                os.utime(found)  # one that nothing refers to any more, and is old, is deleted
             self._has_delivered(device, part.sha256)
             return None
 
@@ -124,8 +128,7 @@ class Pulls:
         return [*self._folder.parent.glob(f"*/{device}.*"), *self._uploads.of(device)]
 
     def forget(self, device: str) -> None:
-        """Deletes it, and who brought what. Blocks."""
-        self._delivered = OrderedDict((key, None) for key in self._delivered if key[0] != device)
+        """Deletes it. Blocks."""
         for file in self.begun(device):
             file.unlink(missing_ok=True)
         self._uploads.forget(device)
@@ -136,7 +139,7 @@ class Pulls:
             self._puller.on_message(message)
 
     async def abandon(self, device: str, digests: Collection[str] | None) -> None:
-        """Ends what is being pulled from a device ('': from any): those parts, or all (None)."""
+        """Ends what is being pulled from a device ('': from any): those parts, or all (None); nor has it brought them any more."""
         todo = [
             task
             for task, (of, sha256) in self._fetching.items()
@@ -146,11 +149,15 @@ class Pulls:
             task.cancel()
         ended = [self._fetching[task] for task in todo]
         await asyncio.gather(*todo, return_exceptions=True)
+        for key in [
+            key for key in self._delivered if device in ("", key[0]) and (digests is None or key[1] in digests)
+        ]:
+            del self._delivered[key]
         for of, sha256 in ended if digests is not None else []:
             for file in self._folder.glob(f"{of}.{sha256}*"):
                 file.unlink(missing_ok=True)
 
-    def _take(self, device: str, put: Path, part: Part, keep: bool) -> bytes | None:
+    def _take(self, put: Path, part: Part, keep: bool) -> bytes | None:
         """Out of what was put: into the blob store (``keep``), or into memory. Blocks."""
         _check_size(put, part)
         if not keep:
@@ -158,7 +165,6 @@ class Pulls:
             put.unlink()
             return data
         move_durably(put, self._blobs.path(part.sha256))
-        self._has_delivered(device, part.sha256)
         return None
 
     async def _pull_to_store(self, device: str, part: Part) -> None:

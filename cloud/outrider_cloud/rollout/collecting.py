@@ -55,6 +55,8 @@ class Judged(Struct, kw_only=True, frozen=True):
     bytes: int
     """Of files that it alone has; what goes together is counted together."""
     why: str
+    returned: bool = False
+    """Whether a rollout may return to it: then it must stay signed too."""
 
 
 class Collected(Struct, kw_only=True, frozen=True):
@@ -96,7 +98,8 @@ def survey(connection: sa.Connection, *, signed: frozenset[str], keep: int, now_
     """All releases, judged as the store is now."""
     found = connection.execute(sa.select(releases).order_by(releases.c.created_ms.desc(), releases.c.digest))
     rows = [Row(**{name: row[name] for name in Row.__struct_fields__}) for row in found.mappings()]
-    why = judge(rows, _needs(connection, signed, {row.task for row in rows}, now_ms), keep=keep, now_ms=now_ms)
+    needs = _needs(connection, signed, {row.task for row in rows}, now_ms)
+    why = judge(rows, needs, keep=keep, now_ms=now_ms)
     sizes: dict[str, dict[str, int]] = {}
     staying: set[str] = set()
     for file in connection.execute(sa.select(release_files)):
@@ -112,6 +115,7 @@ def survey(connection: sa.Connection, *, signed: frozenset[str], keep: int, now_
                 version=row.version,
                 bytes=sum(size for sha256, size in sizes.get(row.digest, {}).items() if sha256 in going),
                 why=why[row.digest],
+                returned=row.digest in needs.back,
             )
             for row in rows
         ],

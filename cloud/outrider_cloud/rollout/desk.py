@@ -9,7 +9,7 @@ from outrider_cloud.clock import now_ms
 from outrider_cloud.rollout.controller import Step, act, step
 from outrider_cloud.rollout.forecast import Carriage, Forecast, forecast
 from outrider_cloud.rollout.records import Look, Member, Progress, World
-from outrider_cloud.rollout.running import Rollouts, covers, fleet_of, following
+from outrider_cloud.rollout.running import Rollouts, covers, fleet_of
 from outrider_cloud.rollout.states import ACTS, BAD, STATES, Act
 from outrider_cloud.rollout.views import DeviceInRollout, RolloutBrief, RolloutDetail, brief, detail, member_views
 from outrider_cloud.store import rollouts
@@ -105,8 +105,7 @@ class RolloutDesk:
                 f"there is no rollout {strangers[0]}", reason="unknown_rollout", fix="see: outrider ota status"
             )
         if dry_run:
-            last = await self._store.read(rollouts.last_stop)
-            return following(last[0] if last else None, names, lifted=lifted, reason=reason, stamp_ms=now_ms())
+            return (await self._running.next_stop(names, lifted=lifted, reason=reason))[0]
         for _ in range(_TRIES):
             try:
                 return await self._running.stop(names, lifted=lifted, reason=reason)

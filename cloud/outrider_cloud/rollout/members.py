@@ -118,13 +118,13 @@ def _probing(seen: Seen, plan: RolloutPlan) -> bool:
 
 
 def _watched(member: Member, seen: Seen, plan: RolloutPlan) -> Member:
-    """An alarm that was raised since, while the release runs."""
+    """Whether its figures speak at all, and an alarm that was raised since, while the release runs."""
+    tasks = [each.task for each in plan.releases]
+    if not member.verified and any(task in seen.counts for task in tasks):
+        member = replace(member, verified=True)
     if member.alarmed or not member.ran:
         return member
-    raised = any(
-        task in seen.alarms and seen.alarms[task] != member.alarms.get(task)
-        for task in (each.task for each in plan.releases)
-    )
+    raised = any(task in seen.alarms and seen.alarms[task] != member.alarms.get(task) for task in tasks)
     return replace(member, alarmed=True) if raised else member
 
 

@@ -1,6 +1,7 @@
 """Makes what runs rollouts, over the broker and the cloud's signed metadata. Wires, and decides nothing."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from outrider_cloud.config import CloudConfig
 from outrider_cloud.housekeeping import Chore
@@ -49,6 +50,7 @@ def open_rollouts(
     *,
     store: Store,
     blobs: BlobStore,
+    deltas: Path,
     releases: Releases,
     trust: Trust,
     publish: Publish,
@@ -65,4 +67,4 @@ def open_rollouts(
         settings = config.trust.automatic
         automatic = Automatic(store=store, blobs=blobs, trust=trust, running=running, desk=desk, settings=settings)
         chores.append(Chore("automatic", EVERY_S, automatic.turn))
-    return running, desk, Collector(store=store, blobs=blobs, plans=trust.plans), chores
+    return running, desk, Collector(store=store, blobs=blobs, deltas=deltas, plans=trust.plans), chores

@@ -81,6 +81,8 @@ class Member(Struct, kw_only=True, frozen=True):
     silent: bool = False
     """Whether it was ever not heard of for too long since it began."""
     alarmed: bool = False
+    verified: bool = False
+    """Whether it was ever seen to sign its figures: else it can raise no alarm, and is not counted as one that raised none."""
     forgiven: bool = False
     """A person decided that what went wrong on it does not speak against the release."""
     before: dict[str, str] = {}

@@ -6,7 +6,7 @@ Two of these on one store do no harm: of two steps from the same state, one is w
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import sqlalchemy as sa
@@ -173,14 +173,24 @@ class Rollouts:
             OutriderError: it cannot be signed; nothing was said.
             OvertakenError: another one was made meanwhile.
         """
-        last = await self._store.read(rollouts.last_stop)
-        stop = following(last[0] if last else None, names, lifted=lifted, reason=reason, stamp_ms=self._clock())
+        stop, after = await self.next_stop(names, lifted=lifted, reason=reason)
         envelope = await asyncio.to_thread(self._signing().sign_stop, stop)
-        after = last[0].number if last else 0
         await self._store.write(partial(rollouts.add_stop, stop=stop, envelope=envelope, after=after))
         log.warning("rollouts.stopped", extra={"number": stop.number, "rollouts": stop.rollouts, "lifted": stop.lifted})
         await self.send()
         return stop
+
+    async def next_stop(self, names: list[str], *, lifted: bool, reason: str) -> tuple[Stop, int]:
+        """The stop that would be made now, and the number of the one that it follows here; 0: of none.
+
+        Raises:
+            RuleRefusalError: as `following`.
+        """
+        last, heeded = await self._store.read(lambda c: (rollouts.last_stop(c), rollouts.heeded_stops(c)))
+        stamp_ms, newest = self._clock(), last[0] if last else None
+        heard = _credible(heeded, stamp_ms)
+        stop = following(newest, names, lifted=lifted, reason=reason, stamp_ms=stamp_ms, heeded=heard)
+        return stop, newest.number if newest else 0
 
     async def _signed_releases(self, wanted: set[tuple[str, str]]) -> dict[str, PlannedRelease]:
         """What is signed of these (task, release), by release; what nobody has signed is left out."""
@@ -281,7 +291,9 @@ class Rollouts:
         )
 
 
-def following(last: Stop | None, names: list[str], *, lifted: bool, reason: str, stamp_ms: int) -> Stop:
+def following(
+    last: Stop | None, names: list[str], *, lifted: bool, reason: str, stamp_ms: int, heeded: int = 0
+) -> Stop:
     """The stop that follows: a device keeps only the newest, so that it names all that is to be stopped.
 
     Args:
@@ -290,11 +302,12 @@ def following(last: Stop | None, names: list[str], *, lifted: bool, reason: str,
         lifted: Whether they may go on.
         reason: For people.
         stamp_ms: UTC.
+        heeded: The highest number that devices say they heed: they hear of no stop below it.
 
     Raises:
         RuleRefusalError: all are stopped, and some alone are to be let go on: a stop can name what it stops, and no exceptions.
     """
-    number = max((last.number if last else 0) + 1, stamp_ms)
+    number = max((last.number if last else 0) + 1, heeded + 1, stamp_ms)
     before = last.rollouts if last and not last.lifted else []
     everything = last is not None and not last.lifted and not last.rollouts
     if lifted and names and everything:
@@ -322,7 +335,11 @@ def fleet_of(connection: sa.Connection) -> dict[str, Seen]:
 
 def _heeded(seen: Seen, now_ms: int) -> int:
     """The newest order that a device says it heeds: after a store was lost and the clock set back, it still knows."""
-    numbers = (slot.order for slot in seen.slots.values())
+    return _credible((slot.order for slot in seen.slots.values()), now_ms)
+
+
+def _credible(numbers: Iterable[int], now_ms: int) -> int:
+    """The highest that is not too far ahead of the time; 0: none is. One that is was made by nobody who keeps the rules."""
     return max((number for number in numbers if number <= now_ms + NUMBER_AHEAD_MS), default=0)
 
 

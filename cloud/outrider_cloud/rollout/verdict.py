@@ -65,14 +65,15 @@ def alpha(plan: RolloutPlan) -> float:
 def judge(plan: RolloutPlan, members: Mapping[str, Member]) -> Verdict:
     """The rates, as often as one likes."""
     counted = [each for each in members.values() if each.state in BEGAN and not each.forgiven]
+    n = dict.fromkeys(FIGURES, len(counted)) | {"alarms": sum(each.verified for each in counted)}
     limits = plan.thresholds
     bad = {
         "failures": sum(each.state == "failed" for each in counted),
         "rollbacks": sum(each.state == "rolled_back" for each in counted),
-        "alarms": sum(each.alarmed for each in counted),
+        "alarms": sum(each.alarmed and each.verified for each in counted),
         "silence": sum(each.silent for each in counted),
     }
-    return Verdict(figures=[_figure(plan, name, bad[name], len(counted), getattr(limits, name)) for name in bad])
+    return Verdict(figures=[_figure(plan, name, bad[name], n[name], getattr(limits, name)) for name in bad])
 
 
 def _figure(plan: RolloutPlan, name: str, bad: int, n: int, limit: float) -> Figure:

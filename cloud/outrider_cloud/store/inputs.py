@@ -276,8 +276,12 @@ def take_back(
 ) -> list[dict[str, Any]]:
     """Claims for ``worker`` once more what it holds already of these (device, id), at most ``most``; the rows of it."""
     mine = (inputs.c.state == "claimed", inputs.c.task == task, inputs.c.worker == worker)
-    again = sa.update(inputs).where(*mine, _KEY.in_(keys[:most])).values(claims=inputs.c.claims + 1).returning(inputs)
-    return [dict(row) for row in connection.execute(again).mappings()]
+    taken: list[dict[str, Any]] = []
+    for start in range(0, len(keys), _AT_ONCE):
+        some = sa.select(inputs.c.device, inputs.c.id).where(*mine, _KEY.in_(keys[start : start + _AT_ONCE]))
+        again = sa.update(inputs).where(_KEY.in_(some.limit(most - len(taken)))).values(claims=inputs.c.claims + 1)
+        taken += [dict(row) for row in connection.execute(again.returning(inputs)).mappings()]
+    return taken
 
 
 def renew(connection: sa.Connection, *, worker: str, lease: Lease) -> None:

@@ -13,7 +13,7 @@ from msgspec import Struct
 from outrider_cloud.rollout.records import Member, Progress
 from outrider_cloud.rollout.states import STATES
 from outrider_cloud.store.portable import insert
-from outrider_cloud.store.schema import assignments, orders, releases, rollout_members, rollouts, stops
+from outrider_cloud.store.schema import assignments, devices, orders, releases, rollout_members, rollouts, stops
 from outrider_wire.decodable import decodable
 from outrider_wire.errors import CallerUnknownError, RuleRefusalError
 from outrider_wire.fitness import Requires
@@ -275,6 +275,13 @@ def last_stop(connection: sa.Connection) -> tuple[Stop, bytes, bool] | None:
     """The stop with the highest number, signed, and whether it was sent; None: there never was one."""
     row = connection.execute(sa.select(stops).order_by(stops.c.number.desc()).limit(1)).first()
     return None if row is None else (msgspec.convert(row.stop, decodable(Stop)), row.envelope, row.sent)
+
+
+def heeded_stops(connection: sa.Connection) -> list[int]:
+    """The number of the newest stop that each device says it heeds: theirs, whoever made it."""
+    said = connection.execute(sa.select(devices.c.report)).scalars()
+    numbers = (report.get("stop") for report in said)
+    return [number for number in numbers if isinstance(number, int)]
 
 
 class NewestStop(NamedTuple):

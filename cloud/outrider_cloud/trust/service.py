@@ -117,8 +117,11 @@ class Trust:
             signed = await asyncio.to_thread(self._online.tend)
         if signed:
             await self.announce()
-        for role in self.automatic.values():
-            await self.take_own(role.renewed)
+        for task, role in self.automatic.items():
+            try:
+                await self.take_own(role.renewed)
+            except OutriderError as error:  # one whose proposal waits keeps no other from being renewed
+                log.error("automatic.not_renewed", extra={"task": task, "reason": error.reason, "what": error.what})
 
     async def announce(self) -> None:
         """Says, retained, that there is metadata. What the broker does not take is said at the next connection."""

@@ -196,12 +196,15 @@ def gc(
         )
     survey, stock = collecting.Survey(releases=[], plans=[]), collecting.CloudStock()
     running: set[str] = set()
+    returned: set[str] = set()
     signed = alone
     if link is not None and (signed := link[1].signs()):
         cloudlink.pull(place.repository, link[1])
         running = cloudlink.held_by_devices(link[0])
+        there = collecting.in_cloud(link[0], keep=keep, dry_run=True)
+        returned = {each.digest for each in there.releases if each.returned}
     if signed:
-        survey = collecting.survey(place, running, keep=keep)
+        survey = collecting.survey(place, running, keep=keep, returned=returned)
     if link is not None:
         going = [each.digest for each in survey.going]
         stock = collecting.in_cloud(link[0], keep=keep, without=going, dry_run=True)

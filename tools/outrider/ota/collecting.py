@@ -46,7 +46,12 @@ class Survey(Struct, kw_only=True):
 
 
 def judge(
-    known: Sequence[Known], plans: Sequence[RolloutPlan], running: Collection[str], *, keep: int
+    known: Sequence[Known],
+    plans: Sequence[RolloutPlan],
+    running: Collection[str],
+    *,
+    keep: int,
+    returned: Collection[str] = (),
 ) -> dict[str, str]:
     """Why each release is needed, by digest; '' where it is not. Pure.
 
@@ -55,9 +60,10 @@ def judge(
         plans: those that have not expired.
         running: digests that a device runs, holds, or should hold.
         keep: how many of the newest stay in any case.
+        returned: digests that a rollout of the cloud may return to, because devices ran them before.
     """
     planned = {each.release for plan in plans for each in plan.releases}
-    back = {each.release for plan in plans for each in plan.rollback_to}
+    back = {each.release for plan in plans for each in plan.rollback_to}.union(returned)
     reasons = (
         (lambda _, each: each.digest in running, "a device holds it"),
         (lambda _, each: each.digest in planned, "a plan names it"),
@@ -69,14 +75,21 @@ def judge(
     }
 
 
-def survey(place: Workplace, running: Collection[str], *, keep: int = 2, now_ms: int | None = None) -> Survey:
+def survey(
+    place: Workplace,
+    running: Collection[str],
+    *,
+    keep: int = 2,
+    returned: Collection[str] = (),
+    now_ms: int | None = None,
+) -> Survey:
     """All tasks' releases and expired plans, judged."""
     now = int(time.time() * 1000) if now_ms is None else now_ms
     living, old = _plans(place, now)
     found: list[Kept] = []
     for task in tasks_of(place):
         known = releases(place, task)
-        why = judge(known, living, running, keep=keep)
+        why = judge(known, living, running, keep=keep, returned=returned)
         for each in known:
             path = f"{task}/auto/{each.digest}.json" if each.automatic else f"{task}/{each.digest}.json"
             found.append(
@@ -101,6 +114,7 @@ class CloudRelease(Struct, kw_only=True):
     version: str
     bytes: int
     why: str
+    returned: bool = False
 
 
 class CloudStock(Struct, kw_only=True):
@@ -117,7 +131,7 @@ class CloudStock(Struct, kw_only=True):
 
 
 def in_cloud(api: CloudApi, *, keep: int, without: Sequence[str] = (), dry_run: bool) -> CloudStock:
-    """What the cloud removes of its own store, or would; nothing where it knows of no such thing.
+    """What the cloud removes of its own store, or would.
 
     Args:
         api: The cloud.
