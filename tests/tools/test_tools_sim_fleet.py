@@ -28,7 +28,15 @@ from outrider_wire.rollout import PlannedRelease, stage_of
 
 FLEET = plans.profiles_of([f"cam-{place:03}" for place in range(200)])
 RELEASE = PlannedRelease(task=TASK.name, release="0" * 64, size=100, counter=2)
-KEYS = ["devices", "without_model", "bad_release_reach", "good_release_reach", "bytes_ratio", "requests_refused"]
+KEYS = [
+    "devices",
+    "without_model",
+    "bad_release_reach",
+    "good_release_reach",
+    "bytes_ratio",
+    "requests_refused",
+    "ends",
+]
 
 
 def members(make: object, salt: int) -> list[Counter[str]]:

@@ -59,7 +59,7 @@ class FleetOrder:
     """Of every device; '': by the shares of `plans.PROFILES`."""
     good: bool = True
     """Whether the good release follows the bad one."""
-    patience_s: float = 240.0
+    patience_s: float = 600.0
     """The longest that one rollout is waited for, in real seconds."""
 
 
@@ -263,6 +263,7 @@ class _Course:
             good_release_reach=round(len(kept) / n, 4),
             bytes_ratio=round(sum(each.pulled[good.digest] for each in books) / whole, 4) if whole else 0.0,
             requests_refused=sum(each.refused for each in books),
+            ends=dict(self._ends),
         )
         return FleetStory(
             order=self._order,

@@ -52,6 +52,8 @@ class FleetFigures(Struct, kw_only=True):
     """Bytes pulled of the good release, over whole images for as many devices."""
     requests_refused: int
     """Inputs to devices whose power was on that were not answered."""
+    ends: dict[str, str] = {}
+    """Rollout → the state that it came to; one still running had no more patience to wait for it."""
 
     def broken(self) -> Sequence[str]:
         """The promises that were not kept."""
