@@ -17,7 +17,7 @@ from outrider_engine.session import PLAIN, OrtSession, RunOptions, Session
 from outrider_engine.tokenizing import encoders_of
 from outrider_engine.walk import walk
 from outrider_wire.acceptance import Verdict, judge
-from outrider_wire.calibration import calibrated
+from outrider_wire.calibration import calibrator
 from outrider_wire.errors import BundleMismatchError
 from outrider_wire.images import Decode, decode_picture
 from outrider_wire.manifest import ModelInput, Variant
@@ -80,6 +80,7 @@ class Model:
         self.encoders = encoders_of(self.manifest.inputs, bundle.read)
         """What each tokenizer file of the bundle does to a text."""
         self._preparer = Preparer(self.manifest.inputs, bounds=bounds, decode=decode, encoders=self.encoders)
+        self._calibrated = calibrator(self.manifest.calibration)
         self._tensors = [entry.tensor for entry in self.manifest.inputs]
         self.one_by_one = apart or any(fact.shape and fact.shape[0] == 1 for fact in session.inputs)
         """Whether rows are run one after another: it takes no more at once, or gives a row other numbers beside others."""
@@ -144,7 +145,7 @@ class Model:
             raise BundleMismatchError(
                 "the model gave NaN or infinity", reason="not_finite", fix="roll back to the release before it"
             )
-        probabilities = calibrated(logits, self.manifest.calibration)
+        probabilities = self._calibrated(logits)
         unread = [self._preparer.unread(example) for example in batch]
         distances = [math.inf if parts else distance for parts, distance in zip(unread, support, strict=True)]
         return list(map(Inference, logits, probabilities, distances, deferral, unread, embeddings))
