@@ -131,20 +131,12 @@ class Model:
         Raises:
             BundleMismatchError: the model fails, or gives NaN, infinity or another shape than its labels need.
         """
-        if len(batch) > 1 and self.one_by_one:
-            return [inference for example in batch for inference in self.infer([example])]
-        if len(batch) == 1:
-            feeds = {name: batch[0][name][None] for name in self._tensors}
-        elif batch:
-            feeds = {name: np.stack([example[name] for example in batch]) for name in self._tensors}
-        else:
-            return []
-        found = self._session.run(feeds)
+        if len(batch) < 2 or self.one_by_one:
+            return [self._infer_one(example) for example in batch]
+        found = self._session.run({name: np.stack([example[name] for example in batch]) for name in self._tensors})
         logits, support, deferral, embeddings = self._checked(found, len(batch))
         if not np.isfinite(logits).all():
-            raise BundleMismatchError(
-                "the model gave NaN or infinity", reason="not_finite", fix="roll back to the release before it"
-            )
+            raise _not_finite()
         probabilities = self._calibrated(logits)
         unread = [self._preparer.unread(example) for example in batch]
         distances = [math.inf if parts else distance for parts, distance in zip(unread, support, strict=True)]
@@ -176,6 +168,16 @@ class Model:
         feeds = {entry.tensor: _zeros(entry, facts[entry.tensor].dtype, rows) for entry in self.manifest.inputs}
         self._checked(self._session.run(feeds), rows)
 
+    def _infer_one(self, example: Example) -> Inference:
+        """`infer` of one example: the same to the last bit, without what only rows need."""
+        found = self._session.run({name: example[name][None] for name in self._tensors})
+        [logits], [support], [deferral], [embedding] = self._checked(found, 1)
+        if not all(map(math.isfinite, logits.tolist())):
+            raise _not_finite()
+        unread = self._preparer.unread(example)
+        distance = math.inf if unread else support
+        return Inference(logits, self._calibrated(logits), distance, deferral, unread, embedding)
+
     def _checked(
         self, found: Mapping[str, NDArray[Any]], n: int
     ) -> tuple[NDArray[Any], list[float | None], list[float | None], list[NDArray[Any] | None]]:
@@ -191,6 +193,12 @@ class Model:
             _one_a_row(found, names.deferral, n),
             _embeddings(found, names.embedding, n),
         )
+
+
+def _not_finite() -> BundleMismatchError:
+    return BundleMismatchError(
+        "the model gave NaN or infinity", reason="not_finite", fix="roll back to the release before it"
+    )
 
 
 def _one_a_row(found: Mapping[str, NDArray[Any]], name: str | None, n: int) -> list[float | None]:

@@ -48,9 +48,10 @@ def calibrator(calibration: Calibration) -> Callable[[ArrayLike], NDArray[np.flo
 
 def _shares(rows: Floats) -> Floats:
     """Exponentials over their sum, in place; the reductions as `max` and `sum`, in half the time."""
-    rows -= np.maximum.reduce(rows, axis=-1, keepdims=True)
+    many = rows.ndim > 1
+    rows -= np.maximum.reduce(rows, axis=-1, keepdims=many)
     np.exp(rows, out=rows)
-    rows /= np.add.reduce(rows, axis=-1, keepdims=True)
+    rows /= np.add.reduce(rows, axis=-1, keepdims=many)
     return rows
 
 
