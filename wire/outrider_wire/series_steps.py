@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from outrider_wire.errors import CallerInputError
 from outrider_wire.step import Flow, Function, StepOp
 
-
 _LITTLE = np.dtype("<f4")
 
 
