@@ -48,10 +48,9 @@ def calibrator(calibration: Calibration) -> Callable[[ArrayLike], NDArray[np.flo
 
 def _shares(rows: Floats) -> Floats:
     """Exponentials over their sum, in place; the reductions as `max` and `sum`, in half the time."""
-    many = rows.ndim > 1
-    rows -= np.maximum.reduce(rows, axis=-1, keepdims=many)
+    rows -= np.maximum.reduce(rows, axis=-1, keepdims=True)
     np.exp(rows, out=rows)
-    rows /= np.add.reduce(rows, axis=-1, keepdims=many)
+    rows /= np.add.reduce(rows, axis=-1, keepdims=True)
     return rows
 
 
