@@ -274,10 +274,6 @@ def _commit(opened: Opened, batch: Sequence[_Job]) -> Exception | None:
     except sqlite3.Error as error:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
-        if len(batch) > 1 and not is_damage(error) and not is_out_of_reach(error):
-            # A full disk. Each for itself: whoever reads does not fail with who writes.
-            alone = [_commit(opened, [job]) for job in batch]
-            return next((found for found in alone if found is not None), None)
         _fail(batch, _unwritable(str(error)))
         return error
     return trouble
