@@ -17,7 +17,7 @@ from outrider_engine.session import PLAIN, OrtSession, RunOptions, Session
 from outrider_engine.tokenizing import encoders_of
 from outrider_engine.walk import walk
 from outrider_wire.acceptance import Verdict, judge
-from outrider_wire.calibration import calibrated
+from outrider_wire.calibration import calibrator
 from outrider_wire.errors import BundleMismatchError
 from outrider_wire.images import Decode, decode_picture
 from outrider_wire.manifest import ModelInput, Variant
@@ -80,6 +80,7 @@ class Model:
         self.encoders = encoders_of(self.manifest.inputs, bundle.read)
         """What each tokenizer file of the bundle does to a text."""
         self._preparer = Preparer(self.manifest.inputs, bounds=bounds, decode=decode, encoders=self.encoders)
+        self._calibrated = calibrator(self.manifest.calibration)
         self._tensors = [entry.tensor for entry in self.manifest.inputs]
         self.one_by_one = apart or any(fact.shape and fact.shape[0] == 1 for fact in session.inputs)
         """Whether rows are run one after another: it takes no more at once, or gives a row other numbers beside others."""
@@ -130,21 +131,13 @@ class Model:
         Raises:
             BundleMismatchError: the model fails, or gives NaN, infinity or another shape than its labels need.
         """
-        if len(batch) > 1 and self.one_by_one:
-            return [inference for example in batch for inference in self.infer([example])]
-        if len(batch) == 1:
-            feeds = {name: batch[0][name][None] for name in self._tensors}
-        elif batch:
-            feeds = {name: np.stack([example[name] for example in batch]) for name in self._tensors}
-        else:
-            return []
-        found = self._session.run(feeds)
+        if len(batch) < 2 or self.one_by_one:
+            return [self._infer_one(example) for example in batch]
+        found = self._session.run({name: np.stack([example[name] for example in batch]) for name in self._tensors})
         logits, support, deferral, embeddings = self._checked(found, len(batch))
         if not np.isfinite(logits).all():
-            raise BundleMismatchError(
-                "the model gave NaN or infinity", reason="not_finite", fix="roll back to the release before it"
-            )
-        probabilities = calibrated(logits, self.manifest.calibration)
+            raise _not_finite()
+        probabilities = self._calibrated(logits)
         unread = [self._preparer.unread(example) for example in batch]
         distances = [math.inf if parts else distance for parts, distance in zip(unread, support, strict=True)]
         return list(map(Inference, logits, probabilities, distances, deferral, unread, embeddings))
@@ -175,6 +168,16 @@ class Model:
         feeds = {entry.tensor: _zeros(entry, facts[entry.tensor].dtype, rows) for entry in self.manifest.inputs}
         self._checked(self._session.run(feeds), rows)
 
+    def _infer_one(self, example: Example) -> Inference:
+        """`infer` of one example: the same to the last bit, without what only rows need."""
+        found = self._session.run({name: example[name][None] for name in self._tensors})
+        [logits], [support], [deferral], [embedding] = self._checked(found, 1)
+        if not all(map(math.isfinite, logits.tolist())):
+            raise _not_finite()
+        unread = self._preparer.unread(example)
+        distance = math.inf if unread else support
+        return Inference(logits, self._calibrated(logits), distance, deferral, unread, embedding)
+
     def _checked(
         self, found: Mapping[str, NDArray[Any]], n: int
     ) -> tuple[NDArray[Any], list[float | None], list[float | None], list[NDArray[Any] | None]]:
@@ -190,6 +193,12 @@ class Model:
             _one_a_row(found, names.deferral, n),
             _embeddings(found, names.embedding, n),
         )
+
+
+def _not_finite() -> BundleMismatchError:
+    return BundleMismatchError(
+        "the model gave NaN or infinity", reason="not_finite", fix="roll back to the release before it"
+    )
 
 
 def _one_a_row(found: Mapping[str, NDArray[Any]], name: str | None, n: int) -> list[float | None]:

@@ -8,7 +8,7 @@ from scipy.special import logsumexp
 from scipy.stats import entropy as shannon
 
 from outrider_wire.calibration import softmax
-from outrider_wire.scores import SCORE_NAMES, SCORES, ScoreName, area_under_risk_coverage, score_of
+from outrider_wire.scores import SCORE_NAMES, SCORES, ScoreName, area_under_risk_coverage, score_of, score_of_one
 
 LOGITS = np.array([[4.0, 0.0, 0.0], [1.0, 0.9, 0.0], [0.0, 0.0, 0.0]])
 PROBABILITIES = softmax(LOGITS)
@@ -82,3 +82,14 @@ def test_one_input_without_rows_scores_as_its_row_does_and_never_on_what_is_no_n
     damaged[1] = bad
     with np.errstate(invalid="ignore"):
         assert np.isnan(score_of(name, logits, damaged, None))
+
+
+@given(
+    st.sampled_from(SCORE_NAMES),
+    st.lists(st.floats(width=64) | st.sampled_from([0.0, -0.0, 0.5, 1.0]), min_size=2, max_size=12),
+)
+def test_one_input_scores_to_the_last_bit_as_its_row_does(name: ScoreName, shares: list[float]) -> None:
+    p = np.array(shares)
+    with np.errstate(all="ignore"):  # shares that no model gives
+        row, one = score_of(name, p[None], p[None], np.ones(1)), score_of_one(name, p, p, 1.0)
+    assert np.array_equal(row, [one], equal_nan=True)

@@ -23,7 +23,9 @@ FIRST_PORT, PORTS = 12_000, 20_000
 
 
 class Processes:
-    """Children that end with their parent's block, however it ends. Use as a context manager.
+    """Children that end with their parent's block, however it ends, and all that they started with them. Use as a context manager.
+
+    Each leads a process group of its own: Ctrl-C reaches the parent alone, which then ends them in its order.
 
     Args:
         logs: folder for what they print.
@@ -50,7 +52,14 @@ class Processes:
     def run(self, name: str, program: Sequence[str]) -> None:
         """Runs any program, as `start`."""
         with (self._logs / f"{name}.log").open("ab") as log:
-            self._children[name] = subprocess.Popen(program, stdout=log, stderr=log, env=self._environment())
+            self._children[name] = subprocess.Popen(
+                program,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._environment(),
+                process_group=0,
+            )
 
     def runs(self, name: str) -> bool:
         """Whether it was started and has neither ended nor been stopped."""
@@ -87,9 +96,9 @@ class Processes:
         )
 
     def stop(self, name: str, *, within_s: float = 10.0) -> None:
-        """SIGTERM, and SIGKILL for what does not end."""
+        """SIGTERM, and SIGKILL for it and what it started, as far as they do not end with that."""
         child = self._children.pop(name, None)
-        if child is None or child.poll() is not None:
+        if child is None:
             return
         child.send_signal(signal.SIGTERM)
         try:
@@ -97,6 +106,9 @@ class Processes:
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # nobody is left
+                os.killpg(child.pid, signal.SIGKILL)
 
     def kill(self, name: str) -> None:
         """SIGKILL: what a power cut looks like to everybody else."""

@@ -13,7 +13,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from outrider_wire.manifest import Acceptance
-from outrider_wire.scores import score_of
+from outrider_wire.scores import score_of, score_of_one
 
 Why = Literal["accepted", "low_confidence", "unsupported", "no_certificate"]
 Floats = NDArray[np.float64]
@@ -88,7 +88,7 @@ def judge(
     stratum: str = "",
 ) -> Verdict:
     """What the rule says of one input, of its logits and probabilities (k,), its support distance and its stratum."""
-    score = float(score_of(rule.score, logits, probabilities, deferral)) if len(probabilities) else float("nan")
+    score = score_of_one(rule.score, logits, probabilities, deferral) if len(probabilities) else math.nan
     threshold, supported = rule.threshold_of(stratum), _supported(rule, support)
     why: Why = "accepted"
     if threshold is None:
@@ -111,4 +111,4 @@ def judge(
 def _supported(rule: Acceptance, support: float | None) -> bool:
     if support is None:
         return rule.support_threshold is None
-    return bool(np.isfinite(support)) and (rule.support_threshold is None or support <= rule.support_threshold)
+    return math.isfinite(support) and (rule.support_threshold is None or support <= rule.support_threshold)

@@ -1,7 +1,7 @@
 """Logits to probabilities that mean what they say: temperature and vector scaling (Guo et al. 2017, arXiv 1706.04599). Decides nothing."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -22,21 +22,36 @@ Floats = NDArray[np.float64]
 
 def softmax(logits: ArrayLike, temperature: float = 1.0) -> NDArray[np.float64]:
     """Rows of probabilities, (n, k) float64 from (n, k), or (k,) from (k,)."""
-    rows: NDArray[np.float64] = np.asarray(logits, np.float64) / temperature
-    rows -= np.maximum.reduce(
-        rows, axis=-1, keepdims=True
-    )  # the reductions and the places: as `max` and `sum`, in half the time
-    np.exp(rows, out=rows)
-    rows /= np.add.reduce(rows, axis=-1, keepdims=True)
-    return rows
+    return _shares(np.asarray(logits, np.float64) / temperature)
 
 
 def calibrated(logits: ArrayLike, calibration: Calibration) -> NDArray[np.float64]:
     """The probabilities (n, k), or (k,), that a manifest's calibration makes of logits."""
+    return calibrator(calibration)(logits)
+
+
+def calibrator(calibration: Calibration) -> Callable[[ArrayLike], NDArray[np.float64]]:
+    """`calibrated` of one calibration, its numbers read once."""
+    temperature = calibration.temperature
     if calibration.method == "temperature":
-        return softmax(logits, calibration.temperature)
-    z = np.asarray(logits, np.float64) / calibration.temperature
-    return softmax(z * np.asarray(calibration.scale or 1.0) + np.asarray(calibration.bias or 0.0))
+        return partial(softmax, temperature=temperature)
+    scale, bias = np.asarray(calibration.scale or 1.0), np.asarray(calibration.bias or 0.0)
+
+    def scaled(logits: ArrayLike) -> Floats:
+        rows: Floats = np.asarray(logits, np.float64) / temperature
+        rows *= scale
+        rows += bias
+        return _shares(rows)
+
+    return scaled
+
+
+def _shares(rows: Floats) -> Floats:
+    """Exponentials over their sum, in place; the reductions as `max` and `sum`, in half the time."""
+    rows -= np.maximum.reduce(rows, axis=-1, keepdims=True)
+    np.exp(rows, out=rows)
+    rows /= np.add.reduce(rows, axis=-1, keepdims=True)
+    return rows
 
 
 def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:

@@ -13,7 +13,6 @@ def uuid7(unix_ms: int, random: bytes) -> str:
         raise ValueError(f"{unix_ms} is not a Unix time in milliseconds")
     if len(random) < RANDOM_BYTES:
         raise ValueError(f"{len(random)} random bytes, and {RANDOM_BYTES} are needed")
-    bits = int.from_bytes(random[:RANDOM_BYTES], "big")
-    first, rest = bits >> 68, bits & ((1 << 62) - 1)
-    text = f"{unix_ms << 80 | 0x7 << 76 | first << 64 | 0b10 << 62 | rest:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    time, chance = f"{unix_ms:012x}", random[:RANDOM_BYTES].hex()
+    variant = "89ab"[random[2] >> 4 & 3]
+    return f"{time[:8]}-{time[8:]}-7{chance[:3]}-{variant}{chance[5:8]}-{chance[8:]}"

@@ -133,7 +133,10 @@ class Acceptance(Struct, kw_only=True, frozen=True, omit_defaults=True):
 
     def threshold_of(self, stratum: str) -> float | None:
         """The threshold in force for inputs of that stratum."""
-        return next((each.threshold for each in self.strata if each.name == stratum), self.threshold)
+        for each in self.strata:
+            if each.name == stratum:
+                return each.threshold
+        return self.threshold
 
 
 class StratumClaim(Struct, kw_only=True, frozen=True):

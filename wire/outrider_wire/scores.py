@@ -4,6 +4,7 @@ Every score is higher where the model is surer, and is NaN where the model's out
 differs by model: the export measures all of them on tuning rows by the area under the risk–coverage curve.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
@@ -62,9 +63,26 @@ def score_of(name: ScoreName, logits: ArrayLike, probabilities: ArrayLike, defer
         plain = np.full(p.shape[:-1], np.nan) if deferral is None else np.asarray(deferral, np.float64)
     else:
         plain = SCORES[name](np.asarray(logits, np.float64), p)
-    if p.ndim == 1 and np.isfinite(p.sum()):
-        return plain  # a device's one input: a finite sum has finite terms
     return np.where(np.isfinite(p).all(axis=-1), plain, np.nan)
+
+
+def _margin_of_one(probabilities: list[float]) -> float:
+    rest = probabilities.copy()
+    top = max(rest)
+    rest.remove(top)
+    return top - max(rest)
+
+
+_OF_ONE: Mapping[ScoreName, Callable[[list[float]], float]] = {"max_probability": max, "margin": _margin_of_one}
+"""The scores that compare and subtract, on plain numbers: the same to the last bit, in a quarter of the time of a row of NumPy's."""
+
+
+def score_of_one(name: ScoreName, logits: Rows, probabilities: Rows, deferral: float | None) -> float:
+    """`score_of` of one input, of logits and probabilities (k,)."""
+    if (quick := _OF_ONE.get(name)) is None:
+        return float(score_of(name, logits, probabilities, deferral))
+    numbers: list[float] = probabilities.tolist()
+    return quick(numbers) if all(map(math.isfinite, numbers)) else math.nan
 
 
 def area_under_risk_coverage(scores: ArrayLike, correct: ArrayLike) -> float:

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from outrider_wire.errors import CallerInputError
 from outrider_wire.step import Flow, Function, StepOp
 
+_LITTLE = np.dtype("<f4")
+
 
 class DecodeSeries(StepOp, kw_only=True, frozen=True):
     """Float32 numbers, little-endian, row after row → series (rows, channels)."""
@@ -30,7 +32,7 @@ class DecodeSeries(StepOp, kw_only=True, frozen=True):
                     fix="send the numbers row after row, 4 bytes each, little-endian",
                     part=part,
                 )
-            return np.frombuffer(data, "<f4").astype(np.float32).reshape(-1, channels)
+            return np.frombuffer(data, _LITTLE).astype(np.float32).reshape(-1, channels)
 
         return decode, replace(flow, kind="series", shape=(None, channels))
 

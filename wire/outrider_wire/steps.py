@@ -23,6 +23,7 @@ from outrider_wire.task import FACTS_PART, InputPart, Task
 __all__ = ["STEPS", "Preparer", "bounds_of", "is_whole"]
 
 _FACTS_BYTES = 64 * 1024
+_BYTES = (bytes, bytearray, memoryview)
 _WHOLE = frozenset({"tokenize", "sample_mask"})
 
 
@@ -187,7 +188,7 @@ def _check_size(name: str, value: bytes | str, limit: int) -> None:
             raise CallerInputError(
                 f"part {name!r} holds half a character", reason="not_utf8", fix="send valid Unicode", part=name
             ) from error
-    elif isinstance(value, bytes | bytearray | memoryview):
+    elif isinstance(value, _BYTES):
         size = len(value)
     else:
         raise CallerInputError(

@@ -15,7 +15,6 @@ What the caller is told is final at its deadline; what the account says is set o
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping
@@ -265,9 +264,13 @@ class Agent:
         """The device's own answer, and how much would leave; whatever prevents it is counted, so that the account adds up."""
         try:
             asked.check()
-            turn = partial(runtime.ask, asked.parts, asked.began + asked.answer_within_ms / 1e3)
-            hot = self._pacer.slowed
-            local = await (self._pacer.run(turn, patience_s=asked.answer_within_ms / 1e3) if hot else turn())
+            patience_s = asked.answer_within_ms / 1e3
+            deadline = asked.began + patience_s
+            if self._pacer.slowed:
+                turn = partial(runtime.ask, asked.parts, deadline)
+                local = await self._pacer.run(turn, patience_s=patience_s)
+            else:
+                local = await runtime.ask(asked.parts, deadline)
             return await self._sized(asked, local), local
         except BaseException as error:  # cancelled too: every input is counted once
             self._count_refused(asked.task.name, _reason_of(error))
@@ -314,7 +317,7 @@ class Agent:
         if not way_out.changes_size or not self._decider.weighs(asked, local, alone=not self._uplink.enabled):
             return asked
         with contextlib.suppress(OutriderError):  # said where it is to be sent
-            return dataclasses.replace(asked, left=await self._left(asked, local))
+            return replace(asked, left=await self._left(asked, local))
         return asked
 
     async def _left(self, asked: Asked, local: LocalAnswer) -> Left:
@@ -362,7 +365,7 @@ class Agent:
         try:
             left = await self._left(asked, local)
             if entry.report.audited and entry.task in self._spending:
-                self._spending.count_audit(entry.task, size=dataclasses.replace(asked, left=left).wire_size())
+                self._spending.count_audit(entry.task, size=replace(asked, left=left).wire_size())
             entry = replace(entry, parts=left.parts, group=left.group, facts=await self._facts(entry, left))
             await self._uplink.escalate(entry)
         except Exception as error:  # of any kind: an input that is neither kept nor counted would be pending for ever

@@ -1,6 +1,6 @@
 """One input as its caller asked, and what is kept of it for the cloud. Pure values: what leaves is made by `way_out`."""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from outrider_edge.journey.gate import Decision
 from outrider_edge.journey.pipeline import LocalAnswer, Parts
@@ -17,8 +17,7 @@ AUDIT_KEEP_S = 7 * 86_400
 """An audit is kept at least this long, whatever the application's patience: one that expires counts as an error."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Asked:
+class Asked(Struct, kw_only=True, frozen=True):
     """One input and its caller's wishes."""
 
     task: Task
