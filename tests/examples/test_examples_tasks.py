@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from absent import skip_without
 
 from outrider_engine.model import load_model
 from outrider_engine.selftest import run_selftest
@@ -41,7 +42,7 @@ def data_of(name: str) -> Path:
     for place in [*([Path(os.environ[variable])] if variable in os.environ else []), *places]:
         if place.is_dir():
             return place
-    return pytest.skip(f"the data of example {name} are not here: name their folder with {variable}")
+    skip_without(f"the data of example {name}", f"name their folder with {variable}")
 
 
 def run(*command: str, timeout_s: float = 600) -> subprocess.CompletedProcess[str]:
