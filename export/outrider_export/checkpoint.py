@@ -18,7 +18,7 @@ from outrider_export.support import Gaussian, Known
 from outrider_wire.errors import OperatorConfigError
 from outrider_wire.task import Task
 
-__all__ = ["checkpoint_path", "load_checkpoint", "load_known", "save_checkpoint"]
+__all__ = ["checkpoint_path", "load_checkpoint", "load_known", "load_weights", "save_checkpoint"]
 _KNOWN = "outrider.known."
 """Begins the names of tensors that are not weights."""
 
@@ -44,23 +44,41 @@ def load_checkpoint(path: Path, task: Task) -> tuple[nn.Module, Architecture]:
     try:
         with safe_open(str(path), framework="pt") as file:
             name = (file.metadata() or {}).get("architecture", "")
-            names = [key for key in file.keys() if not key.startswith(_KNOWN)]  # noqa: SIM118 -- not a mapping
-            weights = {key: file.get_tensor(key) for key in names}
     except (OSError, SafetensorError) as error:
-        raise OperatorConfigError(
-            f"{path} is not a checkpoint: {error}", reason="checkpoint_unreadable", fix="name a .safetensors file"
-        ) from error
+        raise _unreadable(path, error) from error
     architecture = find_architecture(name)
+    return load_weights(path, architecture, task), architecture
+
+
+def load_weights(path: Path, architecture: Architecture, task: Task) -> nn.Module:
+    """The module of an architecture with the weights of a file, a checkpoint's or its own ``state_dict``, in evaluation mode.
+
+    Raises:
+        OperatorConfigError: the file cannot be read, or does not fit the architecture on this task.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        weights = load(path.read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(path, error) from error
     module = new_module(architecture, task, seed=0)
     try:
-        module.load_state_dict(weights)
+        module.load_state_dict({key: values for key, values in weights.items() if not key.startswith(_KNOWN)})
     except RuntimeError as error:
         raise OperatorConfigError(
-            f"{path} does not fit {name} on task {task.name}: {error}",
+            f"{path} does not hold the weights of {architecture.name} on task {task.name}: {error}",
             reason="checkpoint_mismatch",
-            fix="use the task that it was trained on",
+            fix="use the architecture and the task that it was trained on",
         ) from error
-    return module.eval(), architecture
+    return module.eval()
+
+
+def _unreadable(path: Path, error: Exception) -> OperatorConfigError:
+    return OperatorConfigError(
+        f"{path} is not a checkpoint: {error}", reason="checkpoint_unreadable", fix="name a .safetensors file"
+    )
 
 
 def load_known(path: Path) -> list[Known]:

@@ -22,6 +22,13 @@ def check_copies(tuning: Table, certification: Table) -> None:
         )
 
 
+def without_copies(table: Table, *others: Table) -> Table:
+    """The rows of a table of which none of ``others`` holds a copy; it may be left with none."""
+    contents = _contents([table, *others])
+    held = set(contents[len(table) :])
+    return table.take([row for row, content in enumerate(contents[: len(table)]) if content not in held])
+
+
 def check_counted_once(table: Table) -> None:
     """Refuses an input that counts as several independent ones.
 

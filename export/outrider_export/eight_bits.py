@@ -118,6 +118,12 @@ def channel_axis(node: onnx.NodeProto, values: NDArray[np.float32]) -> int:
     return 0 if node.op_type == "Conv" or transposed else values.ndim - 1
 
 
+def _input_axis(node: onnx.NodeProto, values: NDArray[np.float32]) -> int:
+    """The axis of a layer's weights along which its inputs lie; of a convolution the outputs', whose kernels have units in common."""
+    outputs = channel_axis(node, values)
+    return outputs if node.op_type == "Conv" else 2 * values.ndim - 3 - outputs
+
+
 def hold_in_8_bits(
     graph: onnx.GraphProto, nodes: Collection[str], *, rows: Collection[str], top: int, kept: Mapping[str, Grid]
 ) -> int:
@@ -143,7 +149,7 @@ def hold_in_8_bits(
                 continue
             values = numpy_helper.to_array(entry)
             by_row = node.name in rows
-            axis = 0 if by_row else channel_axis(node, values)
+            axis = (_input_axis if by_row else channel_axis)(node, values)
             backs.append(_replaced(graph, entry, weight_grid(values, axis, _WIDEST if by_row else top, kept.get(name))))
             held[name] = backs[-1].output[0]
         node.input[1] = held[name]

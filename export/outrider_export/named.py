@@ -9,12 +9,11 @@ from pathlib import Path
 from torch import nn
 
 from outrider_export.adopt import onnx_architecture, read_onnx
-from outrider_export.checkpoint import checkpoint_path, load_checkpoint
+from outrider_export.checkpoint import checkpoint_path, load_checkpoint, load_weights
 from outrider_export.data import Tensors
 from outrider_export.huggingface.folder import is_checkpoint
 from outrider_export.pipelines import adopt_pipeline, is_pipeline, refuse_pickle
-from outrider_export.students import Architecture, find_architecture, new_module
-from outrider_wire.errors import OperatorConfigError
+from outrider_export.students import Architecture, find_architecture
 from outrider_wire.manifest import MANIFEST_FILE
 from outrider_wire.task import Task
 
@@ -52,7 +51,7 @@ def find_named(text: str, task: Task) -> Named:
         architecture, data = adopt_pipeline(pipeline, name, task)
         return Named(architecture=architecture, model=data)
     architecture = find_architecture(name)
-    return Named(architecture=architecture, model=_with_weights(architecture, task, Path(rest)) if rest else None)
+    return Named(architecture=architecture, model=load_weights(Path(rest), architecture, task) if rest else None)
 
 
 def is_bundle(text: str) -> bool:
@@ -77,19 +76,3 @@ def _pipeline(name: str) -> object | None:
     except (ImportError, AttributeError):
         return None
     return found if is_pipeline(found) else None
-
-
-def _with_weights(architecture: Architecture, task: Task, file: Path) -> nn.Module:
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    module = new_module(architecture, task, seed=0)
-    try:
-        module.load_state_dict(load(file.read_bytes()))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise OperatorConfigError(
-            f"{file} does not hold the weights of {architecture.name} on task {task.name}: {error}",
-            reason="checkpoint_mismatch",
-            fix="name a .safetensors file of that module's own state_dict",
-        ) from error
-    return module.eval()

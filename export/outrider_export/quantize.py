@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx import numpy_helper, version_converter
 
 from outrider_engine.model import scales_by_batch
 from outrider_engine.session import OrtSession, load_runtime
@@ -33,6 +33,7 @@ from outrider_export.eight_bits import (
 from outrider_export.ranges import Feeds, find_ranges
 from outrider_export.recipes import Scheme
 from outrider_export.to_onnx import canonical
+from outrider_wire.errors import OperatorConfigError
 from outrider_wire.manifest import LeftInFloat
 
 AGREEMENT = 0.99
@@ -40,6 +41,8 @@ AGREEMENT = 0.99
 KEPT_AGREEMENT = 0.985
 """The same where the parent's choices are kept: half-way to what is out of tolerance, for a delta that is a fraction."""
 _MOST_FLOAT_LAYERS = 3
+_BY_CHANNEL = 13
+"""The opset since which ``DequantizeLinear`` has an axis."""
 _PLAIN = Scheme(ranges="min-max")
 _HELD = "; its weights are held in 8 bits"
 _NO_KERNEL = "the quantizer has no 8-bit form of them"
@@ -119,13 +122,32 @@ def _prepared(model: bytes, folder: Path) -> Path:
     """The model with shapes inferred and batch normalisation folded into the convolutions, every node under a name of its own."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    (folder / "model.onnx").write_bytes(model)
+    (folder / "model.onnx").write_bytes(_by_channel(model))
     prepared = folder / "prepared.onnx"
     quant_pre_process(str(folder / "model.onnx"), str(prepared), skip_symbolic_shape=True)
     loaded = onnx.load(prepared)
     name_nodes(loaded.graph)
     onnx.save(loaded, prepared)
     return prepared
+
+
+def _by_channel(model: bytes) -> bytes:
+    """The model in an opset that knows a scale a channel.
+
+    Raises:
+        OperatorConfigError: an operator of an older opset has no form there.
+    """
+    loaded = onnx.load_model_from_string(model)
+    if all(entry.version >= _BY_CHANNEL for entry in loaded.opset_import if entry.domain in {"", "ai.onnx"}):
+        return model
+    try:
+        return bytes(version_converter.convert_version(loaded, _BY_CHANNEL).SerializeToString())
+    except (RuntimeError, version_converter.ConvertError) as error:
+        raise OperatorConfigError(
+            f"the ONNX file cannot be brought to opset {_BY_CHANNEL}, which INT8 needs: it has an operator that is not there",
+            reason="unsupported_opset",
+            fix=f"export it with opset {_BY_CHANNEL} or a newer one, or leave INT8 out of its variants",
+        ) from error
 
 
 class _Attempt(NamedTuple):

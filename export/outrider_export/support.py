@@ -26,6 +26,9 @@ FEWEST_ROWS = 32
 """Below this a covariance says nothing."""
 _RIDGE = 1e-4
 """Added to every variance, as a share of the mean variance: keeps directions in which nothing varied from ruling."""
+_ROUNDING = 2.0**-14
+"""What may be rounding in a feature, as a share of its size: a few hundred times what 32 bits lose. Of a feature that never varies (the
+sharpness of pictures of one colour) nothing else is left, and a distance in units of its deviation would be of rounding alone."""
 _ROWS = 256
 
 
@@ -65,8 +68,9 @@ def fit_gaussian(features: NDArray[np.float64], *, noise: float = 0.0) -> Gaussi
             reason="too_few_support_rows",
             fix=f"bring at least {FEWEST_ROWS}, labelled or not",
         )
-    spread = np.hypot(features.std(0), noise) + 1e-9
-    correlation = np.cov(features / spread, rowvar=False).reshape(d, d) + np.diag((noise / spread) ** 2)
+    noises = np.hypot(noise, _ROUNDING * np.sqrt(np.square(features).mean(0))) + 1e-9
+    spread = np.hypot(features.std(0), noises)
+    correlation = np.cov(features / spread, rowvar=False).reshape(d, d) + np.diag((noises / spread) ** 2)
     precision = np.linalg.inv(correlation + _RIDGE * np.eye(d)) / np.outer(spread, spread)
     return Gaussian(mean=features.mean(0), precision=precision, n=n)
 

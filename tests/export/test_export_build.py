@@ -16,7 +16,9 @@ from outrider_export.adopt import onnx_architecture
 from outrider_export.build import BuildReport, build_bundle
 from outrider_export.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
 from outrider_export.data import Table
+from outrider_export.named import find_named
 from outrider_export.students import ARCHITECTURES, Architecture, new_module
+from outrider_export.support import fit_known
 from outrider_export.task_text import task_to_toml
 from outrider_wire.errors import OperatorConfigError, OperatorSetupError, RuleRefusalError
 from outrider_wire.manifest import MANIFEST_FILE, Calibration, encode_manifest
@@ -209,12 +211,17 @@ def test_the_checkpoint_beside_a_bundle_gives_the_module_back(tmp_path: Path) ->
         'name = "pets"\n[[inputs]]\nname = "image"\nmodality = "image"\n[answer]\nlabels = ["cat", "dog"]\n'
     )
     module = new_module(architecture, task, seed=3).eval()
-    save_checkpoint(tmp_path / "pets.safetensors", module, "image-small")
-    loaded, found = load_checkpoint(tmp_path / "pets.safetensors", task)
-    image = torch.rand(2, 3, 32, 32)
+    image = torch.rand(40, 3, 32, 32)
+    known = fit_known([view.detach().double().numpy() for view in module.pooled(image)])
+    file = tmp_path / "pets.safetensors"
+    save_checkpoint(file, module, "image-small", known)
+    loaded, found = load_checkpoint(file, task)
+    named = find_named(f"image-small#{file}", task).model
 
     assert found.name == "image-small"
     assert torch.equal(loaded(image), module(image))
+    assert isinstance(named, torch.nn.Module)
+    assert torch.equal(named(image), module(image)), "by the name of its architecture too"
 
 
 def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path: Path, task: Task) -> None:

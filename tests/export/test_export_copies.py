@@ -2,7 +2,7 @@
 
 import pytest
 
-from outrider_export.copies import check_copies, check_counted_once
+from outrider_export.copies import check_copies, check_counted_once, without_copies
 from outrider_export.data import Example, Table
 from outrider_wire.errors import RuleRefusalError
 
@@ -32,3 +32,10 @@ def test_copies_count_once_in_one_group_and_are_refused_in_two() -> None:
     with pytest.raises(RuleRefusalError) as raised:
         check_counted_once(table((b"street", "?", "a"), (b"street", "?", "b")))
     assert raised.value.reason == "copies_counted"
+
+
+def test_what_others_hold_is_left_out_and_what_only_looks_like_it_stays() -> None:
+    pile = table((b"street", "?", "a"), (b"street", "!", "b"), (b"yard", "?", "c"), (b"dock", "?", "d"))
+    left = without_copies(pile, table((b"street", "?", "x")), table((b"dock", "?", "y"), (b"quay", "?", "z")))
+    assert [left.parts(row) for row in range(len(left))] == [pile.parts(1), pile.parts(2)]
+    assert not len(without_copies(pile.take([0]), pile))

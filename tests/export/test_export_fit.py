@@ -129,7 +129,7 @@ def test_a_teacher_for_other_labels_is_refused(folder: Path, task: Task, tmp_pat
     [
         ("image-huge", "no student 'image-huge'"),
         ("own_students:Nothing", "cannot be imported"),
-        ("own_students:MEAN_COLOUR#nowhere.safetensors", "does not hold the weights"),
+        ("own_students:MEAN_COLOUR#nowhere.safetensors", "is not a checkpoint"),
         ("nowhere.onnx", "cannot be read"),
     ],
 )

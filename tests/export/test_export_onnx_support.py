@@ -2,6 +2,7 @@
 
 import io
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from outrider_export.parity import run_rows
 from outrider_export.promises import FALSE_ALARMS
 from outrider_export.sources import from_folder, from_pile, task_from_folder
 from outrider_export.split import split
-from outrider_wire.errors import OperatorConfigError
+from outrider_wire.errors import OperatorConfigError, RuleRefusalError
 from outrider_wire.roles import DEFAULT_SHARES
 from outrider_wire.steps import Preparer
 from outrider_wire.task import Task
@@ -124,6 +125,29 @@ def test_a_folder_that_is_named_with_calibrate_gives_one_to_an_export_of_few_row
         )
         found[name] = report.manifest.outputs.support
     assert found == {"without": None, "with": "support"}
+
+
+def test_the_rows_that_choose_or_certify_do_not_say_what_is_known(
+    hues: tuple[Named, Task, Table], root: Path, tmp_path: Path
+) -> None:
+    """Of the very folder that certifies nothing is left; of that folder and more, the more."""
+    few = colours(tmp_path / "few", 60, seed=9)
+    with pytest.raises(RuleRefusalError) as refusal:
+        Export(source=str(root / "teacher"), task=hues[1], data=few, calibrate=few)
+    assert refusal.value.reason == "roles_overlap"
+    shutil.copytree(few, tmp_path / "more")
+    for each in colours(tmp_path / "others", 90, seed=10).rglob("*.png"):
+        shutil.copy(each, tmp_path / "more/blue" / f"other-{each.name}")
+    export = Export(source=str(root / "teacher"), task=hues[1], data=few, calibrate=tmp_path / "more")
+    report, _ = export.build(
+        tmp_path / "out",
+        version="1",
+        wanted=Wanted(variants=["fp32"]),
+        label_source="ground_truth",
+        tell=lambda *_: None,
+    )
+    mine, others = ({each.read_bytes() for each in where.rglob("*.png")} for where in (few, tmp_path / "others"))
+    assert report.manifest.provenance["support"].endswith(f"fitted on {len(others - mine)} inputs")
 
 
 def test_the_same_inputs_give_the_same_bytes_and_the_logits_stay(hues: tuple[Named, Task, Table]) -> None:

@@ -7,7 +7,7 @@ from scipy.spatial.distance import mahalanobis
 
 from outrider_export.networks import ImageNet, Shape
 from outrider_export.promises import FALSE_ALARMS
-from outrider_export.support import Deployable, fit_gaussian, fit_known, unseen_distance
+from outrider_export.support import Deployable, farthest, fit_gaussian, fit_known, unseen_distance
 from outrider_wire.errors import RuleRefusalError
 
 
@@ -31,6 +31,19 @@ def test_a_feature_that_never_varied_does_not_break_it() -> None:
 
     assert np.isfinite(gaussian.distances(rows)).all()
     assert gaussian.distances(strange)[0] > 10 * gaussian.distances(rows).max()
+
+
+def test_a_feature_that_varies_by_rounding_alone_has_no_say_among_what_is_known() -> None:
+    """As 32 bits give the log-variance of pictures of one colour: no two programs round it alike."""
+    rows = np.hstack([cloud(200, 3), np.full((200, 1), -11.512925)])
+    gaussian = fit_gaussian(rows)
+    step = float(np.spacing(np.float32(11.5)))
+    rounded = rows + np.array([[0, 0, 0, 4 * step]])
+
+    assert np.allclose(gaussian.distances(rounded), gaussian.distances(rows), atol=0.02)
+    assert gaussian.distances(rows + np.array([[0, 0, 0, 0.5]])).min() > 100, (
+        "and a picture that is not of one colour is far"
+    )
 
 
 def test_a_distance_on_the_rows_it_was_fitted_on_is_corrected_to_the_left_out_one() -> None:
@@ -57,6 +70,20 @@ def module() -> ImageNet:
 def views(module: ImageNet, images: torch.Tensor) -> list[np.ndarray]:
     with torch.inference_mode():
         return [view.double().numpy() for view in module.pooled(images)]
+
+
+def test_pictures_of_one_colour_are_as_far_in_32_bits_as_in_64(module: ImageNet) -> None:
+    """Their spread and sharpness do not vary at all: what is left of these is rounding."""
+    colours = torch.rand(300, 3, 1, 1).expand(300, 3, 16, 16)
+    known = fit_known(views(module, colours[:150]))
+    unseen, noise = colours[150:], torch.rand(50, 3, 16, 16)
+    with torch.inference_mode():
+        found = Deployable(module, known).eval()(unseen)[1].numpy()
+        strange = Deployable(module, known).eval()(noise)[1].numpy()
+
+    double = [view.detach().numpy() for view in module.double().pooled(unseen.double())]
+    assert np.allclose(found, farthest(known, double), rtol=2e-2, atol=2e-2)
+    assert strange.min() > 10 * found.max()
 
 
 def test_the_deployed_module_gives_logits_and_the_farther_distance(module: ImageNet) -> None:

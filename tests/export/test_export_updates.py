@@ -111,6 +111,26 @@ def test_weights_in_8_bits_compute_nearly_the_same_in_floating_point_and_are_rea
     assert np.allclose(found.weights["w"].scale, np.abs(heavy).max(0) / 64)
 
 
+@pytest.mark.parametrize("transposed", [0, 1])
+def test_inputs_with_units_of_their_own_have_a_scale_each_whichever_way_the_weights_lie(transposed: int) -> None:
+    """Inputs of a size of 1 to 10,000, and weights that make them equals: a scale an output would leave nothing of most."""
+    rng = np.random.default_rng(0)
+    sizes = np.logspace(0, 4, 64, dtype=np.float32)
+    weight = (rng.normal(size=(64, 24)) / sizes[:, None]).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Gemm", ["x", "w"], ["y"], name="a", transB=transposed)],
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 64])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 24])],
+        [numpy_helper.from_array(np.ascontiguousarray(weight.T if transposed else weight), "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    x = (rng.normal(size=(50, 64)) * sizes).astype(np.float32)
+    assert hold_in_8_bits(model.graph, {"a"}, rows={"a"}, top=64, kept={}) == 1
+    found = OrtSession(model.SerializeToString()).run({"x": x})["y"]
+    assert np.abs(found - x @ weight).max() < 0.05 * np.abs(x @ weight).max()
+
+
 def test_the_parent_s_distance_holds_for_an_adapted_module_and_not_for_another(
     trained: torch.nn.Module, adapted: torch.nn.Module, rows: Tensors
 ) -> None:

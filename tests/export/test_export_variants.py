@@ -10,7 +10,7 @@ import onnx
 import pytest
 import torch
 from absent import skip_without
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 from torch import nn
 
 from outrider_engine.model import load_model
@@ -19,9 +19,7 @@ from outrider_engine.walk import walk
 from outrider_export.build import build_bundle, rather
 from outrider_export.data import Table, Tensors
 from outrider_export.parity import interval, parity, run_rows
-from outrider_export.quantize import to_int8
-from outrider_export.ranges import find_ranges
-from outrider_export.recipes import RECIPES, Scheme, Tolerance, find_recipe, recipes_like, recipes_of
+from outrider_export.recipes import RECIPES, Tolerance, find_recipe, recipes_like, recipes_of
 from outrider_export.students import Architecture
 from outrider_export.variants import Variants, make_variants
 from outrider_wire.errors import BundleMismatchError, OperatorConfigError, RuleRefusalError
@@ -151,26 +149,6 @@ def test_a_variant_that_scales_by_its_batch_is_compared_as_a_device_asks_it(made
     assert not np.array_equal(together, alone), "a batch is another thing"
 
 
-def test_the_three_rules_find_three_ranges(tmp_path: Path) -> None:
-    """A hundred values near 0 and one far away: min-max holds it, percentile and entropy do not."""
-    nodes = [
-        helper.make_node("MatMul", ["x", "w"], ["h"], name="first"),
-        helper.make_node("Relu", ["h"], ["logits"], name="r"),
-    ]
-    model = _model(nodes, {"w": np.eye(4, dtype=np.float32)}, ["batch", 4], ["batch", 4])
-    file = tmp_path / "model.onnx"
-    file.write_bytes(model)
-    values = np.random.default_rng(0).normal(size=(50_000, 4)).astype(np.float32)
-    values[7, 2] = 400.0
-    found = {
-        rule: find_ranges(file, [{"x": values}], rule, operators=["MatMul", "Relu"]).ranges["h"].range_value[1]
-        for rule in ("min-max", "entropy", "percentile")
-    }
-    assert found["min-max"] == pytest.approx(400.0)
-    assert found["percentile"] < 20
-    assert found["entropy"] < 200
-
-
 def test_what_was_left_in_floating_point_is_said_with_the_reason(made: Variants) -> None:
     for each in made.variants:
         if each.precision == "int8":
@@ -276,47 +254,6 @@ def test_nothing_of_the_support_branch_passes_through_16_bits(made: Variants) ->
     assert figures["support_correlation"] > 0.999
 
 
-def test_a_transformer_s_mask_stays_in_floating_point_and_is_named() -> None:
-    """With 8 bits from −3.4e38 to 3 nothing is left of the scores that it is added to."""
-    rng = np.random.default_rng(0)
-    nodes = [
-        helper.make_node("MatMul", ["x", "v"], ["before"]),
-        helper.make_node("Tanh", ["before"], ["scores"]),
-        helper.make_node("Add", ["scores", "mask"], ["masked"]),
-        helper.make_node("Softmax", ["masked"], ["shares"]),
-        helper.make_node("MatMul", ["shares", "w"], ["logits"]),
-    ]
-    weights = {name: rng.normal(size=(4, 4)).astype(np.float32) for name in "vw"}
-    weights["mask"] = np.array([0, 0, 0, np.finfo(np.float32).min], np.float32)
-    feeds = [{"x": rng.normal(size=(64, 4)).astype(np.float32)}]
-    model = _model(nodes, weights, ["batch", 4], ["batch", 4])
-    for rule in ("min-max", "entropy", "percentile"):
-        found = to_int8(model, feeds, scheme=Scheme(ranges=rule))
-        [mask] = [left for left in found.left if "mask" in left.what]
-        assert mask.operators["Add"] == 1
-        assert found.agreement >= 0.9
-
-
-def test_a_small_token_beside_a_large_one_survives_8_bits() -> None:
-    """A transformer's class token is a thousandth of the others, and is normalised by itself; one range for all makes it zero."""
-    rng = np.random.default_rng(0)
-    nodes = [
-        helper.make_node("MatMul", ["x", "v"], ["hidden"]),
-        helper.make_node("Mul", ["hidden", "sizes"], ["tokens"]),
-        helper.make_node("LayerNormalization", ["tokens", "scale"], ["normal"], axis=-1),
-        helper.make_node("Gather", ["normal", "first"], ["token"], axis=1),
-        helper.make_node("MatMul", ["token", "w"], ["logits"]),
-    ]
-    weights: dict[str, Any] = {name: rng.normal(size=(8, 8)).astype(np.float32) for name in "vw"}
-    weights |= {"sizes": np.array([[0.001], [10.0]], np.float32), "scale": np.ones(8, np.float32), "first": np.array(0)}
-    model = _model(nodes, weights, ["batch", 2, 8], ["batch", 8])
-    found = to_int8(model, [{"x": rng.normal(size=(64, 2, 8)).astype(np.float32)}])
-    assert (found.agreement >= 0.9, found.float_layers) == (True, 0)
-    [left] = found.left
-    assert left.operators["LayerNormalization"] == 1
-    assert "token" in left.why
-
-
 def test_a_variant_out_of_its_tolerance_does_not_ship_and_the_bundle_says_so(
     task: Task, architecture: Architecture, squares: Squares, tmp_path: Path
 ) -> None:
@@ -420,30 +357,3 @@ def test_a_profile_s_precisions_are_recipes_in_their_order() -> None:
         "int8",
         "int8-entropy",
     ]
-
-
-def test_nodes_without_names_are_told_apart() -> None:
-    """Both layers are nameless, and the last one only may stay in floating point."""
-    rng = np.random.default_rng(0)
-    nodes = [
-        helper.make_node("MatMul", ["x", "v"], ["h"]),
-        helper.make_node("Relu", ["h"], ["r"]),
-        helper.make_node("MatMul", ["r", "w"], ["logits"]),
-    ]
-    weights = {name: rng.normal(size=(4, 4)).astype(np.float32) for name in "vw"}
-    feeds = [{"x": rng.normal(size=(64, 4)).astype(np.float32)}]
-    found = to_int8(_model(nodes, weights, ["batch", 4], ["batch", 4]), feeds, scheme=Scheme(ranges="dynamic"))
-    assert walk(found.data).operators["MatMulInteger"] == 2 - found.float_layers
-
-
-def _model(nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray], takes: list[Any], gives: list[Any]) -> bytes:
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, takes)],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, gives)],
-        [numpy_helper.from_array(value, name) for name, value in weights.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
-    model.ir_version = 10
-    return bytes(model.SerializeToString())

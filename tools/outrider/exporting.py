@@ -16,6 +16,7 @@ from outrider_engine.tokenizing import encoders_from
 from outrider_export.build import BuildReport, build_bundle
 from outrider_export.candidates import measure_candidates
 from outrider_export.checkpoint import checkpoint_path, load_checkpoint
+from outrider_export.copies import without_copies
 from outrider_export.data import Table
 from outrider_export.first_look import first_look
 from outrider_export.fixed_shapes import needs_fixed_shapes
@@ -62,9 +63,12 @@ class Export:
         task: what the model answers.
         data: labelled rows that the model was not trained on: a folder with one sub-folder a class, or a JSON-lines file.
         reads: name of the architecture whose inputs an ``.onnx`` file reads.
-        calibrate: inputs, labelled or not, that the support distance is fitted on: a folder of files, or a JSON-lines file; None: the
-            tuning rows of ``data``.
+        calibrate: inputs, labelled or not, that the support distance is fitted on: a folder of files, or a JSON-lines file; those that
+            choose or certify are left out of it. None: the tuning rows of ``data``.
         seed: splits the rows, and chooses each group's row.
+
+    Raises:
+        OutriderError: the model or the data cannot be used, or ``calibrate`` holds nothing but rows that choose or certify.
     """
 
     def __init__(
@@ -77,7 +81,7 @@ class Export:
         self._shares = WITH_A_HEAD if named.finish is not None else HELD_OUT
         rows = read_rows(data, task)
         self.tuning, self.certification = self._of(rows, "tuning"), self._of(rows, "certification")
-        self._known = read_inputs(calibrate, task) if calibrate else None
+        self._known = self._unseen(calibrate) if calibrate else None
         self._model = self._finished(named, rows)
 
     def forecast(self) -> str:
@@ -136,6 +140,17 @@ class Export:
             encoders = encoders_from(inputs, named.architecture.files)
             return named.finish(self._of(rows, "train").tensors(inputs, self._task.inputs, encoders=encoders))
         return named.model or new_module(named.architecture, self._task, seed=0).eval()
+
+    def _unseen(self, calibrate: Path) -> Table:
+        """What nothing is judged on: a distance that was fitted on the rows that certify it would take them for known."""
+        found = without_copies(read_inputs(calibrate, self._task), self.tuning, self.certification)
+        if not len(found):
+            raise RuleRefusalError(
+                f"every input of {calibrate} is among the rows that choose or certify",
+                reason="roles_overlap",
+                fix="give --calibrate other inputs, or leave it out: the support distance is then fitted on the rows that choose",
+            )
+        return found
 
     def _of(self, rows: Table, role: Role) -> Table:
         key = f"export-{self._seed}"
