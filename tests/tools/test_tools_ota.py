@@ -183,6 +183,8 @@ def test_status_tells_what_runs_and_what_should(ota, cloud, bundle):
         "reason": "the self-test failed",
         "current": False,
         "held": "",
+        "refused": None,
+        "unsigned": False,
     }
     assert (second["online"], second["running"], second["current"]) == (False, "", False)
     table = ota("status").out
